@@ -1,0 +1,4 @@
+//! The `sw` command.
+#![forbid(unsafe_code)]
+
+fn main() {}

@@ -1,0 +1,2 @@
+//! Finds the super weights of a language model with forward passes.
+#![forbid(unsafe_code)]

@@ -1,0 +1,2 @@
+//! Zero-shot and perplexity evaluation that agrees with lm-evaluation-harness.
+#![forbid(unsafe_code)]

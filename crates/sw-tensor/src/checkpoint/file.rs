@@ -1,0 +1,132 @@
+//! One safetensors file: mapped, its header parsed and checked against its size.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use memmap2::Mmap;
+use safetensors::tensor::Metadata;
+
+use super::{FileInfo, TensorInfo, map};
+use crate::mat::Bytes;
+use crate::{Dtype, Error};
+
+/// Bytes before the header: its length as a little-endian u64.
+const LENGTH_BYTES: usize = 8;
+/// The format's own limit for a header.
+const MAX_HEADER: u64 = 100_000_000;
+
+#[derive(Debug)]
+pub(super) struct File {
+    pub(super) path: PathBuf,
+    pub(super) metadata: HashMap<String, String>,
+    map: Arc<Mmap>,
+    header_end: usize,
+}
+
+impl File {
+    /// Maps the file and reads its header; `file` is the number its tensors carry.
+    pub(super) fn open(
+        path: PathBuf,
+        file: usize,
+    ) -> Result<(File, HashMap<String, TensorInfo>), Error> {
+        let io = |action| {
+            let path = path.clone();
+            move |source| Error::Io {
+                path,
+                action,
+                source,
+            }
+        };
+        let bad = |found: String| Error::BadHeader {
+            path: path.clone(),
+            found,
+        };
+
+        let opened = std::fs::File::open(&path).map_err(io("open"))?;
+        let size = opened.metadata().map_err(io("read the size"))?.len();
+        if size < LENGTH_BYTES as u64 {
+            return Err(bad(format!(
+                "expected at least {LENGTH_BYTES} bytes, found {size}"
+            )));
+        }
+        let map = map::map(&opened).map_err(io("map into memory"))?;
+        let Some((length, rest)) = map.split_first_chunk::<LENGTH_BYTES>() else {
+            return Err(bad(format!(
+                "expected at least {LENGTH_BYTES} bytes, found {}",
+                map.len()
+            )));
+        };
+        let declared = u64::from_le_bytes(*length);
+        if declared > rest.len() as u64 {
+            return Err(Error::HeaderTooLong {
+                path,
+                declared,
+                found: map.len() as u64,
+            });
+        }
+        if declared > MAX_HEADER {
+            return Err(bad(format!(
+                "expected at most {MAX_HEADER} bytes of header, found {declared}"
+            )));
+        }
+        let (header, data) = rest.split_at(declared as usize);
+        // The parser checks that offsets follow each other without holes and agree with shapes and dtypes.
+        let parsed: Metadata = serde_json::from_slice(header).map_err(|e| bad(e.to_string()))?;
+        if parsed.data_len() != data.len() {
+            let before = (LENGTH_BYTES + header.len()) as u64;
+            let expected = before.saturating_add(parsed.data_len() as u64);
+            return Err(Error::WrongSize {
+                path,
+                expected,
+                found: map.len() as u64,
+            });
+        }
+
+        let header_end = LENGTH_BYTES + header.len();
+        let tensors = parsed.tensors().into_iter().map(|(name, info)| {
+            let (start, end) = info.data_offsets;
+            let dtype = dtype(info.dtype);
+            let info = TensorInfo {
+                dtype,
+                shape: info.shape.clone(),
+                file,
+                offset: header_end + start,
+                len: end - start,
+            };
+            (name, info)
+        });
+        let tensors = tensors.collect();
+        let metadata = parsed.metadata().clone().unwrap_or_default();
+        Ok((
+            File {
+                path,
+                metadata,
+                map: Arc::new(map),
+                header_end,
+            },
+            tensors,
+        ))
+    }
+
+    pub(super) fn bytes(&self) -> Bytes {
+        self.map.clone()
+    }
+
+    pub(super) fn info(&self) -> FileInfo<'_> {
+        FileInfo {
+            path: &self.path,
+            bytes: &self.map,
+            header: &self.map[LENGTH_BYTES..self.header_end],
+        }
+    }
+}
+
+fn dtype(found: safetensors::Dtype) -> Result<Dtype, String> {
+    match found {
+        safetensors::Dtype::F32 => Ok(Dtype::F32),
+        safetensors::Dtype::F16 => Ok(Dtype::F16),
+        safetensors::Dtype::BF16 => Ok(Dtype::BF16),
+        other => Err(format!("{other:?}")),
+    }
+}

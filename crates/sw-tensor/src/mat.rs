@@ -1,0 +1,310 @@
+//! A shared, immutable weight matrix with an optional sparse overlay.
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+
+use half::{bf16, f16};
+
+use crate::overlay::Overlay;
+use crate::{Dtype, Error};
+
+/// Bytes that somebody keeps alive: a mapped file or a vector.
+pub(crate) type Bytes = Arc<dyn AsRef<[u8]> + Send + Sync>;
+
+/// A `rows x cols` matrix of F32, F16 or BF16 weights; rows are output features, columns input features.
+///
+/// The elements live in a mapped file or in memory and are never copied or changed: cloning, [`slice_rows`],
+/// [`transposed`] and [`edited`] share them. An edited matrix is its base plus a sparse overlay of new values, applied
+/// whenever elements are read, so a pruned weight is a true zero in every product.
+///
+/// [`slice_rows`]: Mat::slice_rows
+/// [`transposed`]: Mat::transposed
+/// [`edited`]: Mat::edited
+#[derive(Clone)]
+pub struct Mat {
+    bytes: Bytes,
+    /// Byte offset of element (0, 0).
+    offset: usize,
+    dtype: Dtype,
+    rows: usize,
+    cols: usize,
+    /// Distance between rows, and between columns, in elements.
+    strides: [usize; 2],
+    overlay: Option<Arc<Overlay>>,
+}
+
+struct Owned<T>(Vec<T>);
+
+impl<T: bytemuck::NoUninit> AsRef<[u8]> for Owned<T> {
+    fn as_ref(&self) -> &[u8] {
+        bytemuck::cast_slice(&self.0)
+    }
+}
+
+impl Mat {
+    /// A matrix over `data`, row by row.
+    ///
+    /// # Panics
+    /// If `data` does not have `rows * cols` elements.
+    pub fn from_f32(rows: usize, cols: usize, data: Vec<f32>) -> Mat {
+        Mat::owned(Dtype::F32, rows, cols, data)
+    }
+
+    /// A matrix over half-precision `data`, row by row.
+    ///
+    /// # Panics
+    /// If `data` does not have `rows * cols` elements.
+    pub fn from_f16(rows: usize, cols: usize, data: Vec<f16>) -> Mat {
+        Mat::owned(Dtype::F16, rows, cols, data)
+    }
+
+    /// A matrix over brain-float `data`, row by row.
+    ///
+    /// # Panics
+    /// If `data` does not have `rows * cols` elements.
+    pub fn from_bf16(rows: usize, cols: usize, data: Vec<bf16>) -> Mat {
+        Mat::owned(Dtype::BF16, rows, cols, data)
+    }
+
+    fn owned<T: bytemuck::NoUninit + Send + Sync>(
+        dtype: Dtype,
+        rows: usize,
+        cols: usize,
+        data: Vec<T>,
+    ) -> Mat {
+        assert_eq!(
+            Some(data.len()),
+            rows.checked_mul(cols),
+            "a {rows} x {cols} matrix from {} elements",
+            data.len()
+        );
+        Mat::from_bytes(Arc::new(Owned(data)), 0, dtype, rows, cols)
+    }
+
+    /// A row-major matrix that starts at byte `offset` of `bytes`, at any alignment.
+    pub(crate) fn from_bytes(
+        bytes: Bytes,
+        offset: usize,
+        dtype: Dtype,
+        rows: usize,
+        cols: usize,
+    ) -> Mat {
+        let end = rows
+            .checked_mul(cols)
+            .and_then(|n| n.checked_mul(dtype.size()))
+            .and_then(|n| n.checked_add(offset))
+            .expect("size of a matrix overflows");
+        assert!(
+            end <= (*bytes).as_ref().len(),
+            "matrix ends at byte {end}, beyond its storage"
+        );
+        Mat {
+            bytes,
+            offset,
+            dtype,
+            rows,
+            cols,
+            strides: [cols, 1],
+            overlay: None,
+        }
+    }
+
+    /// Output features.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Input features.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// Element type of the base; the overlay is always f32.
+    pub fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+
+    /// How many weights the overlay replaces.
+    pub fn overlay_len(&self) -> usize {
+        self.overlay.as_ref().map_or(0, |overlay| overlay.len())
+    }
+
+    /// A view of some rows; the overlay follows. No copy.
+    ///
+    /// # Panics
+    /// If `rows` is not inside the matrix.
+    pub fn slice_rows(&self, rows: Range<usize>) -> Mat {
+        assert!(
+            rows.start <= rows.end && rows.end <= self.rows,
+            "rows {rows:?} of a matrix of {} rows",
+            self.rows
+        );
+        let mut view = self.clone();
+        view.rows = rows.len();
+        // An empty slice at the end must not point beyond the storage.
+        view.offset += if rows.is_empty() {
+            0
+        } else {
+            rows.start * self.strides[0] * self.dtype.size()
+        };
+        view.overlay = share(
+            self.overlay
+                .as_ref()
+                .map(|overlay| overlay.slice_rows(rows)),
+        );
+        view
+    }
+
+    /// The transposed view (a convolution-style layout `[in, out]` read as `[out, in]`); the overlay follows. No copy.
+    pub fn transposed(&self) -> Mat {
+        let mut view = self.clone();
+        (view.rows, view.cols) = (self.cols, self.rows);
+        view.strides = [self.strides[1], self.strides[0]];
+        view.overlay = share(self.overlay.as_ref().map(|overlay| overlay.transposed()));
+        view
+    }
+
+    /// The same matrix with absolute new values `(row, col, value)` at a few places; where several edits name one
+    /// place, the last wins. Edits of an edited matrix compose. The base is shared.
+    ///
+    /// # Errors
+    /// [`Error::EditOutside`] if a place is not inside the matrix.
+    pub fn edited(&self, edits: &[(usize, usize, f32)]) -> Result<Mat, Error> {
+        if let Some(&(row, col, _)) = edits
+            .iter()
+            .find(|&&(row, col, _)| row >= self.rows || col >= self.cols)
+        {
+            return Err(Error::EditOutside {
+                row,
+                col,
+                rows: self.rows,
+                cols: self.cols,
+            });
+        }
+        let mut view = self.clone();
+        view.overlay = share(Some(
+            self.overlay
+                .as_deref()
+                .cloned()
+                .unwrap_or_default()
+                .with(edits),
+        ));
+        Ok(view)
+    }
+
+    /// One weight, overlay applied.
+    ///
+    /// # Panics
+    /// If the place is not inside the matrix.
+    pub fn get(&self, row: usize, col: usize) -> f32 {
+        let mut value = [0.0];
+        self.widen(row..row + 1, col..col + 1, &mut value);
+        value[0]
+    }
+
+    /// One row, overlay applied.
+    ///
+    /// # Panics
+    /// If there is no such row, or `out` is not [`Mat::cols`] long.
+    pub fn row_into(&self, row: usize, out: &mut [f32]) {
+        self.widen(row..row + 1, 0..self.cols, out);
+    }
+
+    /// A block of the matrix as f32, row by row, overlay applied. Exact.
+    ///
+    /// # Panics
+    /// If the block is not inside the matrix, or `out` does not have exactly its size.
+    pub fn widen(&self, rows: Range<usize>, cols: Range<usize>, out: &mut [f32]) {
+        assert!(
+            rows.start <= rows.end
+                && rows.end <= self.rows
+                && cols.start <= cols.end
+                && cols.end <= self.cols,
+            "block {rows:?} x {cols:?} of a {} x {} matrix",
+            self.rows,
+            self.cols
+        );
+        let width = cols.len();
+        assert_eq!(
+            out.len(),
+            rows.len() * width,
+            "buffer for a block of {} x {width}",
+            rows.len()
+        );
+        if width == 0 {
+            return;
+        }
+        for (row, out) in rows.clone().zip(out.chunks_exact_mut(width)) {
+            self.widen_row(row, cols.start, out);
+        }
+        for (row, col, value) in self.edits(rows.clone(), cols.clone()) {
+            out[(row - rows.start) * width + (col - cols.start)] = value;
+        }
+    }
+
+    /// Part of one row of the base.
+    fn widen_row(&self, row: usize, col: usize, out: &mut [f32]) {
+        let size = self.dtype.size();
+        let base = self.base();
+        let start = (row * self.strides[0] + col * self.strides[1]) * size;
+        if self.strides[1] != 1 {
+            for (i, out) in out.iter_mut().enumerate() {
+                let at = start + i * self.strides[1] * size;
+                *out = self.dtype.decode(&base[at..at + size]);
+            }
+            return;
+        }
+        let base = &base[start..start + out.len() * size];
+        match self.dtype {
+            Dtype::F32 => {
+                for (out, b) in out.iter_mut().zip(base.as_chunks::<4>().0) {
+                    *out = f32::from_le_bytes(*b);
+                }
+            }
+            Dtype::F16 => {
+                for (out, b) in out.iter_mut().zip(base.as_chunks::<2>().0) {
+                    *out = f16::from_le_bytes(*b).to_f32();
+                }
+            }
+            Dtype::BF16 => {
+                for (out, b) in out.iter_mut().zip(base.as_chunks::<2>().0) {
+                    *out = f32::from_bits(u32::from(u16::from_le_bytes(*b)) << 16);
+                }
+            }
+        }
+    }
+
+    /// The stored bytes from element (0, 0) on.
+    pub(crate) fn base(&self) -> &[u8] {
+        &(*self.bytes).as_ref()[self.offset..]
+    }
+
+    /// The overlay's part of a block.
+    pub(crate) fn edits(
+        &self,
+        rows: Range<usize>,
+        cols: Range<usize>,
+    ) -> impl Iterator<Item = (usize, usize, f32)> + '_ {
+        self.overlay
+            .iter()
+            .flat_map(move |overlay| overlay.within(rows.clone(), cols.clone()))
+    }
+}
+
+fn share(overlay: Option<Overlay>) -> Option<Arc<Overlay>> {
+    overlay.filter(|overlay| overlay.len() > 0).map(Arc::new)
+}
+
+impl fmt::Debug for Mat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "Mat({} x {} {}, {} edited)",
+            self.rows,
+            self.cols,
+            self.dtype,
+            self.overlay_len()
+        )
+    }
+}

@@ -1,0 +1,85 @@
+//! The product on any CPU, through the `gemm` crate.
+//!
+//! Every call of `gemm` has one fixed shape (rows and columns are padded), so what a row yields cannot depend on how
+//! many others there are.
+
+use ndarray::{Array2, ArrayView2, ArrayViewMut2, Axis, s};
+use rayon::iter::{IndexedParallelIterator, IntoParallelIterator, ParallelIterator};
+
+use super::K_BLOCK;
+use crate::Mat;
+
+/// Columns of `y` (rows of `w`) per panel.
+const N_BLOCK: usize = 64;
+/// Rows of `x` per call.
+const M_BLOCK: usize = 16;
+
+pub(super) fn matmul_t(x: ArrayView2<f32>, w: &Mat, mut y: ArrayViewMut2<f32>) {
+    if y.is_empty() {
+        return;
+    }
+    y.axis_chunks_iter_mut(Axis(1), N_BLOCK)
+        .into_par_iter()
+        .enumerate()
+        .for_each(|(panel, y)| {
+            let first = panel * N_BLOCK;
+            product_of_panel(x, w, first, y);
+        });
+}
+
+/// `y = x * w[first.., :]^T` for one panel of at most `N_BLOCK` rows of `w`.
+fn product_of_panel(x: ArrayView2<f32>, w: &Mat, first: usize, mut y: ArrayViewMut2<f32>) {
+    let (rows, width) = y.dim();
+    let mut panel = vec![0.0; N_BLOCK * K_BLOCK]; // [out, k]
+    let mut xs = Array2::<f32>::zeros((M_BLOCK, K_BLOCK));
+    let mut sums = Array2::<f32>::zeros((M_BLOCK, N_BLOCK));
+    y.fill(0.0);
+    for k in (0..x.ncols()).step_by(K_BLOCK) {
+        let depth = K_BLOCK.min(x.ncols() - k);
+        w.widen(
+            first..first + width,
+            k..k + depth,
+            &mut panel[..width * depth],
+        );
+        for m in (0..rows).step_by(M_BLOCK) {
+            let height = M_BLOCK.min(rows - m);
+            xs.slice_mut(s![..height, ..depth])
+                .assign(&x.slice(s![m..m + height, k..k + depth]));
+            block(&mut sums, &xs, &panel, depth);
+            let mut y = y.slice_mut(s![m..m + height, ..]);
+            y += &sums.slice(s![..height, ..width]);
+        }
+    }
+}
+
+/// `sums = xs[:, ..depth] * panel^T`, always `M_BLOCK x N_BLOCK` whatever part of it is in use.
+fn block(sums: &mut Array2<f32>, xs: &Array2<f32>, panel: &[f32], depth: usize) {
+    assert!(sums.dim() == (M_BLOCK, N_BLOCK) && xs.dim() == (M_BLOCK, K_BLOCK));
+    assert!(depth <= K_BLOCK && panel.len() >= N_BLOCK * depth);
+    // SAFETY: `gemm` writes M_BLOCK x N_BLOCK elements of `sums` (row stride N_BLOCK) and reads M_BLOCK x depth of `xs`
+    // (row stride K_BLOCK) and depth x N_BLOCK of `panel` (column stride depth); the assertions above make all of them
+    // lie inside, and the `&mut` excludes aliasing. All three are standard-layout allocations.
+    unsafe {
+        gemm::gemm(
+            M_BLOCK,
+            N_BLOCK,
+            depth,
+            sums.as_mut_ptr(),
+            1,
+            N_BLOCK as isize,
+            false,
+            xs.as_ptr(),
+            1,
+            K_BLOCK as isize,
+            panel.as_ptr(),
+            depth as isize,
+            1,
+            0.0,
+            1.0,
+            false,
+            false,
+            false,
+            gemm::Parallelism::None,
+        );
+    }
+}

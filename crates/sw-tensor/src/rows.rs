@@ -1,0 +1,44 @@
+//! Walking over the rows of activations in parallel.
+
+use std::borrow::Cow;
+
+use ndarray::{ArrayView1, ArrayViewMut1, ArrayViewMut2, Axis};
+use rayon::iter::{IndexedParallelIterator, IntoParallelIterator, ParallelIterator};
+
+/// Elements below which another thread costs more than it saves.
+const GRAIN: usize = 1 << 14;
+
+/// Calls `f(t, row)` for every row of `y`, on all threads where that pays.
+pub(crate) fn for_rows(mut y: ArrayViewMut2<f32>, f: impl Fn(usize, ArrayViewMut1<f32>) + Sync) {
+    if y.len() <= GRAIN {
+        for (t, row) in y.rows_mut().into_iter().enumerate() {
+            f(t, row);
+        }
+        return;
+    }
+    let grain = GRAIN.div_ceil(y.ncols());
+    y.axis_iter_mut(Axis(0))
+        .into_par_iter()
+        .enumerate()
+        .with_min_len(grain)
+        .for_each(|(t, row)| f(t, row));
+}
+
+/// The elements of a row as a slice; copied only where they are not adjacent.
+pub(crate) fn row<'a>(row: ArrayView1<'a, f32>) -> Cow<'a, [f32]> {
+    match row.to_slice() {
+        Some(slice) => Cow::Borrowed(slice),
+        None => Cow::Owned(row.to_vec()),
+    }
+}
+
+/// Lets `f` change the elements of a row as a slice, through a copy only where they are not adjacent.
+pub(crate) fn row_mut<T>(row: &mut ArrayViewMut1<f32>, f: impl FnOnce(&mut [f32]) -> T) -> T {
+    if let Some(slice) = row.as_slice_mut() {
+        return f(slice);
+    }
+    let mut copy = row.to_vec();
+    let result = f(&mut copy);
+    row.assign(&ArrayView1::from(&copy));
+    result
+}

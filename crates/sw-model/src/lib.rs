@@ -1,2 +1,45 @@
-//! Hugging Face checkpoints on CPUs: config to spec to one forward pass with typed sites and hooks.
+//! Hugging Face checkpoints on CPUs: `config.json` becomes a [`Spec`], and one forward pass with typed sites runs it.
+//!
+//! ```text
+//! config.json --family table--> Spec --+
+//! *.safetensors --mmap--------> Mat ---+--> Model --forward--> rows after the final norm --score--> log-probabilities
+//! tokenizer.json -------------> Tokenizer      ^ Hook sees (or changes) [tokens, channels] at every Site
+//! ```
+//!
+//! - **Model differences are data.** A family (module [`family`]) is a table from config keys and tensor names to a
+//!   [`Spec`]; it contains no arithmetic. The forward pass exists once, in `forward.rs`.
+//! - **A weight is a base plus an overlay.** [`Model::edited`] returns a model that shares every byte of the checkpoint
+//!   and differs in the named scalars only; a pruned weight is a true zero.
+//! - **Coordinates** follow the stored tensors: `weight[row = output channel, col = input channel]`, counted from 0.
+//!
+//! Deliberately absent: printing, downloading, evaluation.
 #![forbid(unsafe_code)]
+
+mod config;
+mod edit;
+mod error;
+pub mod family;
+mod fingerprint;
+mod forward;
+mod kv;
+mod locate;
+mod model;
+mod rope;
+mod score;
+mod site;
+mod spec;
+mod tokenizer;
+mod weights;
+
+pub use edit::{EditOp, Linear, WeightCoord, WeightEdit};
+pub use error::{Error, Result};
+pub use fingerprint::Fingerprint;
+pub use forward::Seq;
+pub use kv::Kv;
+pub use locate::{Repo, locate_dataset, locate_model};
+pub use model::{Model, OpenOptions};
+pub use rope::{RopeScaling, RopeSpec};
+pub use score::TokenScore;
+pub use site::{Hook, SeqRange, Site, SiteView};
+pub use spec::{Activation, Attention, LayerSpec, Names, Norm, Slot, Spec};
+pub use tokenizer::Tokenizer;

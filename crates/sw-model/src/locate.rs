@@ -1,0 +1,64 @@
+//! From the MODEL or dataset argument of a program to a directory: itself, or a snapshot in the Hugging Face cache.
+
+use std::{
+    env,
+    path::{Path, PathBuf},
+};
+
+use crate::error::{Error, Result};
+
+/// What kind of repository is looked up in the cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Repo {
+    /// `models--ORG--NAME`.
+    Model,
+    /// `datasets--ORG--NAME`.
+    Dataset,
+}
+
+/// A model argument: an existing directory, else `ORG/NAME[@REVISION]` in the Hugging Face cache.
+///
+/// # Errors
+/// [`Error::NotFound`] names every place searched, and the command that would fetch the model.
+pub fn locate_model(model: &str) -> Result<PathBuf> {
+    if Path::new(model).is_dir() {
+        return Ok(model.into());
+    }
+    let (name, revision) = model.split_once('@').unwrap_or((model, "main"));
+    let mut searched = vec![PathBuf::from(model)];
+    snapshot(Repo::Model, name, revision, &mut searched)
+        .ok_or_else(|| Error::NotFound { model: model.into(), searched })
+}
+
+/// A dataset repository `ORG/NAME` in the Hugging Face cache.
+pub fn locate_dataset(name: &str) -> Option<PathBuf> {
+    snapshot(Repo::Dataset, name, "main", &mut Vec::new())
+}
+
+fn snapshot(kind: Repo, name: &str, revision: &str, searched: &mut Vec<PathBuf>) -> Option<PathBuf> {
+    let mut parts = name.split('/');
+    let plain = |p: &&str| !p.is_empty() && !p.starts_with('.');
+    let (org, repo) = (parts.next().filter(plain)?, parts.next().filter(plain)?);
+    if parts.next().is_some() || revision.is_empty() || revision.contains("..") {
+        return None;
+    }
+    let folder = match kind {
+        Repo::Model => format!("models--{org}--{repo}"),
+        Repo::Dataset => format!("datasets--{org}--{repo}"),
+    };
+    let root = hub_cache()?.join(folder);
+    searched.push(root.clone());
+    let commit = std::fs::read_to_string(root.join("refs").join(revision));
+    let dir = root.join("snapshots").join(commit.as_deref().map_or(revision, str::trim));
+    dir.is_dir().then_some(dir)
+}
+
+/// The cache folder, from the environment: the one place where this library reads it.
+fn hub_cache() -> Option<PathBuf> {
+    let set = |name: &str| env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+    set("HF_HUB_CACHE")
+        .or_else(|| set("HUGGINGFACE_HUB_CACHE"))
+        .or_else(|| Some(set("HF_HOME")?.join("hub")))
+        .or_else(|| Some(set("XDG_CACHE_HOME")?.join("huggingface/hub")))
+        .or_else(|| Some(env::home_dir()?.join(".cache/huggingface/hub")))
+}

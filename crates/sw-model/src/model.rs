@@ -1,0 +1,281 @@
+//! A model: a spec, weights and a tokenizer, opened from a checkpoint directory.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use ndarray::Array2;
+use sw_tensor::{Checkpoint, Mat};
+
+use crate::{
+    config,
+    edit::{EditOp, Linear, WeightCoord, WeightEdit},
+    error::{Error, Result},
+    family,
+    fingerprint::Fingerprint,
+    forward::{self, Batch, Seq},
+    kv::Kv,
+    rope::RopeTables,
+    site::Hook,
+    spec::Spec,
+    tokenizer::Tokenizer,
+    weights::{Weights, no_such_tensor},
+};
+
+/// How to open a checkpoint.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct OpenOptions {
+    /// Config fields to pass over although they are not implemented.
+    pub ignore_config_fields: Vec<String>,
+}
+
+/// A language model on memory-mapped weights. Cheap to clone; edits share everything untouched.
+#[derive(Clone)]
+pub struct Model {
+    id: u64,
+    opened: Arc<Opened>,
+    weights: Arc<Weights>,
+}
+
+/// What an edited model shares with the one it came from.
+struct Opened {
+    dir: PathBuf,
+    spec: Spec,
+    ropes: RopeTables,
+    /// The error is kept: a model without a tokenizer still runs on token ids.
+    tokenizer: Result<Tokenizer, (PathBuf, String)>,
+}
+
+fn next_id() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
+impl Model {
+    /// Opens a directory in Hugging Face layout: `config.json`, `*.safetensors`, `tokenizer.json`.
+    ///
+    /// Weights stay on disk, memory-mapped; only norms and biases are copied.
+    ///
+    /// # Errors
+    /// One line naming file, field or tensor, expected and found: a missing file, a field that is not implemented, a
+    /// missing or misshapen tensor, a truncated file. A broken `tokenizer.json` is reported by
+    /// [`tokenizer`](Self::tokenizer), when it is needed.
+    pub fn open(dir: impl AsRef<Path>) -> Result<Self> {
+        Self::open_with(dir, &OpenOptions::default())
+    }
+
+    /// [`open`](Self::open) with options.
+    ///
+    /// # Errors
+    /// See [`open`](Self::open).
+    pub fn open_with(dir: impl AsRef<Path>, options: &OpenOptions) -> Result<Self> {
+        let dir = dir.as_ref();
+        let path = dir.join("config.json");
+        if !dir.is_dir() {
+            return Err(Error::NotFound { model: dir.display().to_string(), searched: vec![dir.into()] });
+        }
+        if !path.is_file() {
+            let hint = "a checkpoint directory in Hugging Face layout has one".into();
+            return Err(Error::MissingFile { dir: dir.into(), missing: "config.json", hint });
+        }
+        let config = config::read_json(&path)?;
+        let checkpoint = Checkpoint::open(dir)?;
+        let spec = family::spec(&path, &config, checkpoint.names().count(), &options.ignore_config_fields)?;
+        let weights = Weights::load(&spec, &checkpoint)?;
+        let tokenizer = Tokenizer::open(dir, &config);
+        let ropes = spec.rope_tables();
+        let opened = Opened { dir: dir.into(), spec, ropes, tokenizer };
+        Ok(Self { id: next_id(), opened: Arc::new(opened), weights: Arc::new(weights) })
+    }
+
+    /// What distinguishes this model from others.
+    pub fn spec(&self) -> &Spec {
+        &self.opened.spec
+    }
+
+    /// The directory it was opened from.
+    pub fn dir(&self) -> &Path {
+        &self.opened.dir
+    }
+
+    /// Its tokenizer.
+    ///
+    /// # Errors
+    /// When `tokenizer.json` is missing or broken.
+    pub fn tokenizer(&self) -> Result<&Tokenizer> {
+        let (path, problem) = match &self.opened.tokenizer {
+            Ok(tokenizer) => return Ok(tokenizer),
+            Err(error) => error.clone(),
+        };
+        Err(Error::Tokenizer { path, problem })
+    }
+
+    /// A digest of config, tokenizer, tensor headers, file sizes and sampled blocks.
+    ///
+    /// # Errors
+    /// When a file cannot be read.
+    pub fn fingerprint(&self) -> Result<Fingerprint> {
+        Fingerprint::of(self.dir())
+    }
+
+    pub(crate) fn id(&self) -> u64 {
+        self.id
+    }
+
+    pub(crate) fn weights(&self) -> &Weights {
+        &self.weights
+    }
+
+    pub(crate) fn ropes(&self) -> &RopeTables {
+        &self.opened.ropes
+    }
+
+    pub(crate) fn non_finite(&self, site: String, last_layer: Option<usize>) -> Error {
+        let culprit = match self.weights.non_finite(self.spec(), last_layer) {
+            Some(tensor) => tensor,
+            None => "every weight up to there is finite: the activations overflowed".into(),
+        };
+        Error::NonFinite { site, culprit }
+    }
+
+    /// The rows after the final norm, one per token, sequences one after the other; `[tokens, hidden]`.
+    ///
+    /// A row's values do not depend on the other sequences, on where its sequence is cut into prefix and tokens, or on
+    /// the number of threads: bit for bit.
+    ///
+    /// # Errors
+    /// An empty sequence, a token id beyond the vocabulary, a prefix of another model, a non-finite activation (with
+    /// the tensor that is to blame).
+    pub fn forward(&self, seqs: &[Seq<'_>], hook: &mut dyn Hook) -> Result<Array2<f32>> {
+        let batch = Batch::new(self, seqs.iter().map(|s| (s.tokens.len(), s.prefix)))?;
+        let x = forward::embed(self, seqs.iter().map(|s| s.tokens))?;
+        forward::run(self, &batch, x, 0, hook, None)
+    }
+
+    /// Resumes at a layer: runs layers `layer..` on the residual stream that enters the first of them.
+    ///
+    /// `resid`: `[tokens, hidden]`, sequences of `lens` tokens one after the other, each from position 0.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward).
+    ///
+    /// # Panics
+    /// When `resid` has another shape than `[sum of lens, hidden]`.
+    pub fn forward_from(&self, layer: usize, resid: Array2<f32>, lens: &[usize], hook: &mut dyn Hook) -> Result<Array2<f32>> {
+        assert_eq!(resid.dim(), (lens.iter().sum(), self.spec().hidden_size), "residual stream");
+        let batch = Batch::new(self, lens.iter().map(|&n| (n, None)))?;
+        forward::run(self, &batch, resid, layer, hook, None)
+    }
+
+    /// Runs tokens after an optional prefix; returns their rows (as [`forward`](Self::forward)) and the longer prefix.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward).
+    pub fn extend(&self, parent: Option<&Kv>, tokens: &[u32], hook: &mut dyn Hook) -> Result<(Array2<f32>, Kv)> {
+        let batch = Batch::new(self, [(tokens.len(), parent)])?;
+        let x = forward::embed(self, [tokens])?;
+        let mut layers = Vec::with_capacity(self.spec().layers.len());
+        let rows = forward::run(self, &batch, x, 0, hook, Some(&mut layers))?;
+        Ok((rows, Kv::new(parent, tokens.len(), batch.variant(), self.id, layers)))
+    }
+
+    /// Keys and values of tokens that several sequences will share.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward).
+    pub fn prefix(&self, parent: Option<&Kv>, tokens: &[u32], hook: &mut dyn Hook) -> Result<Kv> {
+        Ok(self.extend(parent, tokens, hook)?.1)
+    }
+
+    /// The weight of a linear map, `[output channels, input channels]`, edits included.
+    pub fn weight(&self, layer: usize, linear: Linear) -> Option<&Mat> {
+        Some(&self.weights.layers.get(layer)?.linear(linear)?.w)
+    }
+
+    /// All linear maps of the layers, in the order of the computation (embedding and head are not among them).
+    pub fn linears(&self) -> impl Iterator<Item = (usize, Linear)> + '_ {
+        let maps = |l| Linear::ALL.into_iter().map(move |linear| (l, linear));
+        (0..self.spec().layers.len()).flat_map(maps).filter(|&(l, linear)| self.weight(l, linear).is_some())
+    }
+
+    /// The value at a coordinate.
+    ///
+    /// # Errors
+    /// When the coordinate names no tensor of this model or lies outside it.
+    pub fn value(&self, coord: WeightCoord) -> Result<f32> {
+        let w = self.weight(coord.layer, coord.linear).filter(|_| coord.expert.is_none());
+        let w = w.ok_or_else(|| no_such_tensor(coord))?;
+        if coord.row >= w.rows() || coord.col >= w.cols() {
+            let problem = format!("outside the tensor's shape [{}, {}]", w.rows(), w.cols());
+            return Err(Error::Coordinate { coord: coord.to_string(), problem });
+        }
+        Ok(w.get(coord.row, coord.col))
+    }
+
+    /// A model with sparse edits; shares the checkpoint and everything untouched.
+    ///
+    /// # Errors
+    /// When a coordinate names no tensor of this model or lies outside it.
+    pub fn edited(&self, edits: &[WeightEdit]) -> Result<Model> {
+        let mut weights = (*self.weights).clone();
+        let mut sorted: Vec<_> = edits.iter().collect();
+        sorted.sort_by_key(|e| (e.coord.layer, e.coord.linear)); // stable: edits of one scalar keep their order
+        for group in sorted.chunk_by(|a, b| (a.coord.layer, a.coord.linear) == (b.coord.layer, b.coord.linear)) {
+            let mut values = std::collections::BTreeMap::new();
+            for edit in group {
+                let coord = edit.coord;
+                let stored = self.value(coord)?;
+                let value = values.entry((coord.row, coord.col)).or_insert(stored);
+                *value = match edit.op {
+                    EditOp::Set(x) => x,
+                    EditOp::Scale(factor) => *value * factor,
+                };
+            }
+            let values: Vec<_> = values.into_iter().map(|((r, c), x)| (r, c, x)).collect();
+            let coord = group[0].coord;
+            let affine = Arc::make_mut(&mut weights.layers[coord.layer])
+                .linear_mut(coord.linear)
+                .ok_or_else(|| no_such_tensor(coord))?;
+            affine.w = affine.w.edited(&values)?;
+        }
+        Ok(self.with_weights(weights))
+    }
+
+    /// A model in which some linear maps have another weight (quantized, say); `replace` returns `None` to keep one.
+    ///
+    /// # Errors
+    /// What `replace` returns, and a replacement of another shape.
+    pub fn replaced<E: From<Error>>(
+        &self,
+        mut replace: impl FnMut(usize, Linear, &Mat) -> Result<Option<Mat>, E>,
+    ) -> Result<Model, E> {
+        let mut weights = (*self.weights).clone();
+        for (l, linear) in self.linears() {
+            let old = self.weight(l, linear).expect("linears() names maps that exist");
+            let Some(new) = replace(l, linear, old)? else { continue };
+            if (new.rows(), new.cols()) != (old.rows(), old.cols()) {
+                let problem = format!(
+                    "a replacement of shape [{}, {}] for a weight of [{}, {}]",
+                    new.rows(),
+                    new.cols(),
+                    old.rows(),
+                    old.cols()
+                );
+                return Err(Error::Coordinate { coord: format!("layers[{l}].{linear}"), problem }.into());
+            }
+            if let Some(affine) = Arc::make_mut(&mut weights.layers[l]).linear_mut(linear) {
+                affine.w = new;
+            }
+        }
+        Ok(self.with_weights(weights))
+    }
+
+    fn with_weights(&self, weights: Weights) -> Model {
+        Model { id: next_id(), opened: self.opened.clone(), weights: Arc::new(weights) }
+    }
+}

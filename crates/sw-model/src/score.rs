@@ -1,0 +1,88 @@
+//! From rows after the final norm to logits and log-probabilities.
+
+use ndarray::{Array2, ArrayView2, s};
+use rayon::prelude::*;
+use sw_tensor::{log_sum_exp, matmul_t};
+
+use crate::{
+    error::{Error, Result},
+    forward::{Seq, all_finite},
+    model::Model,
+    site::Hook,
+};
+
+/// How the model judges one token.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct TokenScore {
+    /// Natural logarithm of its probability.
+    pub log_prob: f64,
+    /// Whether it is the most probable token (of equals, the one with the lowest id).
+    pub greedy: bool,
+}
+
+/// Logits are made in blocks of at most this many bytes.
+const LOGIT_BLOCK: usize = 64 << 20;
+
+impl Model {
+    /// Logits of rows after the final norm: `[rows, hidden] -> [rows, vocab]`.
+    ///
+    /// # Errors
+    /// A non-finite logit, with the tensor that is to blame.
+    pub fn logits(&self, rows: ArrayView2<'_, f32>) -> Result<Array2<f32>> {
+        let head = &self.weights().head;
+        let mut logits = Array2::zeros((rows.nrows(), head.rows()));
+        matmul_t(rows, head, logits.view_mut()); // [rows, hidden] x [vocab, hidden]^T
+        if !all_finite(logits.view()) {
+            return Err(self.non_finite("logits".into(), None));
+        }
+        Ok(logits)
+    }
+
+    /// Scores one target token per row (rows after the final norm), without keeping more than 64 MB of logits.
+    ///
+    /// # Errors
+    /// A target beyond the vocabulary, a non-finite logit.
+    ///
+    /// # Panics
+    /// When there are not as many targets as rows.
+    pub fn score(&self, rows: ArrayView2<'_, f32>, targets: &[u32]) -> Result<Vec<TokenScore>> {
+        assert_eq!(rows.nrows(), targets.len(), "one target per row");
+        let vocab_size = self.spec().vocab_size;
+        if let Some(position) = targets.iter().position(|&t| t as usize >= vocab_size) {
+            return Err(Error::TokenId { id: targets[position], position, vocab_size });
+        }
+        let block = (LOGIT_BLOCK / (4 * vocab_size)).max(1);
+        let mut scores = Vec::with_capacity(targets.len());
+        for (start, targets) in (0..).step_by(block).zip(targets.chunks(block)) {
+            let logits = self.logits(rows.slice(s![start..start + targets.len(), ..]))?;
+            let logits = logits.as_slice().expect("freshly made, row-major");
+            scores.par_extend(logits.par_chunks(vocab_size).zip(targets).map(|(row, &target)| token_score(row, target)));
+        }
+        Ok(scores)
+    }
+
+    /// Scores every token of each text but its first, given all tokens before it.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward) and [`score`](Self::score).
+    pub fn score_texts(&self, texts: &[&[u32]], hook: &mut dyn Hook) -> Result<Vec<Vec<TokenScore>>> {
+        let seqs: Vec<_> = texts.iter().map(|&tokens| Seq::from(tokens)).collect();
+        let rows = self.forward(&seqs, hook)?;
+        let mut first = 0;
+        texts
+            .iter()
+            .map(|tokens| {
+                let rows = rows.slice(s![first..first + tokens.len() - 1, ..]);
+                first += tokens.len();
+                self.score(rows, &tokens[1..])
+            })
+            .collect()
+    }
+}
+
+fn token_score(logits: &[f32], target: u32) -> TokenScore {
+    let target = target as usize;
+    let own = logits[target];
+    let greedy = logits[..target].iter().all(|&x| x < own) && logits[target + 1..].iter().all(|&x| x <= own);
+    TokenScore { log_prob: f64::from(own) - log_sum_exp(logits), greedy }
+}

@@ -1,0 +1,120 @@
+//! The tokenizer of a checkpoint, with its own rule for the beginning-of-sequence token.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use crate::{config, error::Error};
+
+/// A Hugging Face tokenizer.
+#[derive(Clone)]
+pub struct Tokenizer {
+    path: PathBuf,
+    inner: tokenizers::Tokenizer,
+    bos: Option<u32>,
+    eos: Option<u32>,
+    /// `tokenizer_config.json`'s `add_bos_token`, which beats `tokenizer.json`.
+    add_bos: Option<bool>,
+    add_eos: bool,
+}
+
+impl Tokenizer {
+    /// Opens `tokenizer.json` and `tokenizer_config.json` of a checkpoint directory.
+    pub(crate) fn open(dir: &Path, config: &Value) -> Result<Self, (PathBuf, String)> {
+        let path = dir.join("tokenizer.json");
+        if !path.is_file() {
+            let hint = if dir.join("tokenizer.model").is_file() {
+                "only tokenizer.model is there; convert it with transformers: AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)"
+            } else {
+                "a text cannot be encoded without it; give token ids instead"
+            };
+            return Err((path, format!("no such file; {hint}")));
+        }
+        let mut inner = tokenizers::Tokenizer::from_file(&path)
+            .map_err(|e| (path.clone(), format!("not a tokenizer that can be read: {e}")))?;
+        inner.with_padding(None);
+        inner.with_truncation(None).map_err(|e| (path.clone(), e.to_string()))?;
+        let settings_path = dir.join("tokenizer_config.json");
+        let settings = if settings_path.is_file() {
+            config::read_json(&settings_path).map_err(|e| (settings_path, e.to_string()))?
+        } else {
+            Value::Null
+        };
+        let special = |name: &str, id_name: &str| {
+            let token = &settings[name];
+            let text = token.as_str().or_else(|| token["content"].as_str());
+            let id = || match &config[id_name] {
+                Value::Array(ids) => ids.first().and_then(Value::as_u64),
+                id => id.as_u64(),
+            };
+            text.and_then(|t| inner.token_to_id(t)).or_else(|| id().and_then(|id| u32::try_from(id).ok()))
+        };
+        Ok(Self {
+            bos: special("bos_token", "bos_token_id"),
+            eos: special("eos_token", "eos_token_id"),
+            add_bos: settings["add_bos_token"].as_bool(),
+            add_eos: settings["add_eos_token"].as_bool().unwrap_or(false),
+            path,
+            inner,
+        })
+    }
+
+    /// The ids of a text. `special`: with the tokens that the tokenizer itself adds (BOS, where it has that rule).
+    ///
+    /// # Errors
+    /// When the tokenizer cannot encode the text.
+    pub fn encode(&self, text: &str, special: bool) -> Result<Vec<u32>, Error> {
+        let template = special && self.add_bos.is_none();
+        let encoding = self
+            .inner
+            .encode_fast(text, template)
+            .map_err(|e| Error::Tokenizer { path: self.path.clone(), problem: format!("cannot encode the text: {e}") })?;
+        let mut ids = encoding.get_ids().to_vec();
+        if special && !template {
+            if let (Some(true), Some(bos)) = (self.add_bos, self.bos) {
+                ids.insert(0, bos);
+            }
+            if let (true, Some(eos)) = (self.add_eos, self.eos) {
+                ids.push(eos);
+            }
+        }
+        Ok(ids)
+    }
+
+    /// The text of ids, special tokens left out.
+    ///
+    /// # Errors
+    /// When the tokenizer cannot decode them.
+    pub fn decode(&self, ids: &[u32]) -> Result<String, Error> {
+        let problem = |e| Error::Tokenizer { path: self.path.clone(), problem: format!("cannot decode the ids: {e}") };
+        self.inner.decode(ids, true).map_err(problem)
+    }
+
+    /// The piece of text that an id stands for, as the vocabulary spells it.
+    pub fn token(&self, id: u32) -> Option<String> {
+        self.inner.id_to_token(id)
+    }
+
+    /// The beginning-of-sequence token.
+    pub fn bos(&self) -> Option<u32> {
+        self.bos
+    }
+
+    /// The end-of-sequence token.
+    pub fn eos(&self) -> Option<u32> {
+        self.eos
+    }
+
+    /// Whether a text gets a BOS by the tokenizer's own rule: `add_bos_token`, else what `tokenizer.json` does.
+    pub fn adds_bos(&self) -> bool {
+        self.add_bos.unwrap_or_else(|| {
+            let first = self.encode("a", true).ok().and_then(|ids| ids.first().copied());
+            self.bos.is_some() && first == self.bos
+        })
+    }
+
+    /// Ids that the tokenizer knows: one above the largest.
+    pub fn vocab_size(&self) -> usize {
+        self.inner.get_vocab(true).into_values().max().map_or(0, |id| id as usize + 1)
+    }
+}

@@ -1,6 +1,6 @@
 //! The forward pass. It exists once, for all families; shapes stand beside each step.
 
-use ndarray::{Array2, ArrayView2, ArrayViewMut2};
+use ndarray::{Array2, ArrayView2, ArrayViewMut2, Axis};
 use sw_tensor::{AttentionSeq, AttentionShape, matmul_t};
 
 use crate::{
@@ -259,7 +259,7 @@ fn rotate(model: &Model, batch: &Batch<'_>, rope: usize, head_dim: usize, mut x:
         return model.ropes().with(rope, variant, |r| r.apply(x, head_dim, &batch.positions));
     }
     for (seq, &variant) in batch.seqs.iter().zip(&batch.variants) {
-        let rows = x.slice_mut(ndarray::s![seq.rows.clone(), ..]);
+        let rows = x.slice_axis_mut(Axis(0), seq.rows.clone().into());
         model.ropes().with(rope, variant, |r| r.apply(rows, head_dim, &batch.positions[seq.rows.clone()]));
     }
 }

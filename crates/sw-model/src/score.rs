@@ -1,6 +1,6 @@
 //! From rows after the final norm to logits and log-probabilities.
 
-use ndarray::{Array2, ArrayView2, s};
+use ndarray::{Array2, ArrayView2, Axis};
 use rayon::prelude::*;
 use sw_tensor::{log_sum_exp, matmul_t};
 
@@ -54,7 +54,7 @@ impl Model {
         let block = (LOGIT_BLOCK / (4 * vocab_size)).max(1);
         let mut scores = Vec::with_capacity(targets.len());
         for (start, targets) in (0..).step_by(block).zip(targets.chunks(block)) {
-            let logits = self.logits(rows.slice(s![start..start + targets.len(), ..]))?;
+            let logits = self.logits(rows.slice_axis(Axis(0), (start..start + targets.len()).into()))?;
             let logits = logits.as_slice().expect("freshly made, row-major");
             scores.par_extend(logits.par_chunks(vocab_size).zip(targets).map(|(row, &target)| token_score(row, target)));
         }
@@ -72,7 +72,7 @@ impl Model {
         texts
             .iter()
             .map(|tokens| {
-                let rows = rows.slice(s![first..first + tokens.len() - 1, ..]);
+                let rows = rows.slice_axis(Axis(0), (first..first + tokens.len() - 1).into());
                 first += tokens.len();
                 self.score(rows, &tokens[1..])
             })

@@ -67,19 +67,40 @@ pub(crate) struct Fields<'a> {
 
 pub(crate) fn read_json(path: &Path) -> Result<Value> {
     let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
-    serde_json::from_str(&text).map_err(|source| Error::Json { path: path.into(), source })
+    serde_json::from_str(&text).map_err(|source| Error::Json {
+        path: path.into(),
+        source,
+    })
 }
 
-pub(crate) fn config_error(path: &Path, field: impl Into<String>, problem: impl Into<String>) -> Error {
-    Error::Config { path: PathBuf::from(path), field: field.into(), problem: problem.into() }
+pub(crate) fn config_error(
+    path: &Path,
+    field: impl Into<String>,
+    problem: impl Into<String>,
+) -> Error {
+    Error::Config {
+        path: PathBuf::from(path),
+        field: field.into(),
+        problem: problem.into(),
+    }
 }
 
 impl<'a> Fields<'a> {
     pub(crate) fn new(path: &'a Path, config: &'a Value, max_layers: usize) -> Result<Self> {
         let map = config.as_object().ok_or_else(|| {
-            config_error(path, "(root)", "expected an object of settings, found something else")
+            config_error(
+                path,
+                "(root)",
+                "expected an object of settings, found something else",
+            )
         })?;
-        Ok(Self { path, prefix: String::new(), map, used: RefCell::default(), max_layers })
+        Ok(Self {
+            path,
+            prefix: String::new(),
+            map,
+            used: RefCell::default(),
+            max_layers,
+        })
     }
 
     /// The fields of an object inside this one; `None` where it is absent.
@@ -131,7 +152,9 @@ impl<'a> Fields<'a> {
 
     /// A count, at least 1, if given.
     pub(crate) fn opt_size(&self, name: &'static str) -> Result<Option<usize>> {
-        let Some(value) = self.get(name) else { return Ok(None) };
+        let Some(value) = self.get(name) else {
+            return Ok(None);
+        };
         match value.as_u64() {
             Some(n @ 1..=MAX_SIZE) => Ok(Some(n as usize)),
             _ => Err(self.wrong(name, &format!("a whole number from 1 to {MAX_SIZE}"), value)),
@@ -146,14 +169,19 @@ impl<'a> Fields<'a> {
             Some(0) | None => Err(self.wrong(name, "a whole number of layers, at least 1", n)),
             Some(n) if n > self.max_layers as u64 => Err(self.error(
                 name,
-                format!("{n} layers, but the checkpoint holds only {} tensors", self.max_layers),
+                format!(
+                    "{n} layers, but the checkpoint holds only {} tensors",
+                    self.max_layers
+                ),
             )),
             Some(n) => Ok(n as usize),
         }
     }
 
     pub(crate) fn opt_f32(&self, name: &'static str) -> Result<Option<f32>> {
-        let Some(value) = self.get(name) else { return Ok(None) };
+        let Some(value) = self.get(name) else {
+            return Ok(None);
+        };
         match value.as_f64() {
             Some(x) if (x as f32).is_finite() => Ok(Some(x as f32)),
             _ => Err(self.wrong(name, "a finite number", value)),
@@ -163,7 +191,9 @@ impl<'a> Fields<'a> {
     /// A number above zero, if given.
     pub(crate) fn opt_positive(&self, name: &'static str) -> Result<Option<f32>> {
         match self.opt_f32(name)? {
-            Some(x) if x <= 0.0 => Err(self.error(name, format!("expected a number above 0, found {x}"))),
+            Some(x) if x <= 0.0 => {
+                Err(self.error(name, format!("expected a number above 0, found {x}")))
+            }
             x => Ok(x),
         }
     }
@@ -191,7 +221,9 @@ impl<'a> Fields<'a> {
     /// A list of numbers above zero.
     pub(crate) fn factors(&self, name: &'static str) -> Result<Vec<f32>> {
         let value = self.required(name, self.get(name))?;
-        let list = value.as_array().ok_or_else(|| self.wrong(name, "a list of numbers", value))?;
+        let list = value
+            .as_array()
+            .ok_or_else(|| self.wrong(name, "a list of numbers", value))?;
         list.iter()
             .map(|v| match v.as_f64() {
                 Some(x) if x > 0.0 && (x as f32).is_finite() => Ok(x as f32),
@@ -218,7 +250,9 @@ impl<'a> Fields<'a> {
     /// Every key must have been read by now, or be inert (in general, or for this family), or be in `ignore`.
     pub(crate) fn finish(self, inert: &[&str], ignore: &[String]) -> Result<()> {
         if self.get("quantization_config").is_some() {
-            let method = self.map["quantization_config"]["quant_method"].as_str().unwrap_or("an unnamed method");
+            let method = self.map["quantization_config"]["quant_method"]
+                .as_str()
+                .unwrap_or("an unnamed method");
             return Err(self.error(
                 "quantization_config",
                 format!("checkpoints quantized with {method} are not read; use the original 16-bit checkpoint"),

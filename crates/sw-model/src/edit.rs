@@ -32,8 +32,15 @@ pub enum Linear {
 
 impl Linear {
     /// All of them, in the order of the computation.
-    pub const ALL: [Linear; 7] =
-        [Linear::Q, Linear::K, Linear::V, Linear::O, Linear::Gate, Linear::Up, Linear::Down];
+    pub const ALL: [Linear; 7] = [
+        Linear::Q,
+        Linear::K,
+        Linear::V,
+        Linear::O,
+        Linear::Gate,
+        Linear::Up,
+        Linear::Down,
+    ];
 }
 
 impl fmt::Display for Linear {
@@ -71,7 +78,13 @@ pub struct WeightCoord {
 impl WeightCoord {
     /// A scalar of a layer's `down_proj`.
     pub fn down(layer: usize, row: usize, col: usize) -> Self {
-        Self { layer, linear: Linear::Down, expert: None, row, col }
+        Self {
+            layer,
+            linear: Linear::Down,
+            expert: None,
+            row,
+            col,
+        }
     }
 }
 
@@ -107,6 +120,9 @@ pub struct WeightEdit {
 impl WeightEdit {
     /// Sets the scalar to zero.
     pub fn prune(coord: WeightCoord) -> Self {
-        Self { coord, op: EditOp::Set(0.0) }
+        Self {
+            coord,
+            op: EditOp::Set(0.0),
+        }
     }
 }

@@ -48,7 +48,9 @@ impl Fingerprint {
         for path in shards {
             hash_shard(&path, &mut hash).map_err(|e| Error::io(&path, e))?;
         }
-        Ok(Self(hash.finalize().iter().map(|b| format!("{b:02x}")).collect()))
+        Ok(Self(
+            hash.finalize().iter().map(|b| format!("{b:02x}")).collect(),
+        ))
     }
 
     /// The digest in hexadecimal.

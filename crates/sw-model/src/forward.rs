@@ -23,7 +23,10 @@ pub struct Seq<'a> {
 
 impl<'a> From<&'a [u32]> for Seq<'a> {
     fn from(tokens: &'a [u32]) -> Self {
-        Self { tokens, prefix: None }
+        Self {
+            tokens,
+            prefix: None,
+        }
     }
 }
 
@@ -38,8 +41,16 @@ pub(crate) struct Batch<'a> {
 }
 
 impl<'a> Batch<'a> {
-    pub(crate) fn new(model: &Model, seqs: impl IntoIterator<Item = (usize, Option<&'a Kv>)>) -> Result<Self> {
-        let mut batch = Batch { seqs: Vec::new(), prefixes: Vec::new(), positions: Vec::new(), variants: Vec::new() };
+    pub(crate) fn new(
+        model: &Model,
+        seqs: impl IntoIterator<Item = (usize, Option<&'a Kv>)>,
+    ) -> Result<Self> {
+        let mut batch = Batch {
+            seqs: Vec::new(),
+            prefixes: Vec::new(),
+            positions: Vec::new(),
+            variants: Vec::new(),
+        };
         let max_positions = model.spec().max_positions;
         for (tokens, prefix) in seqs {
             let start = prefix.map_or(0, Kv::len);
@@ -49,20 +60,28 @@ impl<'a> Batch<'a> {
                 return Err(Error::EmptySequence);
             }
             if total > max_positions && model.spec().ropes.is_empty() {
-                return Err(Error::TooLong { tokens: total, max_positions });
+                return Err(Error::TooLong {
+                    tokens: total,
+                    max_positions,
+                });
             }
             if let Some(prefix) = prefix {
                 let problem = if prefix.model() != model.id() {
                     Some("it was computed by another model".to_owned())
                 } else if prefix.rope() != variant {
-                    Some(format!("with {total} tokens in all, rotary frequencies differ from the prefix's; run without a prefix"))
+                    Some(format!(
+                        "with {total} tokens in all, rotary frequencies differ from the prefix's; run without a prefix"
+                    ))
                 } else {
                     None
                 };
                 problem.map_or(Ok(()), |problem| Err(Error::Prefix { problem }))?;
             }
             let first = batch.positions.len();
-            batch.seqs.push(SeqRange { rows: first..first + tokens, start });
+            batch.seqs.push(SeqRange {
+                rows: first..first + tokens,
+                start,
+            });
             batch.prefixes.push(prefix);
             batch.positions.extend((start..total).map(|p| p as u32));
             batch.variants.push(variant);
@@ -105,24 +124,38 @@ impl Scratch {
             v: zeros(kv),
             mix: zeros(q),
             out: zeros(spec.hidden_size),
-            gate: if spec.gated { zeros(f) } else { Array2::zeros((0, 0)) },
+            gate: if spec.gated {
+                zeros(f)
+            } else {
+                Array2::zeros((0, 0))
+            },
             up: zeros(f),
         }
     }
 }
 
 /// Embeds the tokens of a batch: `[tokens, hidden]`.
-pub(crate) fn embed<'a>(model: &Model, seqs: impl IntoIterator<Item = &'a [u32]>) -> Result<Array2<f32>> {
+pub(crate) fn embed<'a>(
+    model: &Model,
+    seqs: impl IntoIterator<Item = &'a [u32]>,
+) -> Result<Array2<f32>> {
     let spec = model.spec();
     let mut rows = Vec::new();
     for tokens in seqs {
         for (position, &id) in tokens.iter().enumerate() {
             let end = rows.len() + spec.hidden_size;
             if id as usize >= spec.vocab_size {
-                return Err(Error::TokenId { id, position, vocab_size: spec.vocab_size });
+                return Err(Error::TokenId {
+                    id,
+                    position,
+                    vocab_size: spec.vocab_size,
+                });
             }
             rows.resize(end, 0.0);
-            model.weights().embed.row_into(id as usize, &mut rows[end - spec.hidden_size..]);
+            model
+                .weights()
+                .embed
+                .row_into(id as usize, &mut rows[end - spec.hidden_size..]);
         }
     }
     let tokens = rows.len() / spec.hidden_size;
@@ -163,7 +196,12 @@ pub(crate) fn run(
             return Err(model.non_finite(Site::ResidPost(l).to_string(), Some(l)));
         }
     }
-    norm_into(spec.norm, Some(&model.weights().final_norm), &x, &mut s.normed);
+    norm_into(
+        spec.norm,
+        Some(&model.weights().final_norm),
+        &x,
+        &mut s.normed,
+    );
     visit(hook, Site::FinalNorm, &mut s.normed, seqs);
     if !all_finite(s.normed.view()) {
         return Err(model.non_finite(Site::FinalNorm.to_string(), None));
@@ -172,7 +210,14 @@ pub(crate) fn run(
 }
 
 /// `s.out = o_proj(attention(q_proj(s.normed), k_proj(s.normed), v_proj(s.normed)))`.
-fn attend(model: &Model, batch: &Batch<'_>, l: usize, layer: &Layer, s: &mut Scratch, hook: &mut dyn Hook) {
+fn attend(
+    model: &Model,
+    batch: &Batch<'_>,
+    l: usize,
+    layer: &Layer,
+    s: &mut Scratch,
+    hook: &mut dyn Hook,
+) {
     let (spec, seqs) = (model.spec(), &batch.seqs);
     let heads = spec.attention;
     visit(hook, Site::AttnIn(l), &mut s.normed, seqs);
@@ -205,14 +250,28 @@ fn attend(model: &Model, batch: &Batch<'_>, l: usize, layer: &Layer, s: &mut Scr
         window: spec.layers[l].window,
         softcap: None,
     };
-    sw_tensor::attention(s.q.view(), s.k.view(), s.v.view(), &seqs_with_prefix, &shape, s.mix.view_mut());
+    sw_tensor::attention(
+        s.q.view(),
+        s.k.view(),
+        s.v.view(),
+        &seqs_with_prefix,
+        &shape,
+        s.mix.view_mut(),
+    );
     visit(hook, Site::OIn(l), &mut s.mix, seqs);
     affine(&s.mix, &layer.o, &mut s.out); // [tokens, heads*dim] x [hidden, heads*dim]^T
     visit(hook, Site::AttnOut(l), &mut s.out, seqs);
 }
 
 /// `s.out = down_proj(act(gate_proj(s.normed)) * up_proj(s.normed))`.
-fn mlp(spec: &Spec, batch: &Batch<'_>, l: usize, layer: &Layer, s: &mut Scratch, hook: &mut dyn Hook) {
+fn mlp(
+    spec: &Spec,
+    batch: &Batch<'_>,
+    l: usize,
+    layer: &Layer,
+    s: &mut Scratch,
+    hook: &mut dyn Hook,
+) {
     let seqs = &batch.seqs;
     visit(hook, Site::MlpIn(l), &mut s.normed, seqs);
     affine(&s.normed, &layer.up, &mut s.up); // [tokens, hidden] x [intermediate, hidden]^T
@@ -235,7 +294,14 @@ fn mlp(spec: &Spec, batch: &Batch<'_>, l: usize, layer: &Layer, s: &mut Scratch,
 
 fn visit(hook: &mut dyn Hook, site: Site, data: &mut Array2<f32>, seqs: &[SeqRange]) {
     if hook.wants(site) {
-        hook.visit(site, SiteView { data: data.view_mut(), seqs, tokens: None });
+        hook.visit(
+            site,
+            SiteView {
+                data: data.view_mut(),
+                seqs,
+                tokens: None,
+            },
+        );
     }
 }
 
@@ -253,19 +319,31 @@ fn norm_into(norm: Norm, weight: Option<&NormWeight>, x: &Array2<f32>, out: &mut
     }
 }
 
-fn rotate(model: &Model, batch: &Batch<'_>, rope: usize, head_dim: usize, mut x: ArrayViewMut2<'_, f32>) {
+fn rotate(
+    model: &Model,
+    batch: &Batch<'_>,
+    rope: usize,
+    head_dim: usize,
+    mut x: ArrayViewMut2<'_, f32>,
+) {
     let variant = batch.variant();
     if batch.variants.iter().all(|&v| v == variant) {
-        return model.ropes().with(rope, variant, |r| r.apply(x, head_dim, &batch.positions));
+        return model
+            .ropes()
+            .with(rope, variant, |r| r.apply(x, head_dim, &batch.positions));
     }
     for (seq, &variant) in batch.seqs.iter().zip(&batch.variants) {
         let rows = x.slice_axis_mut(Axis(0), seq.rows.clone().into());
-        model.ropes().with(rope, variant, |r| r.apply(rows, head_dim, &batch.positions[seq.rows.clone()]));
+        model.ropes().with(rope, variant, |r| {
+            r.apply(rows, head_dim, &batch.positions[seq.rows.clone()])
+        });
     }
 }
 
 /// Whether every value is finite: the largest magnitude, as bits, lies below that of infinity.
 pub(crate) fn all_finite(x: ArrayView2<'_, f32>) -> bool {
     let magnitude = |v: &f32| v.to_bits() & 0x7fff_ffff;
-    x.rows().into_iter().all(|row| row.iter().map(magnitude).fold(0, u32::max) < f32::INFINITY.to_bits())
+    x.rows()
+        .into_iter()
+        .all(|row| row.iter().map(magnitude).fold(0, u32::max) < f32::INFINITY.to_bits())
 }

@@ -23,9 +23,22 @@ struct Span {
 }
 
 impl Kv {
-    pub(crate) fn new(parent: Option<&Kv>, tokens: usize, rope: u64, model: u64, layers: Vec<[Array2<f32>; 2]>) -> Self {
+    pub(crate) fn new(
+        parent: Option<&Kv>,
+        tokens: usize,
+        rope: u64,
+        model: u64,
+        layers: Vec<[Array2<f32>; 2]>,
+    ) -> Self {
         let start = parent.map_or(0, Kv::len);
-        Kv(Arc::new(Span { parent: parent.cloned(), start, tokens, rope, model, layers }))
+        Kv(Arc::new(Span {
+            parent: parent.cloned(),
+            start,
+            tokens,
+            rope,
+            model,
+            layers,
+        }))
     }
 
     /// Tokens of the whole prefix.
@@ -44,9 +57,16 @@ impl Kv {
 
     /// The spans of one layer, first tokens first.
     pub(crate) fn spans(&self, layer: usize) -> Vec<KeySpan<'_>> {
-        let mut spans = self.0.parent.as_ref().map_or_else(Vec::new, |p| p.spans(layer));
+        let mut spans = self
+            .0
+            .parent
+            .as_ref()
+            .map_or_else(Vec::new, |p| p.spans(layer));
         let [k, v] = &self.0.layers[layer];
-        spans.push(KeySpan { k: k.view(), v: v.view() });
+        spans.push(KeySpan {
+            k: k.view(),
+            v: v.view(),
+        });
         spans
     }
 }

@@ -26,8 +26,10 @@ pub fn locate_model(model: &str) -> Result<PathBuf> {
     }
     let (name, revision) = model.split_once('@').unwrap_or((model, "main"));
     let mut searched = vec![PathBuf::from(model)];
-    snapshot(Repo::Model, name, revision, &mut searched)
-        .ok_or_else(|| Error::NotFound { model: model.into(), searched })
+    snapshot(Repo::Model, name, revision, &mut searched).ok_or_else(|| Error::NotFound {
+        model: model.into(),
+        searched,
+    })
 }
 
 /// A dataset repository `ORG/NAME` in the Hugging Face cache.
@@ -35,7 +37,12 @@ pub fn locate_dataset(name: &str) -> Option<PathBuf> {
     snapshot(Repo::Dataset, name, "main", &mut Vec::new())
 }
 
-fn snapshot(kind: Repo, name: &str, revision: &str, searched: &mut Vec<PathBuf>) -> Option<PathBuf> {
+fn snapshot(
+    kind: Repo,
+    name: &str,
+    revision: &str,
+    searched: &mut Vec<PathBuf>,
+) -> Option<PathBuf> {
     let mut parts = name.split('/');
     let plain = |p: &&str| !p.is_empty() && !p.starts_with('.');
     let (org, repo) = (parts.next().filter(plain)?, parts.next().filter(plain)?);
@@ -49,13 +56,19 @@ fn snapshot(kind: Repo, name: &str, revision: &str, searched: &mut Vec<PathBuf>)
     let root = hub_cache()?.join(folder);
     searched.push(root.clone());
     let commit = std::fs::read_to_string(root.join("refs").join(revision));
-    let dir = root.join("snapshots").join(commit.as_deref().map_or(revision, str::trim));
+    let dir = root
+        .join("snapshots")
+        .join(commit.as_deref().map_or(revision, str::trim));
     dir.is_dir().then_some(dir)
 }
 
 /// The cache folder, from the environment: the one place where this library reads it.
 fn hub_cache() -> Option<PathBuf> {
-    let set = |name: &str| env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+    let set = |name: &str| {
+        env::var_os(name)
+            .filter(|v| !v.is_empty())
+            .map(PathBuf::from)
+    };
     set("HF_HUB_CACHE")
         .or_else(|| set("HUGGINGFACE_HUB_CACHE"))
         .or_else(|| Some(set("HF_HOME")?.join("hub")))

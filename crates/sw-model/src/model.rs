@@ -77,20 +77,42 @@ impl Model {
         let dir = dir.as_ref();
         let path = dir.join("config.json");
         if !dir.is_dir() {
-            return Err(Error::NotFound { model: dir.display().to_string(), searched: vec![dir.into()] });
+            return Err(Error::NotFound {
+                model: dir.display().to_string(),
+                searched: vec![dir.into()],
+            });
         }
         if !path.is_file() {
             let hint = "a checkpoint directory in Hugging Face layout has one".into();
-            return Err(Error::MissingFile { dir: dir.into(), missing: "config.json", hint });
+            return Err(Error::MissingFile {
+                dir: dir.into(),
+                missing: "config.json",
+                hint,
+            });
         }
         let config = config::read_json(&path)?;
+        other_format(dir)?;
         let checkpoint = Checkpoint::open(dir)?;
-        let spec = family::spec(&path, &config, checkpoint.names().count(), &options.ignore_config_fields)?;
+        let spec = family::spec(
+            &path,
+            &config,
+            checkpoint.names().count(),
+            &options.ignore_config_fields,
+        )?;
         let weights = Weights::load(&spec, &checkpoint)?;
         let tokenizer = Tokenizer::open(dir, &config);
         let ropes = spec.rope_tables();
-        let opened = Opened { dir: dir.into(), spec, ropes, tokenizer };
-        Ok(Self { id: next_id(), opened: Arc::new(opened), weights: Arc::new(weights) })
+        let opened = Opened {
+            dir: dir.into(),
+            spec,
+            ropes,
+            tokenizer,
+        };
+        Ok(Self {
+            id: next_id(),
+            opened: Arc::new(opened),
+            weights: Arc::new(weights),
+        })
     }
 
     /// What distinguishes this model from others.
@@ -166,8 +188,18 @@ impl Model {
     ///
     /// # Panics
     /// When `resid` has another shape than `[sum of lens, hidden]`.
-    pub fn forward_from(&self, layer: usize, resid: Array2<f32>, lens: &[usize], hook: &mut dyn Hook) -> Result<Array2<f32>> {
-        assert_eq!(resid.dim(), (lens.iter().sum(), self.spec().hidden_size), "residual stream");
+    pub fn forward_from(
+        &self,
+        layer: usize,
+        resid: Array2<f32>,
+        lens: &[usize],
+        hook: &mut dyn Hook,
+    ) -> Result<Array2<f32>> {
+        assert_eq!(
+            resid.dim(),
+            (lens.iter().sum(), self.spec().hidden_size),
+            "residual stream"
+        );
         let batch = Batch::new(self, lens.iter().map(|&n| (n, None)))?;
         forward::run(self, &batch, resid, layer, hook, None)
     }
@@ -176,12 +208,20 @@ impl Model {
     ///
     /// # Errors
     /// As [`forward`](Self::forward).
-    pub fn extend(&self, parent: Option<&Kv>, tokens: &[u32], hook: &mut dyn Hook) -> Result<(Array2<f32>, Kv)> {
+    pub fn extend(
+        &self,
+        parent: Option<&Kv>,
+        tokens: &[u32],
+        hook: &mut dyn Hook,
+    ) -> Result<(Array2<f32>, Kv)> {
         let batch = Batch::new(self, [(tokens.len(), parent)])?;
         let x = forward::embed(self, [tokens])?;
         let mut layers = Vec::with_capacity(self.spec().layers.len());
         let rows = forward::run(self, &batch, x, 0, hook, Some(&mut layers))?;
-        Ok((rows, Kv::new(parent, tokens.len(), batch.variant(), self.id, layers)))
+        Ok((
+            rows,
+            Kv::new(parent, tokens.len(), batch.variant(), self.id, layers),
+        ))
     }
 
     /// Keys and values of tokens that several sequences will share.
@@ -200,7 +240,9 @@ impl Model {
     /// All linear maps of the layers, in the order of the computation (embedding and head are not among them).
     pub fn linears(&self) -> impl Iterator<Item = (usize, Linear)> + '_ {
         let maps = |l| Linear::ALL.into_iter().map(move |linear| (l, linear));
-        (0..self.spec().layers.len()).flat_map(maps).filter(|&(l, linear)| self.weight(l, linear).is_some())
+        (0..self.spec().layers.len())
+            .flat_map(maps)
+            .filter(|&(l, linear)| self.weight(l, linear).is_some())
     }
 
     /// The value at a coordinate.
@@ -208,11 +250,16 @@ impl Model {
     /// # Errors
     /// When the coordinate names no tensor of this model or lies outside it.
     pub fn value(&self, coord: WeightCoord) -> Result<f32> {
-        let w = self.weight(coord.layer, coord.linear).filter(|_| coord.expert.is_none());
+        let w = self
+            .weight(coord.layer, coord.linear)
+            .filter(|_| coord.expert.is_none());
         let w = w.ok_or_else(|| no_such_tensor(coord))?;
         if coord.row >= w.rows() || coord.col >= w.cols() {
             let problem = format!("outside the tensor's shape [{}, {}]", w.rows(), w.cols());
-            return Err(Error::Coordinate { coord: coord.to_string(), problem });
+            return Err(Error::Coordinate {
+                coord: coord.to_string(),
+                problem,
+            });
         }
         Ok(w.get(coord.row, coord.col))
     }
@@ -225,7 +272,9 @@ impl Model {
         let mut weights = (*self.weights).clone();
         let mut sorted: Vec<_> = edits.iter().collect();
         sorted.sort_by_key(|e| (e.coord.layer, e.coord.linear)); // stable: edits of one scalar keep their order
-        for group in sorted.chunk_by(|a, b| (a.coord.layer, a.coord.linear) == (b.coord.layer, b.coord.linear)) {
+        for group in sorted
+            .chunk_by(|a, b| (a.coord.layer, a.coord.linear) == (b.coord.layer, b.coord.linear))
+        {
             let mut values = std::collections::BTreeMap::new();
             for edit in group {
                 let coord = edit.coord;
@@ -256,8 +305,12 @@ impl Model {
     ) -> Result<Model, E> {
         let mut weights = (*self.weights).clone();
         for (l, linear) in self.linears() {
-            let old = self.weight(l, linear).expect("linears() names maps that exist");
-            let Some(new) = replace(l, linear, old)? else { continue };
+            let old = self
+                .weight(l, linear)
+                .expect("linears() names maps that exist");
+            let Some(new) = replace(l, linear, old)? else {
+                continue;
+            };
             if (new.rows(), new.cols()) != (old.rows(), old.cols()) {
                 let problem = format!(
                     "a replacement of shape [{}, {}] for a weight of [{}, {}]",
@@ -266,7 +319,11 @@ impl Model {
                     old.rows(),
                     old.cols()
                 );
-                return Err(Error::Coordinate { coord: format!("layers[{l}].{linear}"), problem }.into());
+                return Err(Error::Coordinate {
+                    coord: format!("layers[{l}].{linear}"),
+                    problem,
+                }
+                .into());
             }
             if let Some(affine) = Arc::make_mut(&mut weights.layers[l]).linear_mut(linear) {
                 affine.w = new;
@@ -276,6 +333,39 @@ impl Model {
     }
 
     fn with_weights(&self, weights: Weights) -> Model {
-        Model { id: next_id(), opened: self.opened.clone(), weights: Arc::new(weights) }
+        Model {
+            id: next_id(),
+            opened: self.opened.clone(),
+            weights: Arc::new(weights),
+        }
     }
+}
+
+/// Says what to do with a directory whose weights are in another format only.
+fn other_format(dir: &Path) -> Result<()> {
+    let entries = std::fs::read_dir(dir).map_err(|e| Error::io(dir, e))?;
+    let names: Vec<String> = entries
+        .filter_map(|e| e.ok()?.file_name().into_string().ok())
+        .collect();
+    if names
+        .iter()
+        .any(|n| n.ends_with(".safetensors") || n.ends_with(".safetensors.index.json"))
+    {
+        return Ok(());
+    }
+    let found = |end: &str| names.iter().find(|n| n.ends_with(end));
+    let hint = match (found(".bin").or_else(|| found(".pth")), found(".gguf")) {
+        (Some(file), _) => format!(
+            "only {file} is there; convert with transformers: AutoModelForCausalLM.from_pretrained(DIR).save_pretrained(OUT)"
+        ),
+        (None, Some(file)) => {
+            format!("only {file} is there; GGUF is not read, use the original checkpoint")
+        }
+        (None, None) => "a checkpoint directory in Hugging Face layout has one or more".into(),
+    };
+    Err(Error::MissingFile {
+        dir: dir.into(),
+        missing: "*.safetensors",
+        hint,
+    })
 }

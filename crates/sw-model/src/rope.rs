@@ -77,17 +77,33 @@ impl RopeSpec {
     /// Reads `rope_theta` with `rope_scaling`, or transformers 5's `rope_parameters`, from a config.
     ///
     /// `dim`: rotated channels of a head. `max_positions`: the config's `max_position_embeddings`.
-    pub(crate) fn read(f: &Fields<'_>, dim: usize, max_positions: usize, default_theta: f32) -> Result<Self> {
+    pub(crate) fn read(
+        f: &Fields<'_>,
+        dim: usize,
+        max_positions: usize,
+        default_theta: f32,
+    ) -> Result<Self> {
         let theta = f.opt_positive("rope_theta")?;
         let (parameters, scaling) = (f.object("rope_parameters")?, f.object("rope_scaling")?);
         let original = f.opt_size("original_max_position_embeddings")?;
         let Some(p) = parameters.or(scaling) else {
-            return Ok(Self { theta: theta.unwrap_or(default_theta), dim, scaling: RopeScaling::Default });
+            return Ok(Self {
+                theta: theta.unwrap_or(default_theta),
+                dim,
+                scaling: RopeScaling::Default,
+            });
         };
-        let theta = p.opt_positive("rope_theta")?.or(theta).unwrap_or(default_theta);
+        let theta = p
+            .opt_positive("rope_theta")?
+            .or(theta)
+            .unwrap_or(default_theta);
         let scaling = RopeScaling::read(&p, dim, max_positions, original)?;
         p.finish(&["type", "rope_type"], &[])?;
-        Ok(Self { theta, dim, scaling })
+        Ok(Self {
+            theta,
+            dim,
+            scaling,
+        })
     }
 
     /// The frequencies for sequences of the given variant (see [`RopeTables::variant`]), and the factor on cos and sin.
@@ -101,9 +117,19 @@ impl RopeSpec {
             RopeScaling::Dynamic { factor } => {
                 let length = (variant as f32).max(max_positions as f32);
                 let growth = factor * length / max_positions as f32 - (factor - 1.0);
-                (powers(self.theta * growth.powf(n / (n - 2.0))).map(|p| 1.0 / p).collect(), 1.0)
+                (
+                    powers(self.theta * growth.powf(n / (n - 2.0)))
+                        .map(|p| 1.0 / p)
+                        .collect(),
+                    1.0,
+                )
             }
-            RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original } => {
+            RopeScaling::Llama3 {
+                factor,
+                low_freq_factor,
+                high_freq_factor,
+                original,
+            } => {
                 let band = |f: f32| {
                     let wavelength = 2.0 * PI / f;
                     if wavelength > original / low_freq_factor {
@@ -111,14 +137,23 @@ impl RopeSpec {
                     } else if wavelength < original / high_freq_factor {
                         f
                     } else {
-                        let smooth = (original / wavelength - low_freq_factor) / (high_freq_factor - low_freq_factor);
+                        let smooth = (original / wavelength - low_freq_factor)
+                            / (high_freq_factor - low_freq_factor);
                         (1.0 - smooth) * f / factor + smooth * f
                     }
                 };
                 (plain().map(band).collect(), 1.0)
             }
-            &RopeScaling::Yarn { factor, attention_factor, beta_fast, beta_slow, original, truncate } => {
-                let edge = |turns: f32| n * (original / (turns * 2.0 * PI)).ln() / (2.0 * self.theta.ln());
+            &RopeScaling::Yarn {
+                factor,
+                attention_factor,
+                beta_fast,
+                beta_slow,
+                original,
+                truncate,
+            } => {
+                let edge =
+                    |turns: f32| n * (original / (turns * 2.0 * PI)).ln() / (2.0 * self.theta.ln());
                 let (mut low, mut high) = (edge(beta_fast), edge(beta_slow));
                 if truncate {
                     (low, high) = (low.floor(), high.ceil());
@@ -131,18 +166,37 @@ impl RopeSpec {
                     let keep = 1.0 - ((i as f32 - low) / (high - low)).clamp(0.0, 1.0);
                     1.0 / (factor * p) * (1.0 - keep) + 1.0 / p * keep
                 };
-                (powers(self.theta).enumerate().map(blend).collect(), attention_factor)
+                (
+                    powers(self.theta).enumerate().map(blend).collect(),
+                    attention_factor,
+                )
             }
-            RopeScaling::LongRope { short, long, attention_factor, .. } => {
+            RopeScaling::LongRope {
+                short,
+                long,
+                attention_factor,
+                ..
+            } => {
                 let factors = if variant > 0 { long } else { short };
-                (powers(self.theta).zip(factors).map(|(p, f)| 1.0 / (f * p)).collect(), *attention_factor)
+                (
+                    powers(self.theta)
+                        .zip(factors)
+                        .map(|(p, f)| 1.0 / (f * p))
+                        .collect(),
+                    *attention_factor,
+                )
             }
         }
     }
 }
 
 impl RopeScaling {
-    fn read(p: &Fields<'_>, dim: usize, max_positions: usize, original: Option<usize>) -> Result<Self> {
+    fn read(
+        p: &Fields<'_>,
+        dim: usize,
+        max_positions: usize,
+        original: Option<usize>,
+    ) -> Result<Self> {
         let kind = match p.opt_str("rope_type")? {
             Some(kind) => kind,
             None => p.opt_str("type")?.unwrap_or("default"),
@@ -150,8 +204,12 @@ impl RopeScaling {
         let original = p.opt_size("original_max_position_embeddings")?.or(original);
         Ok(match kind {
             "default" => Self::Default,
-            "linear" => Self::Linear { factor: p.required_f32("factor")? },
-            "dynamic" => Self::Dynamic { factor: p.required_f32("factor")? },
+            "linear" => Self::Linear {
+                factor: p.required_f32("factor")?,
+            },
+            "dynamic" => Self::Dynamic {
+                factor: p.required_f32("factor")?,
+            },
             "llama3" => Self::Llama3 {
                 factor: p.required_f32("factor")?,
                 low_freq_factor: p.required_f32("low_freq_factor")?,
@@ -160,8 +218,15 @@ impl RopeScaling {
             },
             "yarn" => {
                 let factor = p.required_f32("factor")?;
-                let mscale = |m: f32| if factor <= 1.0 { 1.0 } else { 0.1 * m * factor.ln() + 1.0 };
-                let computed = match (p.opt_positive("mscale")?, p.opt_positive("mscale_all_dim")?) {
+                let mscale = |m: f32| {
+                    if factor <= 1.0 {
+                        1.0
+                    } else {
+                        0.1 * m * factor.ln() + 1.0
+                    }
+                };
+                let computed = match (p.opt_positive("mscale")?, p.opt_positive("mscale_all_dim")?)
+                {
                     (Some(m), Some(all)) => mscale(m) / mscale(all),
                     _ => mscale(1.0),
                 };
@@ -178,20 +243,35 @@ impl RopeScaling {
                 let (short, long) = (p.factors("short_factor")?, p.factors("long_factor")?);
                 for (name, list) in [("short_factor", &short), ("long_factor", &long)] {
                     if list.len() != dim / 2 {
-                        return Err(p.error(name, format!("expected {} factors, found {}", dim / 2, list.len())));
+                        return Err(p.error(
+                            name,
+                            format!("expected {} factors, found {}", dim / 2, list.len()),
+                        ));
                     }
                 }
                 let original = original.unwrap_or(max_positions);
-                let factor = p.opt_positive("factor")?.unwrap_or(max_positions as f32 / original as f32);
-                let computed =
-                    if factor <= 1.0 { 1.0 } else { (1.0 + factor.ln() / (original as f32).ln()).sqrt() };
+                let factor = p
+                    .opt_positive("factor")?
+                    .unwrap_or(max_positions as f32 / original as f32);
+                let computed = if factor <= 1.0 {
+                    1.0
+                } else {
+                    (1.0 + factor.ln() / (original as f32).ln()).sqrt()
+                };
                 let attention_factor = p.opt_positive("attention_factor")?.unwrap_or(computed);
-                Self::LongRope { short, long, attention_factor, original }
+                Self::LongRope {
+                    short,
+                    long,
+                    attention_factor,
+                    original,
+                }
             }
             other => {
                 return Err(p.error(
                     "rope_type",
-                    format!("expected default, linear, dynamic, llama3, yarn or longrope, found {other}"),
+                    format!(
+                        "expected default, linear, dynamic, llama3, yarn or longrope, found {other}"
+                    ),
                 ));
             }
         })
@@ -217,7 +297,11 @@ impl RopeTables {
                 Rope::new(frequencies, scale)
             })
             .collect();
-        Self { specs: specs.to_vec(), max_positions, base }
+        Self {
+            specs: specs.to_vec(),
+            max_positions,
+            base,
+        }
     }
 
     /// Which frequencies a sequence of this many tokens (prefix included) uses.

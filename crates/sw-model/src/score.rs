@@ -49,14 +49,24 @@ impl Model {
         assert_eq!(rows.nrows(), targets.len(), "one target per row");
         let vocab_size = self.spec().vocab_size;
         if let Some(position) = targets.iter().position(|&t| t as usize >= vocab_size) {
-            return Err(Error::TokenId { id: targets[position], position, vocab_size });
+            return Err(Error::TokenId {
+                id: targets[position],
+                position,
+                vocab_size,
+            });
         }
         let block = (LOGIT_BLOCK / (4 * vocab_size)).max(1);
         let mut scores = Vec::with_capacity(targets.len());
         for (start, targets) in (0..).step_by(block).zip(targets.chunks(block)) {
-            let logits = self.logits(rows.slice_axis(Axis(0), (start..start + targets.len()).into()))?;
+            let logits =
+                self.logits(rows.slice_axis(Axis(0), (start..start + targets.len()).into()))?;
             let logits = logits.as_slice().expect("freshly made, row-major");
-            scores.par_extend(logits.par_chunks(vocab_size).zip(targets).map(|(row, &target)| token_score(row, target)));
+            scores.par_extend(
+                logits
+                    .par_chunks(vocab_size)
+                    .zip(targets)
+                    .map(|(row, &target)| token_score(row, target)),
+            );
         }
         Ok(scores)
     }
@@ -65,7 +75,11 @@ impl Model {
     ///
     /// # Errors
     /// As [`forward`](Self::forward) and [`score`](Self::score).
-    pub fn score_texts(&self, texts: &[&[u32]], hook: &mut dyn Hook) -> Result<Vec<Vec<TokenScore>>> {
+    pub fn score_texts(
+        &self,
+        texts: &[&[u32]],
+        hook: &mut dyn Hook,
+    ) -> Result<Vec<Vec<TokenScore>>> {
         let seqs: Vec<_> = texts.iter().map(|&tokens| Seq::from(tokens)).collect();
         let rows = self.forward(&seqs, hook)?;
         let mut first = 0;
@@ -83,6 +97,10 @@ impl Model {
 fn token_score(logits: &[f32], target: u32) -> TokenScore {
     let target = target as usize;
     let own = logits[target];
-    let greedy = logits[..target].iter().all(|&x| x < own) && logits[target + 1..].iter().all(|&x| x <= own);
-    TokenScore { log_prob: f64::from(own) - log_sum_exp(logits), greedy }
+    let greedy =
+        logits[..target].iter().all(|&x| x < own) && logits[target + 1..].iter().all(|&x| x <= own);
+    TokenScore {
+        log_prob: f64::from(own) - log_sum_exp(logits),
+        greedy,
+    }
 }

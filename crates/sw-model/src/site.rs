@@ -79,7 +79,9 @@ impl FromStr for Site {
         let bad = || format!("{s}: not a site; expected a name like down_in.3");
         let mut parts = s.split('.');
         let name = parts.next().unwrap_or_default();
-        let index: Vec<usize> = parts.map(|p| p.parse().map_err(|_| bad())).collect::<Result<_, _>>()?;
+        let index: Vec<usize> = parts
+            .map(|p| p.parse().map_err(|_| bad()))
+            .collect::<Result<_, _>>()?;
         Ok(match (name, &index[..]) {
             ("embed", []) => Site::Embed,
             ("resid_pre", &[l]) => Site::ResidPre(l),
@@ -144,8 +146,19 @@ impl<A: Hook, B: Hook> Hook for (A, B) {
     }
     fn visit(&mut self, site: Site, mut view: SiteView<'_>) {
         if self.0.wants(site) {
-            let SiteView { ref mut data, seqs, tokens } = view;
-            self.0.visit(site, SiteView { data: data.view_mut(), seqs, tokens });
+            let SiteView {
+                ref mut data,
+                seqs,
+                tokens,
+            } = view;
+            self.0.visit(
+                site,
+                SiteView {
+                    data: data.view_mut(),
+                    seqs,
+                    tokens,
+                },
+            );
         }
         if self.1.wants(site) {
             self.1.visit(site, view);
@@ -177,7 +190,14 @@ impl<H: Hook> Hook for [H] {
     }
     fn visit(&mut self, site: Site, mut view: SiteView<'_>) {
         for hook in self.iter_mut().filter(|h| h.wants(site)) {
-            hook.visit(site, SiteView { data: view.data.view_mut(), seqs: view.seqs, tokens: view.tokens });
+            hook.visit(
+                site,
+                SiteView {
+                    data: view.data.view_mut(),
+                    seqs: view.seqs,
+                    tokens: view.tokens,
+                },
+            );
         }
     }
 }

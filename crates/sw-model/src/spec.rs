@@ -168,7 +168,11 @@ impl Spec {
     /// The name of a weight tensor in the checkpoint, such as `model.layers.2.mlp.down_proj.weight`.
     pub fn tensor_name(&self, layer: usize, linear: Linear) -> Option<String> {
         let slot = self.slot(linear)?;
-        Some(format!("{}{}.weight", self.layer_prefix(layer), slot.module))
+        Some(format!(
+            "{}{}.weight",
+            self.layer_prefix(layer),
+            slot.module
+        ))
     }
 
     pub(crate) fn layer_prefix(&self, layer: usize) -> String {

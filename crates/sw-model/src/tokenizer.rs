@@ -30,10 +30,16 @@ impl Tokenizer {
             };
             return Err((path, format!("no such file; {hint}")));
         }
-        let mut inner = tokenizers::Tokenizer::from_file(&path)
-            .map_err(|e| (path.clone(), format!("not a tokenizer that can be read: {e}")))?;
+        let mut inner = tokenizers::Tokenizer::from_file(&path).map_err(|e| {
+            (
+                path.clone(),
+                format!("not a tokenizer that can be read: {e}"),
+            )
+        })?;
         inner.with_padding(None);
-        inner.with_truncation(None).map_err(|e| (path.clone(), e.to_string()))?;
+        inner
+            .with_truncation(None)
+            .map_err(|e| (path.clone(), e.to_string()))?;
         let settings_path = dir.join("tokenizer_config.json");
         let settings = if settings_path.is_file() {
             config::read_json(&settings_path).map_err(|e| (settings_path, e.to_string()))?
@@ -47,7 +53,8 @@ impl Tokenizer {
                 Value::Array(ids) => ids.first().and_then(Value::as_u64),
                 id => id.as_u64(),
             };
-            text.and_then(|t| inner.token_to_id(t)).or_else(|| id().and_then(|id| u32::try_from(id).ok()))
+            text.and_then(|t| inner.token_to_id(t))
+                .or_else(|| id().and_then(|id| u32::try_from(id).ok()))
         };
         Ok(Self {
             bos: special("bos_token", "bos_token_id"),
@@ -68,7 +75,10 @@ impl Tokenizer {
         let encoding = self
             .inner
             .encode_fast(text, template)
-            .map_err(|e| Error::Tokenizer { path: self.path.clone(), problem: format!("cannot encode the text: {e}") })?;
+            .map_err(|e| Error::Tokenizer {
+                path: self.path.clone(),
+                problem: format!("cannot encode the text: {e}"),
+            })?;
         let mut ids = encoding.get_ids().to_vec();
         if special && !template {
             if let (Some(true), Some(bos)) = (self.add_bos, self.bos) {
@@ -86,7 +96,10 @@ impl Tokenizer {
     /// # Errors
     /// When the tokenizer cannot decode them.
     pub fn decode(&self, ids: &[u32]) -> Result<String, Error> {
-        let problem = |e| Error::Tokenizer { path: self.path.clone(), problem: format!("cannot decode the ids: {e}") };
+        let problem = |e| Error::Tokenizer {
+            path: self.path.clone(),
+            problem: format!("cannot decode the ids: {e}"),
+        };
         self.inner.decode(ids, true).map_err(problem)
     }
 
@@ -108,13 +121,20 @@ impl Tokenizer {
     /// Whether a text gets a BOS by the tokenizer's own rule: `add_bos_token`, else what `tokenizer.json` does.
     pub fn adds_bos(&self) -> bool {
         self.add_bos.unwrap_or_else(|| {
-            let first = self.encode("a", true).ok().and_then(|ids| ids.first().copied());
+            let first = self
+                .encode("a", true)
+                .ok()
+                .and_then(|ids| ids.first().copied());
             self.bos.is_some() && first == self.bos
         })
     }
 
     /// Ids that the tokenizer knows: one above the largest.
     pub fn vocab_size(&self) -> usize {
-        self.inner.get_vocab(true).into_values().max().map_or(0, |id| id as usize + 1)
+        self.inner
+            .get_vocab(true)
+            .into_values()
+            .max()
+            .map_or(0, |id| id as usize + 1)
     }
 }

@@ -80,19 +80,32 @@ impl Weights {
             (None, Some(_)) if spec.tied => vocab_rows(spec, ck, names.head)?,
             _ => vocab_rows(spec, ck, names.embed)?,
         };
-        let head = if spec.tied { embed.clone() } else { vocab_rows(spec, ck, names.head)? };
-        let final_norm = ck.vector(&format!("{}.weight", names.final_norm), hidden)?.into();
+        let head = if spec.tied {
+            embed.clone()
+        } else {
+            vocab_rows(spec, ck, names.head)?
+        };
+        let final_norm = ck
+            .vector(&format!("{}.weight", names.final_norm), hidden)?
+            .into();
         let layer = |l: usize| -> Result<Arc<Layer>> {
             let prefix = spec.layer_prefix(l);
             let norm = |name: Option<&str>| -> Result<Option<NormWeight>> {
-                name.map(|n| Ok(ck.vector(&format!("{prefix}{n}.weight"), hidden)?.into())).transpose()
+                name.map(|n| Ok(ck.vector(&format!("{prefix}{n}.weight"), hidden)?.into()))
+                    .transpose()
             };
             let linear = |linear: Linear, slot: Slot| -> Result<Affine> {
                 let [rows, cols] = spec.shape(linear);
                 let name = format!("{prefix}{}", slot.module);
                 let w = ck.mat(&format!("{name}.weight"), rows, cols)?;
-                let bias = slot.bias.then(|| ck.vector(&format!("{name}.bias"), rows)).transpose()?;
-                Ok(Affine { w, bias: bias.map(Arc::from) })
+                let bias = slot
+                    .bias
+                    .then(|| ck.vector(&format!("{name}.bias"), rows))
+                    .transpose()?;
+                Ok(Affine {
+                    w,
+                    bias: bias.map(Arc::from),
+                })
             };
             Ok(Arc::new(Layer {
                 attn_in_norm: norm(names.attn_in_norm)?,
@@ -101,13 +114,21 @@ impl Weights {
                 k: linear(Linear::K, names.k)?,
                 v: linear(Linear::V, names.v)?,
                 o: linear(Linear::O, names.o)?,
-                gate: names.gate.map(|slot| linear(Linear::Gate, slot)).transpose()?,
+                gate: names
+                    .gate
+                    .map(|slot| linear(Linear::Gate, slot))
+                    .transpose()?,
                 up: linear(Linear::Up, names.up)?,
                 down: linear(Linear::Down, names.down)?,
             }))
         };
         let layers = (0..spec.layers.len()).map(layer).collect::<Result<_>>()?;
-        Ok(Self { embed, head, final_norm, layers })
+        Ok(Self {
+            embed,
+            head,
+            final_norm,
+            layers,
+        })
     }
 
     /// The name of a tensor that holds a NaN or an infinity, searching the embedding, layers up to `last`, and the head.
@@ -116,16 +137,26 @@ impl Weights {
             let mut row = vec![0.0; w.cols()];
             (0..w.rows()).find_map(|r| {
                 w.row_into(r, &mut row);
-                row.iter().position(|x| !x.is_finite()).map(|c| (r, c, row[c]))
+                row.iter()
+                    .position(|x| !x.is_finite())
+                    .map(|c| (r, c, row[c]))
             })
         };
-        let say = |name: &str, w: &Mat| bad(w).map(|(r, c, x)| format!("{name} holds {x} at [{r}, {c}]"));
+        let say =
+            |name: &str, w: &Mat| bad(w).map(|(r, c, x)| format!("{name} holds {x} at [{r}, {c}]"));
         let say_vec = |name: &str, v: Option<&Arc<[f32]>>| {
-            v.and_then(|v| v.iter().position(|x| !x.is_finite()).map(|i| format!("{name} holds {} at [{i}]", v[i])))
+            v.and_then(|v| {
+                v.iter()
+                    .position(|x| !x.is_finite())
+                    .map(|i| format!("{name} holds {} at [{i}]", v[i]))
+            })
         };
         let layer = |(l, layer): (usize, &Arc<Layer>)| {
             let prefix = spec.layer_prefix(l);
-            let norms = [(spec.names.attn_in_norm, &layer.attn_in_norm), (spec.names.mlp_in_norm, &layer.mlp_in_norm)];
+            let norms = [
+                (spec.names.attn_in_norm, &layer.attn_in_norm),
+                (spec.names.mlp_in_norm, &layer.mlp_in_norm),
+            ];
             norms
                 .into_iter()
                 .find_map(|(name, w)| say_vec(&format!("{prefix}{}.weight", name?), w.as_ref()))
@@ -146,8 +177,19 @@ impl Weights {
             .rev()
             .find_map(layer)
             .or_else(|| say(spec.names.embed, &self.embed))
-            .or_else(|| say_vec(&format!("{}.weight", spec.names.final_norm), Some(&self.final_norm)))
-            .or_else(|| if spec.tied { None } else { say(spec.names.head, &self.head) })
+            .or_else(|| {
+                say_vec(
+                    &format!("{}.weight", spec.names.final_norm),
+                    Some(&self.final_norm),
+                )
+            })
+            .or_else(|| {
+                if spec.tied {
+                    None
+                } else {
+                    say(spec.names.head, &self.head)
+                }
+            })
     }
 }
 
@@ -157,9 +199,14 @@ fn vocab_rows(spec: &Spec, ck: &Checkpoint, name: &str) -> Result<Mat> {
         Some(&[rows, _]) if rows > spec.vocab_size => rows,
         _ => spec.vocab_size,
     };
-    Ok(ck.mat(name, rows, spec.hidden_size)?.slice_rows(0..spec.vocab_size))
+    Ok(ck
+        .mat(name, rows, spec.hidden_size)?
+        .slice_rows(0..spec.vocab_size))
 }
 
 pub(crate) fn no_such_tensor(coord: impl ToString) -> Error {
-    Error::Coordinate { coord: coord.to_string(), problem: "the model has no such tensor".into() }
+    Error::Coordinate {
+        coord: coord.to_string(),
+        problem: "the model has no such tensor".into(),
+    }
 }

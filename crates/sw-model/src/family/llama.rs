@@ -8,7 +8,11 @@ use crate::{
     spec::{Activation, Attention, LayerSpec, Names, Norm, Slot, Spec},
 };
 
-pub(super) const FAMILY: Family = Family { model_type: "llama", read, inert: &[] };
+pub(super) const FAMILY: Family = Family {
+    model_type: "llama",
+    read,
+    inert: &[],
+};
 
 fn read(f: &Fields<'_>) -> Result<Spec> {
     let attention_bias = f.bool_or("attention_bias", false)?;
@@ -25,11 +29,21 @@ pub(super) fn llama_like(
     default_positions: usize,
 ) -> Result<Spec> {
     let hidden_size = f.size("hidden_size")?;
-    let max_positions = f.opt_size("max_position_embeddings")?.unwrap_or(default_positions);
+    let max_positions = f
+        .opt_size("max_position_embeddings")?
+        .unwrap_or(default_positions);
     let heads = f.size("num_attention_heads")?;
-    let attention = attention(f, heads, f.opt_size("num_key_value_heads")?.unwrap_or(heads), hidden_size)?;
+    let attention = attention(
+        f,
+        heads,
+        f.opt_size("num_key_value_heads")?.unwrap_or(heads),
+        hidden_size,
+    )?;
     f.expect("hidden_act", "silu")?;
-    let layer = LayerSpec { window: None, rope: Some(0) };
+    let layer = LayerSpec {
+        window: None,
+        rope: Some(0),
+    };
     Ok(Spec {
         family,
         vocab_size: f.size("vocab_size")?,
@@ -37,9 +51,16 @@ pub(super) fn llama_like(
         intermediate_size: f.size("intermediate_size")?,
         max_positions,
         layers: vec![layer; f.layers("num_hidden_layers")?],
-        norm: Norm::Rms { eps: f.f32_or("rms_norm_eps", 1e-6)? },
+        norm: Norm::Rms {
+            eps: f.f32_or("rms_norm_eps", 1e-6)?,
+        },
         attention,
-        ropes: vec![RopeSpec::read(f, attention.head_dim, max_positions, 10_000.0)?],
+        ropes: vec![RopeSpec::read(
+            f,
+            attention.head_dim,
+            max_positions,
+            10_000.0,
+        )?],
         activation: Activation::Silu,
         gated: true,
         tied: f.bool_or("tie_word_embeddings", false)?,
@@ -62,12 +83,19 @@ pub(super) fn llama_like(
 }
 
 /// Checks that heads, groups and head width fit together.
-pub(super) fn attention(f: &Fields<'_>, heads: usize, kv_heads: usize, hidden_size: usize) -> Result<Attention> {
+pub(super) fn attention(
+    f: &Fields<'_>,
+    heads: usize,
+    kv_heads: usize,
+    hidden_size: usize,
+) -> Result<Attention> {
     let head_dim = match f.opt_size("head_dim")? {
         Some(dim) => dim,
         None if hidden_size.is_multiple_of(heads) => hidden_size / heads,
         None => {
-            let problem = format!("{heads} heads do not divide hidden_size = {hidden_size}, and head_dim is not given");
+            let problem = format!(
+                "{heads} heads do not divide hidden_size = {hidden_size}, and head_dim is not given"
+            );
             return Err(f.error("num_attention_heads", problem));
         }
     };
@@ -76,7 +104,15 @@ pub(super) fn attention(f: &Fields<'_>, heads: usize, kv_heads: usize, hidden_si
         return Err(f.error("num_key_value_heads", problem));
     }
     if !head_dim.is_multiple_of(2) {
-        return Err(f.error("head_dim", format!("expected an even number for rotary embeddings, found {head_dim}")));
+        return Err(f.error(
+            "head_dim",
+            format!("expected an even number for rotary embeddings, found {head_dim}"),
+        ));
     }
-    Ok(Attention { heads, kv_heads, head_dim, scale: 1.0 / (head_dim as f32).sqrt() })
+    Ok(Attention {
+        heads,
+        kv_heads,
+        head_dim,
+        scale: 1.0 / (head_dim as f32).sqrt(),
+    })
 }

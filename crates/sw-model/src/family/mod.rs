@@ -32,12 +32,26 @@ pub fn names() -> impl Iterator<Item = &'static str> {
 pub(crate) fn spec(path: &Path, config: &Value, tensors: usize, ignore: &[String]) -> Result<Spec> {
     let fields = Fields::new(path, config, tensors)?;
     let known = || names().collect::<Vec<_>>().join(", ");
-    let model_type = fields
-        .opt_str("model_type")?
-        .ok_or_else(|| config_error(path, "model_type", format!("required, but missing; one of {}", known())))?;
-    let family = FAMILIES.iter().find(|f| f.model_type == model_type).ok_or_else(|| {
-        config_error(path, "model_type", format!("{model_type} is not implemented; expected one of {}", known()))
+    let model_type = fields.opt_str("model_type")?.ok_or_else(|| {
+        config_error(
+            path,
+            "model_type",
+            format!("required, but missing; one of {}", known()),
+        )
     })?;
+    let family = FAMILIES
+        .iter()
+        .find(|f| f.model_type == model_type)
+        .ok_or_else(|| {
+            config_error(
+                path,
+                "model_type",
+                format!(
+                    "{model_type} is not implemented; expected one of {}",
+                    known()
+                ),
+            )
+        })?;
     let spec = (family.read)(&fields)?;
     fields.finish(family.inert, ignore)?;
     Ok(spec)

@@ -1,0 +1,213 @@
+//! A row's result is bitwise independent of its neighbours, of where its sequence is cut, of resuming, and of threads;
+//! an edit changes what it names and nothing else.
+
+use std::path::Path;
+
+use ndarray::{Array2, Axis};
+use proptest::prelude::*;
+use sw_model::{EditOp, Hook, Linear, Model, Seq, Site, SiteView, WeightCoord, WeightEdit};
+
+/// Families whose layers differ in what matters here: grouped heads and biases; a sliding window.
+const MODELS: [&str; 2] = ["llama", "mistral"];
+
+fn open(name: &str) -> Model {
+    Model::open(
+        Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("tests/golden")
+            .join(name),
+    )
+    .unwrap()
+}
+
+fn bits(x: &Array2<f32>) -> Vec<u32> {
+    x.iter().map(|v| v.to_bits()).collect()
+}
+
+fn run(model: &Model, tokens: &[u32]) -> Array2<f32> {
+    model.forward(&[Seq::from(tokens)], &mut ()).unwrap()
+}
+
+fn texts() -> impl Strategy<Value = Vec<Vec<u32>>> {
+    prop::collection::vec(prop::collection::vec(0..64_u32, 1..40), 1..6)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(16))]
+
+    #[test]
+    fn batching_changes_nothing(texts in texts(), which in 0..MODELS.len()) {
+        let model = open(MODELS[which]);
+        let seqs: Vec<_> = texts.iter().map(|t| Seq::from(&t[..])).collect();
+        let batch = model.forward(&seqs, &mut ()).unwrap();
+        let mut first = 0;
+        for tokens in &texts {
+            let rows = batch.slice_axis(Axis(0), (first..first + tokens.len()).into()).to_owned();
+            prop_assert_eq!(bits(&rows), bits(&run(&model, tokens)));
+            first += tokens.len();
+        }
+    }
+
+    #[test]
+    fn prefixes_change_nothing(tokens in prop::collection::vec(0..64_u32, 3..70), cuts in (0.0..1.0, 0.0..1.0), which in 0..MODELS.len()) {
+        let model = open(MODELS[which]);
+        let whole = run(&model, &tokens);
+        let at = |share: f64, n: usize| 1 + ((n - 2) as f64 * share) as usize;
+        let second = at(cuts.0, tokens.len());
+        let prefix = model.prefix(None, &tokens[..second], &mut ()).unwrap();
+        let seq = Seq { tokens: &tokens[second..], prefix: Some(&prefix) };
+        let rest = model.forward(&[seq], &mut ()).unwrap();
+        let expected = whole.slice_axis(Axis(0), (second..).into()).to_owned();
+        prop_assert_eq!(bits(&rest), bits(&expected));
+        // The same through a chain of two prefixes, side by side with another sequence.
+        if second >= 2 {
+            let first = 1 + ((second - 1) as f64 * cuts.1) as usize;
+            if first < second {
+                let head = model.prefix(None, &tokens[..first], &mut ()).unwrap();
+                let chain = model.prefix(Some(&head), &tokens[first..second], &mut ()).unwrap();
+                let other = Seq::from(&tokens[..1]);
+                let rest = model.forward(&[other, Seq { tokens: &tokens[second..], prefix: Some(&chain) }], &mut ()).unwrap();
+                prop_assert_eq!(bits(&rest.slice_axis(Axis(0), (1..).into()).to_owned()), bits(&expected));
+            }
+        }
+    }
+}
+
+#[test]
+fn threads_change_nothing() {
+    let model = open("llama");
+    let tokens: Vec<u32> = (0..60).map(|i| (i * 7 + 3) % 64).collect();
+    let expected = bits(&run(&model, &tokens));
+    for threads in [1, 2, 3, 7] {
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .build()
+            .unwrap();
+        assert_eq!(
+            pool.install(|| bits(&run(&model, &tokens))),
+            expected,
+            "{threads} threads"
+        );
+    }
+}
+
+/// Keeps a copy of one site.
+struct Record(Site, Array2<f32>);
+
+impl Hook for Record {
+    fn wants(&self, site: Site) -> bool {
+        site == self.0
+    }
+    fn visit(&mut self, _: Site, view: SiteView<'_>) {
+        self.1 = view.data.to_owned();
+    }
+}
+
+#[test]
+fn resuming_at_a_layer_changes_nothing() {
+    let model = open("llama");
+    let tokens = [5, 9, 3, 60, 12];
+    let mut record = Record(Site::ResidPre(1), Array2::zeros((0, 0)));
+    let expected = model
+        .forward(&[Seq::from(&tokens[..])], &mut record)
+        .unwrap();
+    let resumed = model
+        .forward_from(1, record.1, &[tokens.len()], &mut ())
+        .unwrap();
+    assert_eq!(bits(&resumed), bits(&expected));
+}
+
+#[test]
+fn a_pruned_weight_is_a_true_zero() {
+    let model = open("llama");
+    let tokens = [1, 2, 3, 4];
+    let coord = WeightCoord::down(0, 2, 7);
+    let (mut x, mut y, mut z) = (
+        Record(Site::DownIn(0), Array2::zeros((0, 0))),
+        Record(Site::DownOut(0), Array2::zeros((0, 0))),
+        Record(Site::DownOut(0), Array2::zeros((0, 0))),
+    );
+    model
+        .forward(&[Seq::from(&tokens[..])], &mut (&mut x, &mut y))
+        .unwrap();
+    let pruned = model.edited(&[WeightEdit::prune(coord)]).unwrap();
+    pruned.forward(&[Seq::from(&tokens[..])], &mut z).unwrap();
+    let w = model.weight(0, Linear::Down).unwrap();
+    for t in 0..tokens.len() {
+        for r in 0..w.rows() {
+            if r != coord.row {
+                assert_eq!(
+                    y.1[[t, r]].to_bits(),
+                    z.1[[t, r]].to_bits(),
+                    "row {r} has nothing to do with the edit"
+                );
+                continue;
+            }
+            let exact: f64 = (0..w.cols())
+                .filter(|&c| c != coord.col)
+                .map(|c| f64::from(x.1[[t, c]]) * f64::from(w.get(r, c)))
+                .sum();
+            let bias = f64::from(y.1[[t, r]])
+                - exact
+                - f64::from(x.1[[t, coord.col]]) * f64::from(w.get(r, coord.col));
+            assert!((exact + bias - f64::from(z.1[[t, r]])).abs() < 1e-5);
+        }
+    }
+    assert_eq!(pruned.value(coord).unwrap(), 0.0);
+    assert_ne!(
+        model.value(coord).unwrap(),
+        0.0,
+        "the original is untouched"
+    );
+}
+
+#[test]
+fn edits_of_one_scalar_apply_in_order() {
+    let model = open("llama");
+    let coord = WeightCoord {
+        linear: Linear::Q,
+        ..WeightCoord::down(1, 0, 1)
+    };
+    let edits = [EditOp::Set(2.0), EditOp::Scale(3.0)].map(|op| WeightEdit { coord, op });
+    assert_eq!(model.edited(&edits).unwrap().value(coord).unwrap(), 6.0);
+    let twice = model
+        .edited(&edits[..1])
+        .unwrap()
+        .edited(&edits[1..])
+        .unwrap();
+    assert_eq!(twice.value(coord).unwrap(), 6.0);
+}
+
+#[test]
+fn a_prefix_of_another_model_is_refused() {
+    let model = open("llama");
+    let prefix = model.prefix(None, &[1, 2], &mut ()).unwrap();
+    let other = model
+        .edited(&[WeightEdit::prune(WeightCoord::down(0, 0, 0))])
+        .unwrap();
+    let error = other
+        .forward(
+            &[Seq {
+                tokens: &[3],
+                prefix: Some(&prefix),
+            }],
+            &mut (),
+        )
+        .unwrap_err();
+    assert!(error.to_string().contains("another model"));
+}
+
+#[test]
+fn scores_agree_with_logits() {
+    let model = open("llama");
+    let tokens = [5, 9, 3, 60, 12];
+    let rows = run(&model, &tokens);
+    let logits = model.logits(rows.view()).unwrap();
+    let scores = model.score_texts(&[&tokens], &mut ()).unwrap().remove(0);
+    for (t, score) in scores.iter().enumerate() {
+        let row: Vec<f64> = logits.row(t).iter().map(|&x| f64::from(x)).collect();
+        let sum: f64 = row.iter().map(|x| x.exp()).sum();
+        let target = tokens[t + 1] as usize;
+        assert!((score.log_prob - (row[target] - sum.ln())).abs() < 1e-6);
+        assert_eq!(score.greedy, row.iter().all(|&x| x <= row[target]));
+    }
+}

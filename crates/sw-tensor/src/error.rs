@@ -138,4 +138,12 @@ pub enum Error {
         /// Columns of the matrix.
         cols: usize,
     },
+    /// `SW_ISA` names an instruction set that this CPU does not have.
+    #[error("SW_ISA: expected one of {supported}, found {found:?}; unset it to use the best")]
+    UnknownIsa {
+        /// The variable's value.
+        found: String,
+        /// What this CPU can serve.
+        supported: String,
+    },
 }

@@ -48,6 +48,8 @@ mod rope;
 mod rows;
 mod softmax;
 mod sum;
+#[cfg(test)]
+mod testing;
 
 pub use activation::{GeluKind, gelu, gelu_mul, silu, silu_mul};
 pub use attention::{AttentionSeq, AttentionShape, KeySpan, attention};
@@ -55,7 +57,7 @@ pub use checkpoint::{Checkpoint, FileInfo, TensorInfo};
 pub use dtype::Dtype;
 pub use elementwise::{add, add_bias};
 pub use error::Error;
-pub use isa::isa_name;
+pub use isa::{check_isa, isa_name};
 pub use mat::Mat;
 pub use matmul::{matmul_t, matmul_t_few};
 pub use norm::{layer_norm, rms_norm};

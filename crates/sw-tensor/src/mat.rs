@@ -280,6 +280,11 @@ impl Mat {
         &(*self.bytes).as_ref()[self.offset..]
     }
 
+    /// Distance between rows, and between columns, in elements.
+    pub(crate) fn strides(&self) -> [usize; 2] {
+        self.strides
+    }
+
     /// The overlay's part of a block.
     pub(crate) fn edits(
         &self,

@@ -1,38 +1,51 @@
 //! `y = x * w^T` for f32 activations and weights of any dtype.
 
+mod blocked;
+mod cache;
+pub(crate) mod kernel;
+mod pack;
 mod portable;
+#[cfg(test)]
+mod tests;
+#[cfg(target_arch = "x86_64")]
+mod x86;
 
-use ndarray::{ArrayView2, ArrayViewMut2};
+use ndarray::{ArrayView2, ArrayViewMut2, CowArray, Ix2};
 
 use crate::Mat;
+use crate::isa::Isa;
 
 /// Terms that are summed in one chain before the chain's sum is added to the result.
 pub(crate) const K_BLOCK: usize = 512;
 
 /// `y[t, r] = sum_k x[t, k] * w[r, k]`: `[tokens, in] x [out, in]^T -> [tokens, out]`.
 ///
-/// The sum runs in increasing `k` within blocks of 512, block after block, so a row of `y` is bit for bit the same
-/// whatever other rows the call has and however many threads work on it.
+/// The sum runs in increasing `k`, fused multiply-adds within blocks of 512, block after block, so a row of `y` is bit
+/// for bit the same whatever other rows the call has and however many threads work on it.
 ///
 /// # Panics
 /// If the shapes do not agree.
 pub fn matmul_t(x: ArrayView2<f32>, w: &Mat, y: ArrayViewMut2<f32>) {
-    check(&x, w, &y);
-    portable::matmul_t(x, w, y);
+    matmul_t_with(Isa::current(), x, w, y);
 }
 
 /// [`matmul_t`] for few rows (a short prompt, a decoding step): bound by reading the weights once.
 ///
-/// The order of summation differs from [`matmul_t`]'s.
+/// The order of summation may differ from [`matmul_t`]'s.
 ///
 /// # Panics
 /// If the shapes do not agree.
 pub fn matmul_t_few(x: ArrayView2<f32>, w: &Mat, y: ArrayViewMut2<f32>) {
-    check(&x, w, &y);
-    portable::matmul_t(x, w, y);
+    matmul_t_few_with(Isa::current(), x, w, y);
 }
 
-fn check(x: &ArrayView2<f32>, w: &Mat, y: &ArrayViewMut2<f32>) {
+/// [`matmul_t_few`] with a given instruction set.
+pub(crate) fn matmul_t_few_with(isa: Isa, x: ArrayView2<f32>, w: &Mat, y: ArrayViewMut2<f32>) {
+    matmul_t_with(isa, x, w, y);
+}
+
+/// [`matmul_t`] with a given instruction set.
+pub(crate) fn matmul_t_with(isa: Isa, x: ArrayView2<f32>, w: &Mat, mut y: ArrayViewMut2<f32>) {
     assert_eq!(
         x.ncols(),
         w.cols(),
@@ -45,4 +58,30 @@ fn check(x: &ArrayView2<f32>, w: &Mat, y: &ArrayViewMut2<f32>) {
         (x.nrows(), w.rows()),
         "y of another shape than x * w^T"
     );
+    let x = adjacent(x);
+    if y.strides()[1] == 1 || y.ncols() <= 1 {
+        return dispatch(isa, x.view(), w, y);
+    }
+    let mut dense = ndarray::Array2::zeros(y.dim());
+    dispatch(isa, x.view(), w, dense.view_mut());
+    y.assign(&dense);
+}
+
+fn dispatch(isa: Isa, x: ArrayView2<f32>, w: &Mat, y: ArrayViewMut2<f32>) {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512(kernel) => blocked::matmul_t(kernel, x, w, y),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2(kernel) => blocked::matmul_t(kernel, x, w, y),
+        Isa::Portable => portable::matmul_t(x, w, y),
+    }
+}
+
+/// `x` with adjacent columns, copied only where they are not.
+fn adjacent(x: ArrayView2<'_, f32>) -> CowArray<'_, f32, Ix2> {
+    if x.strides()[1] == 1 || x.ncols() <= 1 {
+        CowArray::from(x)
+    } else {
+        CowArray::from(x.as_standard_layout().into_owned())
+    }
 }

@@ -1,0 +1,204 @@
+//! What a register-blocked micro-kernel is, and the scratch memory it works in.
+
+use std::cell::RefCell;
+use std::marker::PhantomData;
+use std::ops::Range;
+
+use ndarray::ArrayViewMut2;
+
+use crate::Mat;
+
+/// Floats from one row of the left operand to the next. Fixed, so that addresses in the inner loop are constants; a
+/// little more than a block of K, so that rows do not compete for one cache set.
+pub(crate) const A_STRIDE: usize = super::K_BLOCK + 16;
+
+/// What a tile does with its place in the result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Into {
+    /// `c = a b`.
+    Store,
+    /// `c` is the start of the chain: `c = fma(a_k, b_k, ... fma(a_0, b_0, c))`.
+    Chain,
+    /// `c = c + (a b)`.
+    Add,
+}
+
+/// The left operand of a tile: `rows` rows of `depth` floats, [`A_STRIDE`] apart.
+#[derive(Clone, Copy)]
+pub(crate) struct Left<'a> {
+    pub(crate) data: &'a [f32],
+    pub(crate) rows: usize,
+    pub(crate) depth: usize,
+}
+
+/// The right operand: `depth` rows of at least NR floats, `stride` apart.
+#[derive(Clone, Copy)]
+pub(crate) struct Right<'a> {
+    pub(crate) data: &'a [f32],
+    pub(crate) stride: usize,
+}
+
+/// Where a tile goes: `rows x cols` floats with adjacent columns, `stride` floats from row to row, lent for `'a`.
+///
+/// Unlike a slice it does not claim what lies between its rows, which may be another thread's.
+pub(crate) struct Out<'a> {
+    at: *mut f32,
+    rows: usize,
+    cols: usize,
+    stride: isize,
+    lent: PhantomData<&'a mut f32>,
+}
+
+impl<'a> Out<'a> {
+    /// All of `view`.
+    ///
+    /// # Panics
+    /// If its columns are not adjacent.
+    pub(crate) fn of_view(view: &'a mut ArrayViewMut2<'_, f32>) -> Out<'a> {
+        let (rows, cols) = view.dim();
+        let [stride, step] = [view.strides()[0], view.strides()[1]];
+        assert!(step == 1 || cols <= 1, "columns must be adjacent");
+        Out {
+            at: view.as_mut_ptr(),
+            rows,
+            cols,
+            stride,
+            lent: PhantomData,
+        }
+    }
+
+    /// `slice` as rows of `cols` floats, `stride` apart; `cols <= stride`.
+    pub(crate) fn of_slice(slice: &'a mut [f32], cols: usize, stride: usize) -> Out<'a> {
+        assert!(cols <= stride && cols <= slice.len());
+        let rows = (slice.len() - cols) / stride + 1;
+        Out {
+            at: slice.as_mut_ptr(),
+            rows,
+            cols,
+            stride: stride as isize,
+            lent: PhantomData,
+        }
+    }
+
+    /// The part at `rows x cols`.
+    #[inline]
+    pub(crate) fn part(&mut self, rows: Range<usize>, cols: Range<usize>) -> Out<'_> {
+        assert!(
+            rows.start < rows.end
+                && rows.end <= self.rows
+                && cols.start < cols.end
+                && cols.end <= self.cols
+        );
+        // In bounds of the borrow, so `wrapping` never wraps; it only spares an `unsafe`.
+        let at = self
+            .at
+            .wrapping_offset(self.stride * rows.start as isize)
+            .wrapping_add(cols.start);
+        Out {
+            at,
+            rows: rows.len(),
+            cols: cols.len(),
+            stride: self.stride,
+            lent: PhantomData,
+        }
+    }
+
+    /// Pointer to the first element and distance between rows, after checking that a tile fits.
+    #[inline]
+    pub(super) fn place(&mut self, rows: usize, cols: usize) -> (*mut f32, isize) {
+        assert!(rows <= self.rows && cols <= self.cols);
+        (self.at, self.stride)
+    }
+
+    /// Stores or adds the rows of `tile`, each `width` floats long.
+    pub(crate) fn take(&mut self, tile: &[f32], width: usize, into: Into) {
+        for (i, tile) in (0..self.rows).zip(tile.chunks_exact(width)) {
+            let at = self.at.wrapping_offset(self.stride * i as isize);
+            // SAFETY: row `i` is inside the borrow, `cols` floats long, and disjoint from all other rows.
+            let row = unsafe { std::slice::from_raw_parts_mut(at, self.cols) };
+            match into {
+                Into::Store => row.copy_from_slice(&tile[..row.len()]),
+                Into::Add => row.iter_mut().zip(tile).for_each(|(c, t)| *c += t),
+                Into::Chain => unreachable!("a chain continues in registers only"),
+            }
+        }
+    }
+}
+
+/// A kernel: multiplies `MR x depth` by `depth x NR` with all sums in registers.
+///
+/// # Order of summation
+/// Element `(i, j)` is one chain of fused multiply-adds in increasing `k`, whatever the number of rows of the tile. So
+/// all kernels with fused multiply-add agree bit for bit.
+///
+/// # Tile size
+/// `MR * NR / lanes` accumulators must cover latency times throughput of the multiply-add (4 * 2 on Intel, 5 * 2 on
+/// AMD) and fit into the registers beside `NR / lanes` vectors of `b` and one broadcast of `a`; the wider the tile, the
+/// fewer loads per multiply-add (Goto and van de Geijn 2008, "Anatomy of High-Performance Matrix Multiplication").
+pub(crate) trait Kernel: Copy + Send + Sync {
+    /// Largest number of rows of a tile.
+    const MR: usize;
+    /// Columns of a tile.
+    const NR: usize;
+
+    /// One tile into the first rows and columns of `c`.
+    ///
+    /// # Panics
+    /// If an operand is too short for what is asked, or the tile higher than MR.
+    fn tile(self, a: Left<'_>, b: Right<'_>, c: Out<'_>, into: Into);
+
+    /// Rows `rows` (NR of them or fewer) and columns `ks` of `w`, widened, overlay applied, transposed to `[k][NR]`;
+    /// missing rows are zero.
+    ///
+    /// # Panics
+    /// If the block is not inside `w`, higher than NR, or `out` shorter than `ks.len() * NR`.
+    fn pack(self, w: &Mat, rows: Range<usize>, ks: Range<usize>, out: &mut [f32]);
+
+    /// Asks the memory system for a block that [`Kernel::pack`] will want soon.
+    fn prefetch(self, w: &Mat, rows: Range<usize>, ks: Range<usize>) {
+        let _ = (w, rows, ks);
+    }
+}
+
+/// Checks once what every kernel's inner loop relies on.
+#[inline]
+pub(super) fn check_tile<K: Kernel>(a: Left<'_>, b: Right<'_>) {
+    assert!(a.rows >= 1 && a.rows <= K::MR);
+    assert!(a.depth == 0 || a.data.len() >= (a.rows - 1) * A_STRIDE + a.depth);
+    assert!(a.depth == 0 || b.data.len() >= (a.depth - 1) * b.stride + K::NR);
+}
+
+/// A cache line of floats.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+struct Line([f32; 16]);
+
+/// The same memory as floats.
+fn floats(lines: &mut [Line]) -> &mut [f32] {
+    // SAFETY: `Line` is `repr(C)` around 16 floats, with size and alignment 64: a slice of lines is a slice of floats.
+    unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), lines.len() * 16) }
+}
+
+/// Lends `f` this thread's scratch memory as consecutive buffers of the given numbers of floats, each aligned to a cache
+/// line. Contents are left from earlier uses. `f` must not enter rayon.
+pub(crate) fn with_scratch<const N: usize, R>(
+    sizes: [usize; N],
+    f: impl FnOnce([&mut [f32]; N]) -> R,
+) -> R {
+    thread_local! {
+        static LINES: RefCell<Vec<Line>> = const { RefCell::new(Vec::new()) };
+    }
+    LINES.with_borrow_mut(|lines| {
+        let needed: usize = sizes.iter().map(|size| size.div_ceil(16)).sum();
+        if lines.len() < needed {
+            lines.resize(needed, Line([0.0; 16]));
+        }
+        let mut rest = floats(lines);
+        let buffers = sizes.map(|size| {
+            let (buffer, after) = std::mem::take(&mut rest).split_at_mut(size.div_ceil(16) * 16);
+            rest = after;
+            &mut buffer[..size]
+        });
+        f(buffers)
+    })
+}

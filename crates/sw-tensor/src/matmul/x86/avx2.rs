@@ -1,0 +1,180 @@
+//! AVX2 with FMA and F16C: 6 x 16 tiles, 12 accumulators of the 16 registers.
+
+use std::arch::x86_64::*;
+use std::ops::Range;
+
+use crate::isa::Avx2;
+use crate::matmul::kernel::{A_STRIDE, Into, Kernel, Left, Out, Right, check_tile};
+use crate::matmul::pack::{apply_edits, pack_scalar, zero_missing};
+use crate::{Dtype, Mat};
+
+const MR: usize = 6;
+const NR: usize = 16;
+
+impl Kernel for Avx2 {
+    const MR: usize = MR;
+    const NR: usize = NR;
+
+    #[inline]
+    fn tile(self, a: Left<'_>, b: Right<'_>, mut c: Out<'_>, into: Into) {
+        check_tile::<Self>(a, b);
+        let (pa, pb) = (a.data.as_ptr(), b.data.as_ptr());
+        let (pc, c_stride) = c.place(a.rows, NR);
+        macro_rules! heights {
+            ($($m:literal)*) => {
+                match a.rows {
+                    // SAFETY: `self` proves the features; `check_tile` and `place` have checked that all three
+                    // operands are large enough for this height and depth, and `c` is lent mutably.
+                    $($m => unsafe { tile::<$m>(a.depth, pa, pb, b.stride, pc, c_stride, into) },)*
+                    _ => unreachable!("checked above"),
+                }
+            };
+        }
+        heights!(1 2 3 4 5 6)
+    }
+
+    fn pack(self, w: &Mat, rows: Range<usize>, ks: Range<usize>, out: &mut [f32]) {
+        let out = &mut out[..ks.len() * NR];
+        assert!(rows.len() <= NR && rows.end <= w.rows() && ks.end <= w.cols());
+        let simple = w.strides()[1] == 1;
+        // Full groups of 8 rows by 8 of k with vectors, the remainder without.
+        let full_rows = if simple { rows.len() / 8 * 8 } else { 0 };
+        let full_ks = ks.len() / 8 * 8;
+        let split = (rows.start + full_rows, ks.start + full_ks);
+        for group in (0..full_rows).step_by(8) {
+            let pitch = w.strides()[0];
+            let size = w.dtype().size();
+            let base = &w.base()[((rows.start + group) * pitch + ks.start) * size..];
+            if full_ks > 0 {
+                assert!(base.len() >= (7 * pitch + full_ks) * size);
+                let dst = &mut out[group..];
+                assert!(dst.len() >= (full_ks - 1) * NR + 8);
+                // SAFETY: `self` proves the features; 8 rows of `full_ks` elements, `pitch` apart, lie inside `base`,
+                // and `full_ks` rows of 8 floats, NR apart, inside `dst`, by the assertions above.
+                unsafe { pack(w.dtype(), base.as_ptr(), pitch, full_ks, dst.as_mut_ptr()) }
+            }
+        }
+        pack_scalar(
+            w,
+            NR,
+            rows.start,
+            rows.start..split.0,
+            split.1..ks.end,
+            &mut out[full_ks * NR..],
+        );
+        pack_scalar(w, NR, rows.start, split.0..rows.end, ks.clone(), out);
+        zero_missing(NR, rows.len(), out);
+        apply_edits(w, NR, rows, ks, out);
+    }
+}
+
+/// # Safety
+/// AVX2 and FMA; `a` readable for M rows of `depth` floats, A_STRIDE apart; `b` for `depth` rows of 16, `b_stride`
+/// apart; `c` readable and writable for M rows of 16, `c_stride` apart, and disjoint from both.
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn tile<const M: usize>(
+    depth: usize,
+    a: *const f32,
+    b: *const f32,
+    b_stride: usize,
+    c: *mut f32,
+    c_stride: isize,
+    into: Into,
+) {
+    let mut acc = [[_mm256_setzero_ps(); 2]; M];
+    // SAFETY: every address below is inside the three operands, as the caller guarantees.
+    unsafe {
+        if into == Into::Chain {
+            for (i, acc) in acc.iter_mut().enumerate() {
+                let c = c.offset(i as isize * c_stride);
+                *acc = [_mm256_loadu_ps(c), _mm256_loadu_ps(c.add(8))];
+            }
+        }
+        let (mut a, mut b) = (a, b);
+        for _ in 0..depth {
+            let b0 = _mm256_loadu_ps(b);
+            let b1 = _mm256_loadu_ps(b.add(8));
+            for (i, acc) in acc.iter_mut().enumerate() {
+                let a = _mm256_set1_ps(*a.add(i * A_STRIDE));
+                acc[0] = _mm256_fmadd_ps(a, b0, acc[0]);
+                acc[1] = _mm256_fmadd_ps(a, b1, acc[1]);
+            }
+            a = a.add(1);
+            b = b.wrapping_add(b_stride);
+        }
+        for (i, acc) in acc.iter().enumerate() {
+            let c = c.offset(i as isize * c_stride);
+            let [mut lo, mut hi] = *acc;
+            if into == Into::Add {
+                lo = _mm256_add_ps(_mm256_loadu_ps(c), lo);
+                hi = _mm256_add_ps(_mm256_loadu_ps(c.add(8)), hi);
+            }
+            _mm256_storeu_ps(c, lo);
+            _mm256_storeu_ps(c.add(8), hi);
+        }
+    }
+}
+
+/// Eight elements as f32.
+///
+/// # Safety
+/// `src` readable for 8 elements of `dtype`, at any alignment.
+#[inline]
+#[target_feature(enable = "avx2,f16c")]
+unsafe fn load(dtype: Dtype, src: *const u8) -> __m256 {
+    // SAFETY: 32 bytes of F32 or 16 of the others, as the caller guarantees.
+    unsafe {
+        match dtype {
+            Dtype::F32 => _mm256_loadu_ps(src.cast()),
+            Dtype::F16 => _mm256_cvtph_ps(_mm_loadu_si128(src.cast())),
+            Dtype::BF16 => {
+                let wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(src.cast()));
+                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(wide))
+            }
+        }
+    }
+}
+
+/// # Safety
+/// AVX2 and F16C; `src` readable for 8 rows of `ks` elements, `pitch` elements apart; `dst` writable for `ks` rows of 8
+/// floats, NR apart; `ks` a multiple of 8.
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn pack(dtype: Dtype, src: *const u8, pitch: usize, ks: usize, dst: *mut f32) {
+    let size = dtype.size();
+    for k in (0..ks).step_by(8) {
+        let mut r = [_mm256_setzero_ps(); 8];
+        for (i, row) in r.iter_mut().enumerate() {
+            // SAFETY: inside the 8 rows of `ks` elements.
+            *row = unsafe { load(dtype, src.add((i * pitch + k) * size)) };
+        }
+        let mut s = r;
+        for i in (0..8).step_by(4) {
+            let (a, b) = (
+                _mm256_unpacklo_ps(r[i], r[i + 1]),
+                _mm256_unpackhi_ps(r[i], r[i + 1]),
+            );
+            let (c, d) = (
+                _mm256_unpacklo_ps(r[i + 2], r[i + 3]),
+                _mm256_unpackhi_ps(r[i + 2], r[i + 3]),
+            );
+            s[i] = _mm256_shuffle_ps::<0x44>(a, c);
+            s[i + 1] = _mm256_shuffle_ps::<0xee>(a, c);
+            s[i + 2] = _mm256_shuffle_ps::<0x44>(b, d);
+            s[i + 3] = _mm256_shuffle_ps::<0xee>(b, d);
+        }
+        // Lane L of s[4 g + j] holds column 4 L + j of rows 4 g .. 4 g + 4.
+        for j in 0..4 {
+            // SAFETY: inside the `ks` rows of 8 floats.
+            unsafe {
+                _mm256_storeu_ps(
+                    dst.add((k + j) * NR),
+                    _mm256_permute2f128_ps::<0x20>(s[j], s[4 + j]),
+                );
+                _mm256_storeu_ps(
+                    dst.add((k + 4 + j) * NR),
+                    _mm256_permute2f128_ps::<0x31>(s[j], s[4 + j]),
+                );
+            }
+        }
+    }
+}

@@ -1,0 +1,268 @@
+//! AVX-512: 14 x 32 tiles, 28 accumulators of the 32 registers.
+
+use std::arch::x86_64::*;
+use std::ops::Range;
+
+use crate::isa::Avx512;
+use crate::matmul::kernel::{A_STRIDE, Into, Kernel, Left, Out, Right, check_tile};
+use crate::matmul::pack::{apply_edits, pack_scalar, zero_missing};
+use crate::{Dtype, Mat};
+
+const MR: usize = 14;
+const NR: usize = 32;
+
+impl Kernel for Avx512 {
+    const MR: usize = MR;
+    const NR: usize = NR;
+
+    #[inline]
+    fn tile(self, a: Left<'_>, b: Right<'_>, mut c: Out<'_>, into: Into) {
+        check_tile::<Self>(a, b);
+        let (pa, pb) = (a.data.as_ptr(), b.data.as_ptr());
+        let (pc, c_stride) = c.place(a.rows, NR);
+        macro_rules! heights {
+            ($($m:literal)*) => {
+                match a.rows {
+                    // SAFETY: `self` proves the features; `check_tile` and `place` have checked that all three
+                    // operands are large enough for this height and depth, and `c` is lent mutably.
+                    $($m => unsafe { tile::<$m>(a.depth, pa, pb, b.stride, pc, c_stride, into) },)*
+                    _ => unreachable!("checked above"),
+                }
+            };
+        }
+        heights!(1 2 3 4 5 6 7 8 9 10 11 12 13 14)
+    }
+
+    fn pack(self, w: &Mat, rows: Range<usize>, ks: Range<usize>, out: &mut [f32]) {
+        let out = &mut out[..ks.len() * NR];
+        assert!(rows.len() <= NR && rows.end <= w.rows() && ks.end <= w.cols());
+        let step = match w.dtype() {
+            Dtype::F32 => 16,
+            Dtype::F16 | Dtype::BF16 => 32,
+        };
+        let simple = w.strides()[1] == 1;
+        // Full groups of 16 rows by full steps of k with vectors, the remainder without.
+        let full_rows = if simple { rows.len() / 16 * 16 } else { 0 };
+        let full_ks = ks.len() / step * step;
+        let split = (rows.start + full_rows, ks.start + full_ks);
+        for group in (0..full_rows).step_by(16) {
+            let start = (rows.start + group) * w.strides()[0] + ks.start;
+            let base = &w.base()[start * w.dtype().size()..];
+            let pitch = w.strides()[0];
+            if full_ks > 0 {
+                assert!(base.len() >= (15 * pitch + full_ks) * w.dtype().size());
+                let dst = &mut out[group..];
+                assert!(dst.len() >= (full_ks - 1) * NR + 16);
+                // SAFETY: `self` proves the features; 16 rows of `full_ks` elements, `pitch` apart, lie inside `base`,
+                // and `full_ks` rows of 16 floats, NR apart, inside `dst`, by the assertions above.
+                unsafe {
+                    match w.dtype() {
+                        Dtype::F32 => pack_f32(base.as_ptr(), pitch, full_ks, dst.as_mut_ptr()),
+                        Dtype::F16 => pack_f16(base.as_ptr(), pitch, full_ks, dst.as_mut_ptr()),
+                        Dtype::BF16 => pack_bf16(base.as_ptr(), pitch, full_ks, dst.as_mut_ptr()),
+                    }
+                }
+            }
+        }
+        pack_scalar(
+            w,
+            NR,
+            rows.start,
+            rows.start..split.0,
+            split.1..ks.end,
+            &mut out[full_ks * NR..],
+        );
+        pack_scalar(w, NR, rows.start, split.0..rows.end, ks.clone(), out);
+        zero_missing(NR, rows.len(), out);
+        apply_edits(w, NR, rows, ks, out);
+    }
+
+    #[inline]
+    fn prefetch(self, w: &Mat, rows: Range<usize>, ks: Range<usize>) {
+        let [pitch, 1] = w.strides() else { return };
+        let size = w.dtype().size();
+        let base = w.base().as_ptr();
+        for row in rows {
+            let start = (row * pitch + ks.start) * size;
+            for line in (start..start + ks.len() * size).step_by(64) {
+                // A prefetch never faults, whatever the address.
+                _mm_prefetch_t0(base.wrapping_add(line));
+            }
+        }
+    }
+}
+
+#[inline]
+fn _mm_prefetch_t0(at: *const u8) {
+    // SAFETY: a prefetch is a hint that neither reads architecturally nor faults, for any address.
+    unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
+}
+
+/// # Safety
+/// AVX-512F; `a` readable for M rows of `depth` floats, A_STRIDE apart; `b` for `depth` rows of 32, `b_stride` apart;
+/// `c` readable and writable for M rows of 32, `c_stride` apart, and disjoint from both.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
+unsafe fn tile<const M: usize>(
+    depth: usize,
+    a: *const f32,
+    b: *const f32,
+    b_stride: usize,
+    c: *mut f32,
+    c_stride: isize,
+    into: Into,
+) {
+    let mut acc = [[_mm512_setzero_ps(); 2]; M];
+    // SAFETY: every address below is inside the three operands, as the caller guarantees.
+    unsafe {
+        match into {
+            Into::Chain => {
+                for (i, acc) in acc.iter_mut().enumerate() {
+                    let c = c.offset(i as isize * c_stride);
+                    *acc = [_mm512_loadu_ps(c), _mm512_loadu_ps(c.add(16))];
+                }
+            }
+            Into::Add => {
+                for i in 0..M {
+                    let c = c.offset(i as isize * c_stride);
+                    _mm_prefetch::<_MM_HINT_T0>(c.cast());
+                    _mm_prefetch::<_MM_HINT_T0>(c.add(16).cast());
+                }
+            }
+            Into::Store => {}
+        }
+        let (mut a, mut b) = (a, b);
+        for _ in 0..depth {
+            let b0 = _mm512_loadu_ps(b);
+            let b1 = _mm512_loadu_ps(b.add(16));
+            for (i, acc) in acc.iter_mut().enumerate() {
+                let a = _mm512_set1_ps(*a.add(i * A_STRIDE));
+                acc[0] = _mm512_fmadd_ps(a, b0, acc[0]);
+                acc[1] = _mm512_fmadd_ps(a, b1, acc[1]);
+            }
+            a = a.add(1);
+            b = b.wrapping_add(b_stride);
+        }
+        for (i, acc) in acc.iter().enumerate() {
+            let c = c.offset(i as isize * c_stride);
+            let [mut lo, mut hi] = *acc;
+            if into == Into::Add {
+                lo = _mm512_add_ps(_mm512_loadu_ps(c), lo);
+                hi = _mm512_add_ps(_mm512_loadu_ps(c.add(16)), hi);
+            }
+            _mm512_storeu_ps(c, lo);
+            _mm512_storeu_ps(c.add(16), hi);
+        }
+    }
+}
+
+/// 16 rows of 16 units of 32 bits, transposed.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn transpose(r: [__m512i; 16]) -> [__m512i; 16] {
+    let zero = _mm512_setzero_si512();
+    let (mut s, mut out) = ([zero; 16], [zero; 16]);
+    for i in (0..16).step_by(4) {
+        let (a, b) = (
+            _mm512_unpacklo_epi32(r[i], r[i + 1]),
+            _mm512_unpackhi_epi32(r[i], r[i + 1]),
+        );
+        let (c, d) = (
+            _mm512_unpacklo_epi32(r[i + 2], r[i + 3]),
+            _mm512_unpackhi_epi32(r[i + 2], r[i + 3]),
+        );
+        s[i] = _mm512_unpacklo_epi64(a, c);
+        s[i + 1] = _mm512_unpackhi_epi64(a, c);
+        s[i + 2] = _mm512_unpacklo_epi64(b, d);
+        s[i + 3] = _mm512_unpackhi_epi64(b, d);
+    }
+    // Now lane L of s[4 g + j] holds column 4 L + j of rows 4 g .. 4 g + 4.
+    for j in 0..4 {
+        let (a, b) = (
+            _mm512_shuffle_i32x4::<0x88>(s[j], s[4 + j]),
+            _mm512_shuffle_i32x4::<0xdd>(s[j], s[4 + j]),
+        );
+        let (c, d) = (
+            _mm512_shuffle_i32x4::<0x88>(s[8 + j], s[12 + j]),
+            _mm512_shuffle_i32x4::<0xdd>(s[8 + j], s[12 + j]),
+        );
+        out[j] = _mm512_shuffle_i32x4::<0x88>(a, c);
+        out[8 + j] = _mm512_shuffle_i32x4::<0xdd>(a, c);
+        out[4 + j] = _mm512_shuffle_i32x4::<0x88>(b, d);
+        out[12 + j] = _mm512_shuffle_i32x4::<0xdd>(b, d);
+    }
+    out
+}
+
+/// # Safety
+/// `src` readable for 16 rows, `pitch` bytes apart, of 64 bytes.
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn load(src: *const u8, pitch: usize) -> [__m512i; 16] {
+    let mut rows = [_mm512_setzero_si512(); 16];
+    for (i, row) in rows.iter_mut().enumerate() {
+        // SAFETY: inside the block that the caller guarantees; the load needs no alignment.
+        *row = unsafe { _mm512_loadu_si512(src.add(i * pitch).cast()) };
+    }
+    rows
+}
+
+/// # Safety
+/// AVX-512; `src` readable for 16 rows of `ks` elements, `pitch` elements apart; `dst` writable for `ks` rows of 16
+/// floats, NR apart; `ks` a multiple of 16.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
+unsafe fn pack_f32(src: *const u8, pitch: usize, ks: usize, dst: *mut f32) {
+    for k in (0..ks).step_by(16) {
+        // SAFETY: the block [16 rows, 16 elements] is inside `src`, its transpose inside `dst`.
+        unsafe {
+            let columns = transpose(load(src.add(k * 4), pitch * 4));
+            for (i, column) in columns.into_iter().enumerate() {
+                _mm512_storeu_si512(dst.add((k + i) * NR).cast(), column);
+            }
+        }
+    }
+}
+
+/// # Safety
+/// As [`pack_f32`], `ks` a multiple of 32.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
+unsafe fn pack_bf16(src: *const u8, pitch: usize, ks: usize, dst: *mut f32) {
+    let upper = _mm512_set1_epi32(0xffff_0000_u32 as i32);
+    for k in (0..ks).step_by(32) {
+        // SAFETY: the block [16 rows, 32 elements] is inside `src`, its transpose inside `dst`.
+        unsafe {
+            // Pairs (k, k + 1) travel as one unit; a BF16 is the upper half of its f32.
+            let pairs = transpose(load(src.add(k * 2), pitch * 2));
+            for (i, pair) in pairs.into_iter().enumerate() {
+                let dst = dst.add((k + 2 * i) * NR);
+                _mm512_storeu_si512(dst.cast(), _mm512_slli_epi32::<16>(pair));
+                _mm512_storeu_si512(dst.add(NR).cast(), _mm512_and_si512(pair, upper));
+            }
+        }
+    }
+}
+
+/// # Safety
+/// As [`pack_f32`], `ks` a multiple of 32.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
+unsafe fn pack_f16(src: *const u8, pitch: usize, ks: usize, dst: *mut f32) {
+    // Even halves first, then odd ones.
+    let order = _mm512_set_epi16(
+        31, 29, 27, 25, 23, 21, 19, 17, 15, 13, 11, 9, 7, 5, 3, 1, 30, 28, 26, 24, 22, 20, 18, 16,
+        14, 12, 10, 8, 6, 4, 2, 0,
+    );
+    for k in (0..ks).step_by(32) {
+        // SAFETY: the block [16 rows, 32 elements] is inside `src`, its transpose inside `dst`.
+        unsafe {
+            let pairs = transpose(load(src.add(k * 2), pitch * 2));
+            for (i, pair) in pairs.into_iter().enumerate() {
+                let dst = dst.add((k + 2 * i) * NR);
+                let halves = _mm512_permutexvar_epi16(order, pair);
+                _mm512_storeu_ps(dst, _mm512_cvtph_ps(_mm512_castsi512_si256(halves)));
+                _mm512_storeu_ps(
+                    dst.add(NR),
+                    _mm512_cvtph_ps(_mm512_extracti64x4_epi64::<1>(halves)),
+                );
+            }
+        }
+    }
+}

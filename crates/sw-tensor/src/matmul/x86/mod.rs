@@ -1,0 +1,4 @@
+//! The kernels for x86-64: the only intrinsics of the product.
+
+mod avx2;
+mod avx512;

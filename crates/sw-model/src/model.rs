@@ -9,7 +9,7 @@ use std::{
 };
 
 use ndarray::Array2;
-use sw_tensor::{Checkpoint, Mat};
+use sw_tensor::{Checkpoint, Dtype, Mat};
 
 use crate::{
     config,
@@ -123,6 +123,11 @@ impl Model {
     /// The directory it was opened from.
     pub fn dir(&self) -> &Path {
         &self.opened.dir
+    }
+
+    /// The type its large weights are stored in (of the first layer's up projection, where they differ).
+    pub fn dtype(&self) -> Dtype {
+        self.weights.layers.first().map_or(self.weights.embed.dtype(), |l| l.up.w.dtype())
     }
 
     /// Its tokenizer.

@@ -84,20 +84,27 @@ class Recorder:
         module.register_forward_hook(lambda m, a, out: self.keep(name, out[0] if isinstance(out, tuple) else out))
 
     def wrap_attention(self, modeling):
-        """Query, key and value are locals of the attention module: record them in the functions that get them."""
+        """What enters and leaves the rotation are locals of the attention module: record them in the functions that
+        get them. `query`, `key` and `value` are outputs of projections; where those are fused, they are seen here."""
         attend = original(modeling, "eager_attention_forward")
         rotate = original(modeling, "apply_rotary_pos_emb")
 
+        def keep_fused(name, x):
+            if self.fused:
+                self.keep_heads(f"{name}.{self.current}", x)
+
         def recording_attend(module, query, key, value, *args, **kwargs):
-            kind = "rot_" if rotate else ""
-            self.keep_heads(f"{kind}query.{self.current}", query)
-            self.keep_heads(f"{kind}key.{self.current}", key)
-            self.keep_heads(f"value.{self.current}", value)
+            self.keep_heads(f"rot_query.{self.current}", query)
+            self.keep_heads(f"rot_key.{self.current}", key)
+            keep_fused("value", value)
+            if not rotate:
+                keep_fused("query", query)
+                keep_fused("key", key)
             return attend(module, query, key, value, *args, **kwargs)
 
         def recording_rotate(q, k, *args, **kwargs):
-            self.keep_heads(f"query.{self.current}", q)
-            self.keep_heads(f"key.{self.current}", k)
+            keep_fused("query", q)
+            keep_fused("key", k)
             return rotate(q, k, *args, **kwargs)
 
         replace(modeling, "eager_attention_forward", recording_attend, attend)
@@ -115,6 +122,10 @@ class Recorder:
         self.output(layer, f"resid_post.{l}")
         attn, mlp = part(layer, "self_attn", "attention", "attn"), layer.mlp
         self.input(attn, f"attn_in.{l}")
+        self.fused = not hasattr(attn, "q_proj")
+        if not self.fused:
+            for name, proj in (("query", attn.q_proj), ("key", attn.k_proj), ("value", attn.v_proj)):
+                self.output(proj, f"{name}.{l}")
         o_proj = part(attn, "o_proj", "dense", "c_proj")
         self.input(o_proj, f"o_in.{l}")
         self.output(o_proj, f"attn_out.{l}")

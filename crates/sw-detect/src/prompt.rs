@@ -1,0 +1,38 @@
+//! Texts to run: the paper's prompt, ten of our own, and how they become tokens.
+
+use sw_model::Model;
+
+use crate::error::{Error, Result};
+
+/// The prompt of the paper's released code.
+pub const DEFAULT_PROMPT: &str = "Apple Inc. is a worldwide tech company.";
+
+/// Ten short prompts of different kinds, for the question whether the coordinates depend on the prompt.
+pub const PROMPTS: [&str; 10] = [
+    "The river froze early this year, and the ferry stayed in port.",
+    "She opened the old tin box and found a letter inside.",
+    "To bake the bread, mix the flour with warm water and a little salt.",
+    "Once upon a time there was a small fox who lived under a hill.",
+    "What is the capital of the country where the meeting was held?",
+    "In 1987 the two towns built a bridge together, and they still share its cost.",
+    "fn add(a: i32, b: i32) -> i32 { a + b }",
+    "He said that he would come on Tuesday, but nobody saw him.",
+    "Light bends when it passes from air into glass.",
+    "Buy two tickets, show them at the gate, and keep them until the end.",
+];
+
+/// The tokens of a prompt, with those that the tokenizer itself adds.
+///
+/// # Errors
+/// When the model has no tokenizer, or the text encodes to nothing.
+pub fn encode(model: &Model, prompt: &str) -> Result<Vec<u32>> {
+    let tokens = model.tokenizer()?.encode(prompt, true)?;
+    if tokens.is_empty() {
+        return Err(Error::Prompt {
+            prompt: prompt.into(),
+            expected: 1,
+            found: 0,
+        });
+    }
+    Ok(tokens)
+}

@@ -1,0 +1,231 @@
+//! One forward pass, watched: the largest values at the inputs and outputs of every `down_proj`, and what made them.
+
+use std::collections::BTreeMap;
+
+use ndarray::{Array2, ArrayView1, ArrayView2};
+use sw_model::{Hook, Linear, Model, Site, SiteView};
+
+use crate::{
+    options::DetectOptions,
+    report::{LayerProfile, Peak},
+};
+
+/// How many output channels of one layer are looked into, at most.
+const CHANNELS_PER_LAYER: usize = 16;
+
+/// An output value, and the input that contributes most to it.
+#[derive(Clone, Debug)]
+pub(crate) struct Spike {
+    pub(crate) layer: usize,
+    pub(crate) expert: Option<usize>,
+    pub(crate) token: usize,
+    pub(crate) row: usize,
+    pub(crate) col: usize,
+    /// Input at (token, col).
+    pub(crate) x: f32,
+    /// Weight at (row, col).
+    pub(crate) w: f32,
+    /// Output at (token, row).
+    pub(crate) y: f32,
+    /// How many inputs it takes to make half of `y`.
+    pub(crate) columns_for_half: usize,
+    /// What is usual among the inputs, and among the outputs: medians of the channels' largest |values|.
+    pub(crate) medians: [f32; 2],
+}
+
+impl Spike {
+    /// This weight's part of the output.
+    pub(crate) fn share(&self) -> f32 {
+        self.x * self.w / self.y
+    }
+}
+
+/// The residual stream entering a layer.
+pub(crate) struct Kept {
+    pub(crate) layer: usize,
+    pub(crate) resid: Array2<f32>,
+}
+
+/// The hook of a detection's forward pass.
+pub(crate) struct Scan<'a> {
+    model: &'a Model,
+    options: &'a DetectOptions,
+    pub(crate) profile: Vec<LayerProfile>,
+    /// In the order of the layers; per layer, largest first.
+    pub(crate) spikes: Vec<Spike>,
+    /// What enters the first layer that has a spike by the absolute, and by the relative threshold.
+    pub(crate) kept: [Option<Kept>; 2],
+    /// What enters the current layer, as long as one of `kept` may still need it; `[tokens, hidden]`.
+    resid: Option<Array2<f32>>,
+    /// Inputs whose outputs are still to come, by expert; `[tokens, intermediate]`.
+    inputs: BTreeMap<Option<usize>, Array2<f32>>,
+}
+
+impl<'a> Scan<'a> {
+    pub(crate) fn new(model: &'a Model, options: &'a DetectOptions) -> Self {
+        let layers = 0..model.spec().layers.len();
+        let blank = |layer| LayerProfile {
+            layer,
+            ..LayerProfile::default()
+        };
+        Self {
+            model,
+            options,
+            profile: layers.map(blank).collect(),
+            spikes: Vec::new(),
+            kept: [None, None],
+            resid: None,
+            inputs: BTreeMap::new(),
+        }
+    }
+
+    fn input(&mut self, layer: usize, expert: Option<usize>, view: &SiteView<'_>) {
+        let data = view.data.view();
+        let peak = peak(&channel_maxima(data), data, view.tokens);
+        let seen = &mut self.profile[layer].down_in;
+        if peak.value.abs() > seen.value.abs() {
+            *seen = peak;
+        }
+        self.inputs.insert(expert, data.to_owned());
+    }
+
+    fn output(&mut self, layer: usize, expert: Option<usize>, view: &SiteView<'_>) {
+        let y = view.data.view();
+        let maxima = channel_maxima(y);
+        let peak = peak(&maxima, y, view.tokens);
+        if expert.is_none() {
+            self.profile[layer].down_out = peak;
+        }
+        // A mixture's weighted sum has no input of its own.
+        let Some(x) = self.inputs.remove(&expert) else {
+            return;
+        };
+        let Some(weight) = self.model.weight(layer, Linear::Down) else {
+            return;
+        };
+        let medians = [
+            median(channel_maxima(x.view()).iter().map(|m| m.0)),
+            peak.median,
+        ];
+        let limit = self
+            .options
+            .absolute
+            .min(self.options.relative * peak.median);
+        let mut rows: Vec<usize> = (0..maxima.len()).collect();
+        rows.sort_by(|&a, &b| maxima[b].0.total_cmp(&maxima[a].0));
+        let looked_into = rows.iter().enumerate().take(CHANNELS_PER_LAYER);
+        // The largest is always looked into: it may be the strongest candidate although nothing passes.
+        let standing_out = looked_into.filter(|&(i, &row)| i == 0 || maxima[row].0 > limit);
+        let mut w = vec![0.0; weight.cols()];
+        for (_, &row) in standing_out {
+            let t = maxima[row].1;
+            if y[[t, row]] == 0.0 {
+                continue;
+            }
+            weight.row_into(row, &mut w);
+            let (col, columns_for_half) = contributions(x.row(t), &w, y[[t, row]]);
+            let spike = Spike {
+                layer,
+                expert,
+                token: view.tokens.map_or(t, |tokens| tokens[t]),
+                row,
+                col,
+                x: x[[t, col]],
+                w: w[col],
+                y: y[[t, row]],
+                columns_for_half,
+                medians,
+            };
+            let size = spike.x.abs().min(spike.y.abs());
+            let ratio = (spike.x.abs() / medians[0]).min(spike.y.abs() / medians[1]);
+            let stands_out = [size > self.options.absolute, ratio > self.options.relative];
+            for (kept, _) in self
+                .kept
+                .iter_mut()
+                .zip(stands_out)
+                .filter(|(k, out)| *out && k.is_none())
+            {
+                *kept = self.resid.clone().map(|resid| Kept { layer, resid });
+            }
+            self.spikes.push(spike);
+        }
+    }
+}
+
+impl Hook for Scan<'_> {
+    fn wants(&self, site: Site) -> bool {
+        match site {
+            Site::ResidPre(_) => self.kept.iter().any(Option::is_none),
+            Site::DownIn(_)
+            | Site::DownOut(_)
+            | Site::ExpertDownIn(..)
+            | Site::ExpertDownOut(..) => true,
+            _ => false,
+        }
+    }
+
+    fn visit(&mut self, site: Site, view: SiteView<'_>) {
+        match site {
+            Site::ResidPre(_) => self.resid = Some(view.data.to_owned()),
+            Site::DownIn(l) => self.input(l, None, &view),
+            Site::DownOut(l) => self.output(l, None, &view),
+            Site::ExpertDownIn(l, e) => self.input(l, Some(e), &view),
+            Site::ExpertDownOut(l, e) => self.output(l, Some(e), &view),
+            _ => {}
+        }
+    }
+}
+
+/// The largest |value| of each channel, and its row.
+pub(crate) fn channel_maxima(x: ArrayView2<'_, f32>) -> Vec<(f32, usize)> {
+    let mut maxima = vec![(0.0, 0); x.ncols()];
+    for (t, row) in x.rows().into_iter().enumerate() {
+        for (max, &v) in maxima.iter_mut().zip(row) {
+            if v.abs() > max.0 {
+                *max = (v.abs(), t);
+            }
+        }
+    }
+    maxima
+}
+
+fn peak(maxima: &[(f32, usize)], x: ArrayView2<'_, f32>, tokens: Option<&[usize]>) -> Peak {
+    // Of equals, the first channel: `max_by` would take the last.
+    let largest = maxima
+        .iter()
+        .enumerate()
+        .rev()
+        .max_by(|a, b| a.1.0.total_cmp(&b.1.0));
+    let Some((channel, &(_, t))) = largest.filter(|_| x.nrows() > 0) else {
+        return Peak::default();
+    };
+    Peak {
+        value: x[[t, channel]],
+        token: tokens.map_or(t, |tokens| tokens[t]),
+        channel,
+        median: median(maxima.iter().map(|m| m.0)),
+    }
+}
+
+/// The median; of an even number of values, the lower middle one; 0 of none.
+pub(crate) fn median(values: impl Iterator<Item = f32>) -> f32 {
+    let mut values: Vec<f32> = values.collect();
+    if values.is_empty() {
+        return 0.0;
+    }
+    let middle = (values.len() - 1) / 2;
+    *values.select_nth_unstable_by(middle, f32::total_cmp).1
+}
+
+/// Of `y = sum_k x[k] w[k]`: the column that contributes most in the direction of `y`, and how many columns, largest
+/// contributions first, make half of it.
+fn contributions(x: ArrayView1<'_, f32>, w: &[f32], y: f32) -> (usize, usize) {
+    let mut parts: Vec<(f32, usize)> = x.iter().zip(w).map(|(x, w)| x * w / y).zip(0..).collect();
+    parts.sort_by(|a, b| b.0.total_cmp(&a.0));
+    let mut sum = 0.0;
+    let half = parts.iter().position(|(part, _)| {
+        sum += part;
+        sum >= 0.5
+    });
+    (parts[0].1, half.map_or(parts.len(), |i| i + 1))
+}

@@ -39,6 +39,7 @@ mod dtype;
 mod elementwise;
 mod error;
 mod isa;
+pub mod machine;
 mod mat;
 mod matmul;
 mod norm;

@@ -1,0 +1,115 @@
+//! Products at the shapes of a 7B model, as a share of what the machine can do.
+//!
+//! Every sample of a product is followed by a sample of the machine's own multiply-add peak (and, for few rows, of its
+//! read bandwidth), so that a busy neighbour or a changing clock strikes both alike; shares are medians of the ratios.
+//! `SW_ISA` forces a kernel, `RAYON_NUM_THREADS` the number of threads.
+
+use std::time::{Duration, Instant};
+
+use half::{bf16, f16};
+use ndarray::Array2;
+use sw_tensor::{Mat, isa_name, machine, matmul_t, matmul_t_few};
+
+const SAMPLES: usize = 15;
+
+type Product = fn(ndarray::ArrayView2<f32>, &Mat, ndarray::ArrayViewMut2<f32>);
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect();
+    let wanted = |name: &str| arguments.is_empty() || arguments.iter().any(|a| name.contains(a.as_str()));
+    println!("kernel {}, {} threads, {SAMPLES} samples", isa_name(), rayon::current_num_threads());
+    for (n, k) in [(11008, 4096), (4096, 11008), (4096, 4096)] {
+        for dtype in ["bf16", "f16", "f32"] {
+            let name = format!("many 512 {n} {k} {dtype}");
+            if wanted(&name) {
+                many(&name, 512, n, k, dtype);
+            }
+        }
+    }
+    for (n, k) in [(11008, 4096), (4096, 11008), (4096, 4096)] {
+        for dtype in ["bf16", "f16"] {
+            for m in [1, 2, 4, 8, 12, 16] {
+                for (door, product) in [("door", matmul_t as Product), ("few", matmul_t_few)] {
+                    let name = format!("{door} {m} {n} {k} {dtype}");
+                    if wanted(&name) {
+                        few(&name, product, m, n, k, dtype);
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn many(name: &str, m: usize, n: usize, k: usize, dtype: &str) {
+    let (x, w) = (activations(m, k), weights(n, k, dtype, 1));
+    let mut y = Array2::zeros((m, n));
+    let operations = (2 * m * n * k) as f64;
+    let (mut rates, mut shares) = (Vec::new(), Vec::new());
+    for _ in 0..SAMPLES {
+        let rate = operations / time(|| matmul_t(x.view(), &w, y.view_mut())) / 1e9;
+        let peak = machine::fma_gflops(Duration::from_millis(50));
+        rates.push(rate);
+        shares.push(rate / peak);
+    }
+    println!("{name:28} {:7.1} GFLOP/s   {:.3} of the peak (best {:.3})", median(&rates), median(&shares), max(&shares));
+}
+
+fn few(name: &str, product: Product, m: usize, n: usize, k: usize, dtype: &str) {
+    // Enough matrices that each one has left every cache when its turn comes again.
+    let size = n * k * 2;
+    let count = ((1 << 30) / size).max(2);
+    let x = activations(m, k);
+    let all: Vec<Mat> = (0..count).map(|i| weights(n, k, dtype, i as u64)).collect();
+    let cold = vec![1.0f32; 1 << 28];
+    let mut y = Array2::zeros((m, n));
+    let (mut rates, mut shares) = (Vec::new(), Vec::new());
+    for _ in 0..SAMPLES.min(9) {
+        let seconds = time(|| all.iter().for_each(|w| product(x.view(), w, y.view_mut())));
+        let rate = (2 * m * n * k * count) as f64 / seconds / 1e9;
+        let read = machine::read_gbytes(&cold);
+        let peak = machine::fma_gflops(Duration::from_millis(50));
+        rates.push(rate);
+        shares.push(rate / peak.min(m as f64 * read));
+    }
+    println!("{name:28} {:7.1} GFLOP/s   {:.3} of the limit (best {:.3})", median(&rates), median(&shares), max(&shares));
+}
+
+fn time(f: impl FnOnce()) -> f64 {
+    let start = Instant::now();
+    f();
+    start.elapsed().as_secs_f64()
+}
+
+fn activations(m: usize, k: usize) -> Array2<f32> {
+    let mut next = random(1);
+    Array2::from_shape_simple_fn((m, k), || next())
+}
+
+fn weights(n: usize, k: usize, dtype: &str, seed: u64) -> Mat {
+    let mut next = random(seed);
+    match dtype {
+        "bf16" => Mat::from_bf16(n, k, (0..n * k).map(|_| bf16::from_f32(next())).collect()),
+        "f16" => Mat::from_f16(n, k, (0..n * k).map(|_| f16::from_f32(next())).collect()),
+        _ => Mat::from_f32(n, k, (0..n * k).map(|_| next()).collect()),
+    }
+}
+
+fn random(seed: u64) -> impl FnMut() -> f32 {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    move || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    }
+}
+
+fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted[sorted.len() / 2]
+}
+
+fn max(values: &[f64]) -> f64 {
+    values.iter().copied().fold(0.0, f64::max)
+}

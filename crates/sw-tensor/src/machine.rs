@@ -1,0 +1,111 @@
+//! What this machine can do at most, measured in place: the yardstick beside every benchmark.
+//!
+//! A product can be no faster than its multiply-adds, nor than its weights can be read. Both limits change with the
+//! clock and with who else is running, so measure them in the same run, alternating with what they are compared to.
+
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+
+use crate::isa::Isa;
+use crate::sum::sum_by;
+
+/// Billions of f32 operations per second (a multiply-add counts two) on all threads of the current rayon pool: chains
+/// of multiply-adds in registers with the best instruction set. Takes about `duration`. Zero where there is no vector
+/// kernel to compare with.
+pub fn fma_gflops(duration: Duration) -> f64 {
+    let isa = Isa::all()[0];
+    let of_thread = |_: rayon::BroadcastContext<'_>| {
+        let (start, mut operations) = (Instant::now(), 0.0);
+        while start.elapsed() < duration {
+            operations += burst(isa, 20_000);
+        }
+        operations / start.elapsed().as_secs_f64() / 1e9
+    };
+    rayon::broadcast(of_thread).into_iter().sum()
+}
+
+/// Billions of bytes per second that all threads of the current rayon pool together read from `floats`, once through.
+pub fn read_gbytes(floats: &[f32]) -> f64 {
+    let share = floats.len().div_ceil(rayon::current_num_threads()).max(1);
+    let isa = Isa::current();
+    let start = Instant::now();
+    rayon::scope(|scope| {
+        for part in floats.chunks(share) {
+            scope.spawn(move |_| {
+                black_box(isa.run(|| sum_by(part, |x| x)));
+            });
+        }
+    });
+    size_of_val(floats) as f64 / start.elapsed().as_secs_f64() / 1e9
+}
+
+/// `steps` rounds of independent multiply-adds; returns the number of operations.
+fn burst(isa: Isa, steps: usize) -> f64 {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512(_) => {
+            // SAFETY: the value `Avx512` exists only where the CPU has these features.
+            unsafe { x86::chains_avx512(steps) };
+            (steps * x86::CHAINS_AVX512 * 16 * 2) as f64
+        }
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2(_) => {
+            // SAFETY: the value `Avx2` exists only where the CPU has these features.
+            unsafe { x86::chains_avx2(steps) };
+            (steps * x86::CHAINS_AVX2 * 8 * 2) as f64
+        }
+        Isa::Portable => 0.0,
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use std::arch::asm;
+
+    // Enough chains to hide the latency of a multiply-add (4 cycles, two per cycle), few enough for the registers.
+    pub(super) const CHAINS_AVX512: usize = 24;
+    pub(super) const CHAINS_AVX2: usize = 12;
+
+    // Assembly, because a compiler sees through chains that all compute the same.
+    macro_rules! chains {
+        ($name:ident, $features:literal, $zero:literal, $vector:literal, $factor:literal, [$($sum:literal)*]) => {
+            #[target_feature(enable = $features)]
+            pub(super) fn $name(steps: usize) {
+                if steps == 0 {
+                    return;
+                }
+                // SAFETY: touches nothing but the vector registers declared below and its own counter; the function's
+                // features include the instructions.
+                unsafe {
+                    asm!(
+                        $(concat!($zero, " ", $vector, $sum, ", ", $vector, $sum, ", ", $vector, $sum),)*
+                        concat!($zero, " ", $vector, $factor, ", ", $vector, $factor, ", ", $vector, $factor),
+                        "2:",
+                        $(concat!("vfmadd231ps ", $vector, $sum, ", ", $vector, $factor, ", ", $vector, $factor),)*
+                        "dec rcx",
+                        "jnz 2b",
+                        inout("rcx") steps => _,
+                        clobber_abi("sysv64"),
+                        options(nomem, nostack),
+                    );
+                }
+            }
+        };
+    }
+    chains!(chains_avx2, "avx2,fma", "vxorps", "ymm", "15", ["0" "1" "2" "3" "4" "5" "6" "7" "8" "9" "10" "11"]);
+    chains!(chains_avx512, "avx512f", "vpxord", "zmm", "31", [
+        "0" "1" "2" "3" "4" "5" "6" "7" "8" "9" "10" "11"
+        "12" "13" "14" "15" "16" "17" "18" "19" "20" "21" "22" "23"
+    ]);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    #[test]
+    fn limits_are_positive() {
+        assert!(super::fma_gflops(Duration::from_millis(1)) >= 0.0);
+        assert!(super::read_gbytes(&[1.0; 1000]) > 0.0);
+    }
+}

@@ -1,0 +1,256 @@
+//! From texts to tokens, by the harness's rules: they decide numbers, so they exist once.
+
+use crate::{
+    error::{Error, Result},
+    model::{Bos, LanguageModel, Span},
+    text::is_space,
+};
+
+/// A model's tokenizer under one BOS rule.
+pub struct Encoder<'a> {
+    lm: &'a dyn LanguageModel,
+    bos: Bos,
+    /// What a text without context is conditioned on.
+    prefix: u32,
+    /// Whether the tokenizer begins texts with it by itself.
+    begins: bool,
+}
+
+impl<'a> Encoder<'a> {
+    /// An encoder.
+    ///
+    /// # Errors
+    /// `Bos::On` without a BOS token; a tokenizer with neither BOS nor EOS.
+    pub fn new(lm: &'a dyn LanguageModel, bos: Bos) -> Result<Self> {
+        if bos == Bos::On && lm.bos().is_none() {
+            return Err(Error::Options(
+                "bos on: the tokenizer has no BOS token; use auto or off".into(),
+            ));
+        }
+        let prefix = lm.prefix_token().ok_or_else(|| {
+            Error::Options(
+                "the tokenizer has neither a BOS nor an EOS token, which an empty context needs"
+                    .into(),
+            )
+        })?;
+        let begins = lm.encode("a", true)?.first() == Some(&prefix);
+        Ok(Self {
+            lm,
+            bos,
+            prefix,
+            begins,
+        })
+    }
+
+    /// The most tokens the model reads at once.
+    pub fn max_length(&self) -> usize {
+        self.lm.max_length()
+    }
+
+    /// A text's tokens, with BOS as the rule says; none is added where the text begins with one.
+    ///
+    /// # Errors
+    /// When the text cannot be encoded.
+    pub fn text(&self, text: &str) -> Result<Vec<u32>> {
+        if self.bos == Bos::Off {
+            return self.plain(text);
+        }
+        let mut tokens = self.lm.encode(text, true)?;
+        if tokens.get(usize::from(self.begins)) == Some(&self.prefix) {
+            return self.plain(text); // the text itself begins with it
+        }
+        if let (Bos::On, Some(bos)) = (self.bos, self.lm.bos())
+            && tokens.first() != Some(&bos)
+        {
+            tokens.insert(0, bos);
+        }
+        Ok(tokens)
+    }
+
+    fn plain(&self, text: &str) -> Result<Vec<u32>> {
+        self.lm.encode(text, false)
+    }
+
+    /// `log p(continuation | context)`.
+    ///
+    /// White space at the context's end moves to the continuation; both are encoded as one string, which is split at
+    /// the length of the encoded context; an empty context becomes the prefix token; what does not fit the model is
+    /// cut from the left. The second value is the number of tokens cut.
+    ///
+    /// # Errors
+    /// A continuation without tokens, or one longer than the model's context.
+    pub fn pair(&self, context: &str, continuation: &str) -> Result<(Span, usize), String> {
+        let text = |e: Error| e.to_string();
+        let (tokens, from) = if context.is_empty() {
+            let plain = self.plain(continuation).map_err(text)?;
+            if plain.first() == Some(&self.prefix) {
+                (plain, 1)
+            } else {
+                ([&[self.prefix], &plain[..]].concat(), 1)
+            }
+        } else {
+            let head = context.trim_end_matches(is_space);
+            let whole = self
+                .text(&format!("{context}{continuation}"))
+                .map_err(text)?;
+            let from = self.text(head).map_err(text)?.len();
+            // A context of white space only, without BOS, leaves nothing to condition on.
+            if from == 0 {
+                ([&[self.prefix], &whole[..]].concat(), 1)
+            } else {
+                (whole, from)
+            }
+        };
+        if from >= tokens.len() {
+            return Err(format!(
+                "the continuation {continuation:?} has no token of its own"
+            ));
+        }
+        let max = self.max_length();
+        let scored = tokens.len() - from;
+        if scored > max {
+            return Err(format!(
+                "a continuation of {scored} tokens is longer than the model's context of {max}"
+            ));
+        }
+        let cut = tokens.len().saturating_sub(max + 1);
+        Ok((
+            Span {
+                tokens: tokens[cut..].to_vec(),
+                from: from - cut,
+            },
+            cut,
+        ))
+    }
+
+    /// Windows in which each token of a text is predicted once, the first from the prefix token, each with as much
+    /// context as the model can read.
+    ///
+    /// # Errors
+    /// When the text cannot be encoded.
+    pub fn rolling(&self, text: &str) -> Result<Vec<Span>> {
+        let tokens = self.text(text)?;
+        let max = self.max_length();
+        let all = [&[self.prefix], &tokens[..]].concat();
+        // all[k] predicts all[k + 1]; a window reads at most `max` tokens and predicts those not predicted before.
+        let mut spans = Vec::new();
+        let mut predicted = 0;
+        while predicted < tokens.len() {
+            let end = tokens.len().min(predicted + max);
+            let start = if predicted == 0 { 0 } else { end - max };
+            spans.push(Span {
+                tokens: all[start..=end].to_vec(),
+                from: predicted + 1 - start,
+            });
+            predicted = end;
+        }
+        Ok(spans)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mock::Mock;
+
+    fn pair(lm: &Mock, bos: Bos, context: &str, continuation: &str) -> (String, usize) {
+        let (span, _) = Encoder::new(lm, bos)
+            .unwrap()
+            .pair(context, continuation)
+            .unwrap();
+        (lm.spell(&span.tokens), span.from)
+    }
+
+    #[test]
+    fn white_space_moves_to_the_continuation() {
+        let lm = Mock::default();
+        assert_eq!(pair(&lm, Bos::Off, "ab \n", " c"), ("ab \n c".into(), 2));
+        assert_eq!(pair(&lm, Bos::On, "ab \n", " c"), ("^ab \n c".into(), 3));
+    }
+
+    #[test]
+    fn an_empty_context_becomes_the_prefix_token() {
+        let lm = Mock::default();
+        assert_eq!(pair(&lm, Bos::Off, "", " c"), ("^ c".into(), 1));
+        assert_eq!(pair(&lm, Bos::On, "", " c"), ("^ c".into(), 1));
+        assert_eq!(pair(&lm, Bos::On, "", "^c"), ("^c".into(), 1));
+        assert_eq!(pair(&lm, Bos::Off, " ", "c"), ("^ c".into(), 1));
+    }
+
+    #[test]
+    fn the_split_is_at_the_length_of_the_encoded_context() {
+        // "e " is one token, so the context's last token differs from the whole's: the split counts tokens.
+        let lm = Mock {
+            merge: Some(("e", " ")),
+            ..Mock::default()
+        };
+        assert_eq!(pair(&lm, Bos::Off, "one", " x").1, 3);
+        assert_eq!(
+            Encoder::new(&lm, Bos::Off)
+                .unwrap()
+                .pair("one", " x")
+                .unwrap()
+                .0
+                .tokens
+                .len(),
+            4
+        );
+    }
+
+    #[test]
+    fn a_bos_in_the_text_is_not_doubled() {
+        let lm = Mock::default();
+        assert_eq!(pair(&lm, Bos::On, "^a", "b"), ("^ab".into(), 2));
+        assert_eq!(pair(&lm, Bos::Auto, "^a", "b"), ("^ab".into(), 2));
+    }
+
+    #[test]
+    fn what_does_not_fit_is_cut_from_the_left() {
+        let lm = Mock {
+            max_length: 4,
+            ..Mock::default()
+        };
+        let encoder = Encoder::new(&lm, Bos::On).unwrap();
+        let (span, cut) = encoder.pair("abcdef", "gh").unwrap();
+        assert_eq!(
+            (lm.spell(&span.tokens), span.from, cut),
+            ("defgh".into(), 3, 4)
+        );
+        assert!(
+            encoder
+                .pair("a", "bcdef")
+                .unwrap_err()
+                .contains("longer than the model's context of 4")
+        );
+        assert!(
+            encoder
+                .pair("a", "")
+                .unwrap_err()
+                .contains("no token of its own")
+        );
+    }
+
+    #[test]
+    fn rolling_windows_predict_each_token_once() {
+        let lm = Mock {
+            max_length: 4,
+            ..Mock::default()
+        };
+        let encoder = Encoder::new(&lm, Bos::Off).unwrap();
+        let spans = encoder.rolling("0123456789").unwrap();
+        let shown: Vec<_> = spans
+            .iter()
+            .map(|s| (lm.spell(&s.tokens), s.from))
+            .collect();
+        assert_eq!(
+            shown,
+            [
+                ("^0123".into(), 1),
+                ("34567".into(), 1),
+                ("56789".into(), 3)
+            ]
+        );
+        assert_eq!(encoder.rolling("").unwrap(), []);
+        assert_eq!(encoder.rolling("ab").unwrap().len(), 1);
+    }
+}

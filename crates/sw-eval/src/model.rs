@@ -1,0 +1,151 @@
+//! What a language model must offer to be evaluated: tokens in, scores out.
+
+use std::{fmt, ops::ControlFlow, str::FromStr};
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+
+/// Whether texts are encoded with a beginning-of-sequence token.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Bos {
+    /// What the tokenizer does by itself, as transformers' `AutoTokenizer` loads it.
+    #[default]
+    Auto,
+    /// Always, even where the tokenizer adds none; not where the text already begins with one.
+    On,
+    /// Never.
+    Off,
+}
+
+impl fmt::Display for Bos {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Bos::Auto => "auto",
+            Bos::On => "on",
+            Bos::Off => "off",
+        })
+    }
+}
+
+impl FromStr for Bos {
+    type Err = Error;
+
+    fn from_str(s: &str) -> Result<Self> {
+        match s {
+            "auto" => Ok(Bos::Auto),
+            "on" => Ok(Bos::On),
+            "off" => Ok(Bos::Off),
+            _ => Err(Error::Options(format!(
+                "bos {s:?}: expected auto, on or off"
+            ))),
+        }
+    }
+}
+
+/// Tokens, the last of which are scored given all before them.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Span {
+    /// Context and continuation; `tokens[..tokens.len() - 1]` is what the model reads.
+    pub tokens: Vec<u32>,
+    /// Index of the first scored token; at least 1.
+    pub from: usize,
+}
+
+/// The model's answer to a [`Span`].
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Score {
+    /// Sum of the log-probabilities of the scored tokens (natural logarithm).
+    pub log_prob: f64,
+    /// Whether every scored token is the most probable one at its place.
+    pub greedy: bool,
+}
+
+/// What a result says about the model that gave it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModelInfo {
+    /// A path or repository name.
+    pub name: String,
+    /// Identifies weights and tokenizer; results of different fingerprints are never mixed.
+    pub fingerprint: String,
+    /// The type the weights are stored in.
+    pub dtype: String,
+    /// The kernel that multiplies; results of different kernels are never mixed.
+    pub kernel: String,
+}
+
+/// Receives answers as they are found, in any order; `Break` stops the run after the current batch.
+pub type Sink<'a> = dyn FnMut(usize, Score) -> ControlFlow<()> + 'a;
+
+/// A language model behind any runtime.
+///
+/// The evaluation turns documents into texts, texts into [`Span`]s of tokens, and asks only for their scores, so an
+/// implementation needs a tokenizer and one forward pass. It may answer in any order and share whatever spans have in
+/// common, but an answer must not depend on which others are asked for.
+///
+/// ```
+/// use std::ops::ControlFlow;
+/// use sw_eval::{LanguageModel, ModelInfo, Result, Score, Sink, Span};
+///
+/// /// Every byte is a token, and all 256 are equally probable.
+/// struct Uniform;
+///
+/// impl LanguageModel for Uniform {
+///     fn info(&self) -> ModelInfo {
+///         ModelInfo { name: "uniform".into(), ..Default::default() }
+///     }
+///     fn encode(&self, text: &str, _special: bool) -> Result<Vec<u32>> {
+///         Ok(text.bytes().map(u32::from).collect())
+///     }
+///     fn bos(&self) -> Option<u32> {
+///         None
+///     }
+///     fn eos(&self) -> Option<u32> {
+///         Some(0)
+///     }
+///     fn max_length(&self) -> usize {
+///         2048
+///     }
+///     fn score(&self, spans: &[Span], sink: &mut Sink<'_>) -> Result<()> {
+///         for (i, span) in spans.iter().enumerate() {
+///             let scored = (span.tokens.len() - span.from) as f64;
+///             let score = Score { log_prob: -scored * 256f64.ln(), greedy: false };
+///             if sink(i, score) == ControlFlow::Break(()) {
+///                 break;
+///             }
+///         }
+///         Ok(())
+///     }
+/// }
+/// ```
+pub trait LanguageModel {
+    /// Name, fingerprint, kernel: what results record.
+    fn info(&self) -> ModelInfo;
+
+    /// The ids of a text; `special`: with what the tokenizer adds by itself.
+    ///
+    /// # Errors
+    /// When the text cannot be encoded.
+    fn encode(&self, text: &str, special: bool) -> Result<Vec<u32>>;
+
+    /// The beginning-of-sequence token.
+    fn bos(&self) -> Option<u32>;
+
+    /// The end-of-sequence token.
+    fn eos(&self) -> Option<u32>;
+
+    /// The most tokens the model reads at once.
+    fn max_length(&self) -> usize;
+
+    /// Scores spans; calls `sink` once for each index of `spans`, unless the sink says to stop.
+    ///
+    /// # Errors
+    /// When the model cannot be run.
+    fn score(&self, spans: &[Span], sink: &mut Sink<'_>) -> Result<()>;
+
+    /// What a text is conditioned on that has no context: BOS, else EOS.
+    fn prefix_token(&self) -> Option<u32> {
+        self.bos().or_else(|| self.eos())
+    }
+}

@@ -1,0 +1,244 @@
+//! What to compute for a set of spans: shared beginnings once, in the form of a tree.
+//!
+//! Spans are sorted by their tokens; neighbours that begin alike share a [`Node`], whose keys and values are computed
+//! once; what is left of each span is a [`Leaf`]. A node never reaches a span's first scored row.
+
+use crate::model::Span;
+
+/// A beginning that several spans share.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Node {
+    /// The beginning of this beginning.
+    pub(crate) parent: Option<usize>,
+    /// A span that begins with it.
+    pub(crate) span: usize,
+    /// Its tokens, after the parent's: `start..end` of the span.
+    pub(crate) start: usize,
+    /// See `start`.
+    pub(crate) end: usize,
+    /// One after the last leaf below it.
+    pub(crate) last_leaf: usize,
+}
+
+/// What is left of a span after its shared beginning.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Leaf {
+    /// The span.
+    pub(crate) span: usize,
+    /// Its shared beginning.
+    pub(crate) node: Option<usize>,
+    /// Tokens of the shared beginning.
+    pub(crate) start: usize,
+}
+
+/// A tree over spans. Nodes stand after their parents, leaves in the order of their tokens.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Plan {
+    pub(crate) nodes: Vec<Node>,
+    pub(crate) leaves: Vec<Leaf>,
+}
+
+/// A node that saves fewer tokens than this is not worth its own pass.
+const WORTH: usize = 16;
+
+impl Plan {
+    /// A plan without sharing: the spans in order.
+    pub(crate) fn flat(spans: &[Span]) -> Self {
+        let leaves = (0..spans.len())
+            .map(|span| Leaf {
+                span,
+                node: None,
+                start: 0,
+            })
+            .collect();
+        Self {
+            nodes: Vec::new(),
+            leaves,
+        }
+    }
+
+    /// A plan that shares what is worth sharing.
+    pub(crate) fn new(spans: &[Span]) -> Self {
+        let mut order: Vec<usize> = (0..spans.len()).collect();
+        order.sort_by(|&a, &b| spans[a].cmp(&spans[b]));
+        // Rows that may be shared end before the first scored row, which is `from - 1`.
+        let cap = |span: usize| spans[span].from - 1;
+        let common: Vec<usize> = order
+            .windows(2)
+            .map(|w| begin_alike(&spans[w[0]].tokens, &spans[w[1]].tokens))
+            .collect();
+        let mut plan = Self::default();
+        // Ranges of `order` still to be split, last first; each with its node and that node's depth.
+        let mut ranges = vec![(0..order.len(), None, 0)];
+        while let Some((range, parent, depth)) = ranges.pop() {
+            if range.len() < 2 {
+                plan.leaves.extend(range.map(|i| Leaf {
+                    span: order[i],
+                    node: parent,
+                    start: depth,
+                }));
+                continue;
+            }
+            let inner = &common[range.start..range.end - 1];
+            let shortest = inner.iter().copied().min().unwrap_or(0);
+            let end = order[range.clone()]
+                .iter()
+                .map(|&s| cap(s))
+                .min()
+                .unwrap_or(0)
+                .min(shortest);
+            let (node, depth) = if end > depth && (end - depth) * (range.len() - 1) >= WORTH {
+                let last_leaf = plan.leaves.len() + range.len();
+                plan.nodes.push(Node {
+                    parent,
+                    span: order[range.start],
+                    start: depth,
+                    end,
+                    last_leaf,
+                });
+                (Some(plan.nodes.len() - 1), end)
+            } else {
+                (parent, depth)
+            };
+            let mut stop = range.end;
+            for i in (0..inner.len()).rev().filter(|&i| inner[i] == shortest) {
+                ranges.push((range.start + i + 1..stop, node, depth));
+                stop = range.start + i + 1;
+            }
+            ranges.push((range.start..stop, node, depth));
+        }
+        plan
+    }
+
+    /// Tokens to compute.
+    #[cfg(test)]
+    pub(crate) fn tokens(&self, spans: &[Span]) -> usize {
+        let nodes: usize = self.nodes.iter().map(|n| n.end - n.start).sum();
+        let leaves: usize = self
+            .leaves
+            .iter()
+            .map(|l| spans[l.span].tokens.len() - 1 - l.start)
+            .sum();
+        nodes + leaves
+    }
+
+    /// Leaves in batches of at most `budget` tokens (one leaf at least).
+    pub(crate) fn batches(&self, spans: &[Span], budget: usize) -> Vec<std::ops::Range<usize>> {
+        let mut batches = Vec::new();
+        let (mut start, mut tokens) = (0, 0);
+        for (i, leaf) in self.leaves.iter().enumerate() {
+            let more = spans[leaf.span].tokens.len() - 1 - leaf.start;
+            if i > start && tokens + more > budget {
+                batches.push(start..i);
+                (start, tokens) = (i, 0);
+            }
+            tokens += more;
+        }
+        if start < self.leaves.len() {
+            batches.push(start..self.leaves.len());
+        }
+        batches
+    }
+}
+
+fn begin_alike(a: &[u32], b: &[u32]) -> usize {
+    a.iter().zip(b).take_while(|(x, y)| x == y).count()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn span(tokens: &[u32], from: usize) -> Span {
+        Span {
+            tokens: tokens.to_vec(),
+            from,
+        }
+    }
+
+    /// The tokens a leaf's chain of nodes stands for.
+    fn chain(plan: &Plan, spans: &[Span], node: Option<usize>) -> Vec<u32> {
+        let Some(node) = node.map(|n| &plan.nodes[n]) else {
+            return Vec::new();
+        };
+        let mut tokens = chain(plan, spans, node.parent);
+        assert_eq!(tokens.len(), node.start);
+        tokens.extend(&spans[node.span].tokens[node.start..node.end]);
+        tokens
+    }
+
+    fn check(spans: &[Span]) -> Plan {
+        let plan = Plan::new(spans);
+        let mut seen = vec![false; spans.len()];
+        for (i, leaf) in plan.leaves.iter().enumerate() {
+            let span = &spans[leaf.span];
+            assert!(
+                !std::mem::replace(&mut seen[leaf.span], true),
+                "every span once"
+            );
+            assert!(
+                leaf.start < span.from,
+                "the first scored row is in the leaf"
+            );
+            assert_eq!(chain(&plan, spans, leaf.node), span.tokens[..leaf.start]);
+            let mut node = leaf.node;
+            while let Some(n) = node {
+                assert!(i < plan.nodes[n].last_leaf);
+                assert!(plan.nodes[n].parent.is_none_or(|p| p < n));
+                node = plan.nodes[n].parent;
+            }
+        }
+        assert!(seen.into_iter().all(|s| s));
+        plan
+    }
+
+    #[test]
+    fn choices_share_their_question() {
+        let question: Vec<u32> = (0..40).collect();
+        let choice = |end: &[u32]| span(&[&question, end].concat(), 40);
+        let spans = [
+            choice(&[7, 8]),
+            choice(&[7, 9, 1]),
+            choice(&[5]),
+            span(&[100, 101, 102], 1),
+        ];
+        let plan = check(&spans);
+        assert_eq!(plan.nodes.len(), 1);
+        assert_eq!(plan.nodes[0].end, 39);
+        assert_eq!(plan.tokens(&spans), 39 + 2 + 3 + 1 + 2);
+        assert_eq!(Plan::flat(&spans).tokens(&spans), 41 + 42 + 40 + 2);
+    }
+
+    #[test]
+    fn headers_and_questions_nest() {
+        let header: Vec<u32> = (0..50).collect();
+        let spans: Vec<Span> = (0..6)
+            .map(|i| {
+                let question: Vec<u32> = (0..20).map(|t| 1000 * (1 + i / 3) + t).collect();
+                span(&[&header[..], &question, &[i], &[9]].concat(), 70)
+            })
+            .collect();
+        let plan = check(&spans);
+        assert_eq!(
+            plan.nodes
+                .iter()
+                .map(|n| (n.start, n.end))
+                .collect::<Vec<_>>(),
+            [(0, 50), (50, 69), (50, 69)]
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn any_spans_are_covered(raw in prop::collection::vec((prop::collection::vec(0u32..3, 2..40), 0usize..40), 0..40), budget in 1usize..100) {
+            let spans: Vec<Span> = raw.into_iter().map(|(tokens, from)| { let from = 1 + from % (tokens.len() - 1); Span { tokens, from } }).collect();
+            let plan = check(&spans);
+            prop_assert!(plan.tokens(&spans) <= Plan::flat(&spans).tokens(&spans));
+            let batches = plan.batches(&spans, budget);
+            prop_assert_eq!(batches.iter().map(|b| b.len()).sum::<usize>(), spans.len());
+            for pair in batches.windows(2) { prop_assert_eq!(pair[0].end, pair[1].start); }
+        }
+    }
+}

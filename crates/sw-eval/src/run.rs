@@ -1,0 +1,267 @@
+//! What a run found, document by document: the values everything else is computed from.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value as Json};
+
+use crate::{
+    data::Doc,
+    error::{Error, Result},
+    metric::{Metric, Value},
+    model::{ModelInfo, Score},
+    shard::Shard,
+    task::{Request, Task},
+    workload::{Options, Source, TaskWork, Workload, sha256},
+};
+
+/// A run, whole or one shard of it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Run {
+    /// SHA-256 of everything that decides the numbers.
+    pub config: String,
+    /// The part of the documents.
+    pub shard: Shard,
+    /// The model.
+    pub model: ModelInfo,
+    /// The most tokens the model reads at once.
+    pub max_length: usize,
+    /// How it was evaluated.
+    pub options: Options,
+    /// What was found.
+    pub tasks: Vec<TaskRun>,
+    /// When, how long, on how many threads: all that may differ between two equal runs.
+    pub environment: Environment,
+}
+
+/// What may differ between two equal runs.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Environment {
+    /// Start, as seconds since 1970.
+    pub started: f64,
+    /// Seconds from start to end; of a run that was resumed, of its last part.
+    pub seconds: f64,
+    /// Threads that computed.
+    pub threads: usize,
+    /// Answers that were found in a journal.
+    pub resumed: usize,
+}
+
+/// One task's documents.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct TaskRun {
+    /// The task's name.
+    pub task: String,
+    /// Where its documents came from.
+    pub source: Source,
+    /// The documents, by index.
+    pub samples: Vec<Sample>,
+}
+
+/// One document, what was asked, answered, and what the answers are worth.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Sample {
+    /// Its index in the split.
+    pub doc_id: usize,
+    /// Its columns.
+    pub doc: Map<String, Json>,
+    /// The right answer.
+    pub target: String,
+    /// The questions: context and continuation, or the text.
+    pub arguments: Vec<Vec<String>>,
+    /// The answers.
+    pub resps: Vec<Score>,
+    /// Their worth.
+    pub metrics: BTreeMap<Metric, Value>,
+    /// Tokens that were cut from the left to fit the model.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub cut: usize,
+}
+
+fn is_zero(n: &usize) -> bool {
+    *n == 0
+}
+
+impl Run {
+    /// Puts answers to their documents. `scores`: one for each span of the workload.
+    pub(crate) fn new(
+        workload: Workload,
+        scores: &[Score],
+        options: Options,
+        model: ModelInfo,
+        max_length: usize,
+    ) -> Self {
+        let config = config_hash(&workload, &options, &model, max_length);
+        let tasks = workload
+            .tasks
+            .into_iter()
+            .map(|work| TaskRun::new(work, scores))
+            .collect();
+        Self {
+            config,
+            shard: options.shard,
+            model,
+            max_length,
+            options,
+            tasks,
+            environment: Environment::default(),
+        }
+    }
+
+    /// The whole run from all its shards, in any order.
+    ///
+    /// # Errors
+    /// Shards of different runs, a shard that is missing or given twice.
+    pub fn merge(shards: Vec<Run>) -> Result<Run> {
+        let refuse = |problem: String| Err(Error::Options(format!("merge: {problem}")));
+        let mut shards = shards;
+        shards.sort_by_key(|run| run.shard.index());
+        let Some(first) = shards.first() else {
+            return refuse("no shards are given".into());
+        };
+        let count = first.shard.count();
+        let mut merged = Run {
+            shard: Shard::default(),
+            ..first.clone()
+        };
+        for run in &shards {
+            if run.config != merged.config || run.shard.count() != count {
+                return refuse(format!(
+                    "shard {} has configuration {}, shard {} has {}: they are of different runs",
+                    first.shard,
+                    short(&first.config),
+                    run.shard,
+                    short(&run.config)
+                ));
+            }
+        }
+        let given: Vec<usize> = shards.iter().map(|run| run.shard.index()).collect();
+        for i in 1..=count {
+            match given.iter().filter(|&&g| g == i).count() {
+                1 => {}
+                0 => return refuse(format!("shard {i}/{count} is missing")),
+                _ => return refuse(format!("shard {i}/{count} is given twice")),
+            }
+        }
+        for run in shards.into_iter().skip(1) {
+            for (task, more) in merged.tasks.iter_mut().zip(run.tasks) {
+                task.samples.extend(more.samples);
+            }
+            merged.environment.seconds = merged.environment.seconds.max(run.environment.seconds);
+            merged.environment.started = merged.environment.started.min(run.environment.started);
+            merged.environment.threads += run.environment.threads;
+            merged.environment.resumed += run.environment.resumed;
+        }
+        for task in &mut merged.tasks {
+            task.samples.sort_by_key(|sample| sample.doc_id);
+        }
+        Ok(merged)
+    }
+
+    /// What the user should know: contexts that were cut, a split other than the task's own.
+    pub fn warnings(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        for run in &self.tasks {
+            let cut = run.samples.iter().filter(|s| s.cut > 0);
+            if let Some(most) = cut.clone().max_by_key(|s| s.cut) {
+                lines.push(format!(
+                    "{}: {} documents are longer than the model's context of {} tokens and were cut from the left (document {} by {} tokens)",
+                    run.task, cut.count(), self.max_length, most.doc_id, most.cut
+                ));
+            }
+            if let Ok(task) = Task::named(&run.task)
+                && task.split != run.source.split
+            {
+                lines.push(format!(
+                    "{}: evaluated on the {} split, not on its {} split",
+                    run.task, run.source.split, task.split
+                ));
+            }
+        }
+        lines
+    }
+}
+
+impl TaskRun {
+    fn new(work: TaskWork, scores: &[Score]) -> Self {
+        let samples = work.docs.into_iter().map(|doc| {
+            let resps: Vec<Score> = doc
+                .spans
+                .iter()
+                .map(|spans| sum(spans.iter().map(|&s| scores[s])))
+                .collect();
+            let metrics = work
+                .task
+                .metrics
+                .iter()
+                .map(|&m| (m, doc.item.measure(m, &resps)))
+                .collect();
+            let Doc { fields, .. } = doc.doc;
+            Sample {
+                doc_id: doc.doc_id,
+                doc: fields,
+                target: doc.item.target(),
+                arguments: doc.requests.into_iter().map(arguments).collect(),
+                resps,
+                metrics,
+                cut: doc.cut,
+            }
+        });
+        Self {
+            task: work.task.name.into(),
+            source: work.source,
+            samples: samples.collect(),
+        }
+    }
+
+    /// One metric's values, document by document.
+    pub fn values(&self, metric: Metric) -> Vec<Value> {
+        self.samples
+            .iter()
+            .filter_map(|s| s.metrics.get(&metric).copied())
+            .collect()
+    }
+}
+
+fn sum(scores: impl Iterator<Item = Score>) -> Score {
+    let zero = Score {
+        log_prob: 0.0,
+        greedy: true,
+    };
+    scores.fold(zero, |a, b| Score {
+        log_prob: a.log_prob + b.log_prob,
+        greedy: a.greedy && b.greedy,
+    })
+}
+
+fn arguments(request: Request) -> Vec<String> {
+    match request {
+        Request::Continuation {
+            context,
+            continuation,
+        } => vec![context, continuation],
+        Request::Rolling { text } => vec![text],
+        Request::Tokens(_) => vec![String::new()],
+    }
+}
+
+/// SHA-256 of everything that decides the numbers; the same for all shards.
+pub(crate) fn config_hash(
+    workload: &Workload,
+    options: &Options,
+    model: &ModelInfo,
+    max_length: usize,
+) -> String {
+    let tasks: Vec<_> = workload
+        .tasks
+        .iter()
+        .map(|w| (w.task.name, w.task.version, &w.source))
+        .collect();
+    let model = (&model.fingerprint, &model.dtype, &model.kernel, max_length);
+    let all = (env!("CARGO_PKG_VERSION"), model, options, tasks);
+    sha256(&serde_json::to_string(&all).expect("options are JSON"))
+}
+
+fn short(hash: &str) -> &str {
+    crate::journal::short(hash)
+}

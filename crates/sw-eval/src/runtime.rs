@@ -1,0 +1,229 @@
+//! This workspace's own models behind [`LanguageModel`]: shared beginnings once, ragged batches without padding, logits
+//! only for scored rows.
+
+use std::{collections::HashMap, ops::ControlFlow};
+
+use ndarray::{Array2, Axis};
+use sw_model::{Kv, Linear, Model, Seq};
+
+use crate::{
+    error::{Error, Result},
+    intervention::{Applied, Intervention},
+    model::{LanguageModel, ModelInfo, Score, Sink, Span},
+    plan::{Leaf, Plan},
+};
+
+/// A model, what is done to it, and how much of it is run at once.
+pub struct Runtime {
+    base: Model,
+    applied: Applied,
+    name: String,
+    budget: usize,
+    sharing: bool,
+}
+
+/// Tokens of a batch without being told otherwise: enough for the matrix products, little memory.
+pub const TOKEN_BUDGET: usize = 1024;
+
+impl Runtime {
+    /// A model under interventions; shares the checkpoint with `model`.
+    ///
+    /// # Errors
+    /// An intervention that the model cannot take.
+    pub fn new(model: &Model, interventions: &[Intervention]) -> Result<Self> {
+        let applied = Applied::new(model, interventions)?;
+        let name = model.dir().display().to_string();
+        Ok(Self {
+            base: model.clone(),
+            applied,
+            name,
+            budget: TOKEN_BUDGET,
+            sharing: true,
+        })
+    }
+
+    /// Another name than the checkpoint's folder.
+    pub fn named(self, name: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            ..self
+        }
+    }
+
+    /// Another number of tokens in a batch. Results do not depend on it.
+    pub fn with_budget(self, tokens: usize) -> Self {
+        Self {
+            budget: tokens.max(1),
+            ..self
+        }
+    }
+
+    /// Whether shared beginnings are computed once. Results do not depend on it.
+    pub fn with_sharing(self, sharing: bool) -> Self {
+        Self { sharing, ..self }
+    }
+
+    /// The edited model.
+    pub fn model(&self) -> &Model {
+        &self.applied.model
+    }
+
+    /// Rows after the final norm that predict the scored tokens; `[scored tokens of all leaves, hidden]`.
+    fn scored_rows(
+        &self,
+        spans: &[Span],
+        leaves: &[Leaf],
+        prefixes: &HashMap<usize, Kv>,
+    ) -> sw_model::Result<Array2<f32>> {
+        let seq = |leaf: &Leaf| Seq {
+            tokens: read(&spans[leaf.span], leaf.start),
+            prefix: leaf.node.and_then(|n| prefixes.get(&n)),
+        };
+        let seqs: Vec<Seq<'_>> = leaves.iter().map(seq).collect();
+        let rows = self
+            .applied
+            .model
+            .forward(&seqs, &mut self.applied.hook())?;
+        let mut scored = Vec::new();
+        let mut first = 0;
+        for (leaf, seq) in leaves.iter().zip(&seqs) {
+            let span = &spans[leaf.span];
+            scored.extend(first + span.from - 1 - leaf.start..first + seq.tokens.len());
+            first += seq.tokens.len();
+        }
+        Ok(rows.select(Axis(0), &scored))
+    }
+
+    fn run(
+        &self,
+        spans: &[Span],
+        leaves: &[Leaf],
+        prefixes: &HashMap<usize, Kv>,
+    ) -> Result<Vec<Score>> {
+        let rows = match self.scored_rows(spans, leaves, prefixes) {
+            // A rope whose frequencies depend on the length: this batch runs without sharing.
+            Err(sw_model::Error::Prefix { .. }) => {
+                let whole: Vec<Leaf> = leaves
+                    .iter()
+                    .map(|l| Leaf {
+                        node: None,
+                        start: 0,
+                        ..*l
+                    })
+                    .collect();
+                self.scored_rows(spans, &whole, prefixes)?
+            }
+            rows => rows?,
+        };
+        let targets: Vec<u32> = leaves
+            .iter()
+            .flat_map(|l| &spans[l.span].tokens[spans[l.span].from..])
+            .copied()
+            .collect();
+        let mut tokens = self.applied.model.score(rows.view(), &targets)?.into_iter();
+        let scores = leaves.iter().map(|leaf| {
+            let span = &spans[leaf.span];
+            let sum = Score {
+                log_prob: 0.0,
+                greedy: true,
+            };
+            tokens
+                .by_ref()
+                .take(span.tokens.len() - span.from)
+                .fold(sum, |sum, token| Score {
+                    log_prob: sum.log_prob + token.log_prob,
+                    greedy: sum.greedy && token.greedy,
+                })
+        });
+        Ok(scores.collect())
+    }
+}
+
+/// What the model reads of a span: all but the last token.
+fn read(span: &Span, start: usize) -> &[u32] {
+    &span.tokens[start..span.tokens.len() - 1]
+}
+
+impl LanguageModel for Runtime {
+    fn info(&self) -> ModelInfo {
+        let dtype = self
+            .base
+            .weight(0, Linear::Q)
+            .map_or(String::new(), |w| format!("{:?}", w.dtype()));
+        ModelInfo {
+            name: self.name.clone(),
+            fingerprint: self
+                .base
+                .fingerprint()
+                .map(|f| f.to_string())
+                .unwrap_or_default(),
+            dtype: dtype.to_lowercase(),
+            kernel: sw_tensor::isa_name().into(),
+        }
+    }
+
+    fn encode(&self, text: &str, special: bool) -> Result<Vec<u32>> {
+        Ok(self.base.tokenizer()?.encode(text, special)?)
+    }
+
+    fn bos(&self) -> Option<u32> {
+        self.base.tokenizer().ok()?.bos()
+    }
+
+    fn eos(&self) -> Option<u32> {
+        self.base.tokenizer().ok()?.eos()
+    }
+
+    fn max_length(&self) -> usize {
+        self.base.spec().max_positions
+    }
+
+    fn score(&self, spans: &[Span], sink: &mut Sink<'_>) -> Result<()> {
+        if let Some(bad) = spans
+            .iter()
+            .find(|s| s.from == 0 || s.from >= s.tokens.len())
+        {
+            return Err(Error::Runtime(format!(
+                "a span of {} tokens, scored from {}",
+                bad.tokens.len(),
+                bad.from
+            )));
+        }
+        let sharing = self.sharing && !self.applied.whole_sequences;
+        let plan = if sharing {
+            Plan::new(spans)
+        } else {
+            Plan::flat(spans)
+        };
+        let mut prefixes: HashMap<usize, Kv> = HashMap::new();
+        let mut next_node = 0;
+        for batch in plan.batches(spans, self.budget) {
+            let leaves = &plan.leaves[batch.clone()];
+            // Nodes stand in the order of their leaves, so those of this batch are the next ones.
+            let needed = leaves
+                .iter()
+                .filter_map(|l| l.node)
+                .max()
+                .map_or(next_node, |n| next_node.max(n + 1));
+            for n in next_node..needed {
+                let node = &plan.nodes[n];
+                let parent = node.parent.and_then(|p| prefixes.get(&p));
+                let tokens = &spans[node.span].tokens[node.start..node.end];
+                let kv = self
+                    .applied
+                    .model
+                    .prefix(parent, tokens, &mut self.applied.hook())?;
+                prefixes.insert(n, kv);
+            }
+            next_node = needed;
+            let scores = self.run(spans, leaves, &prefixes)?;
+            for (leaf, score) in leaves.iter().zip(scores) {
+                if sink(leaf.span, score) == ControlFlow::Break(()) {
+                    return Ok(());
+                }
+            }
+            prefixes.retain(|&n, _| plan.nodes[n].last_leaf > batch.end);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,367 @@
+//! From tasks and data to the spans a model is asked to score: everything that needs no forward pass.
+
+use std::{collections::HashMap, path::PathBuf};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::{
+    data::{self, DataDir, Doc, Split},
+    encode::Encoder,
+    error::{Error, Result},
+    fewshot::Sampler,
+    intervention::Intervention,
+    model::{Bos, LanguageModel, Span},
+    shard::Shard,
+    task::{Cut, Item, Kind, Request, Task},
+};
+
+/// How an evaluation is run. All of it is recorded in the results, and all but the shard decides the configuration's hash.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+#[non_exhaustive]
+pub struct Options {
+    /// Documents of each task (windows, where perplexity is by windows); all without it.
+    pub limit: Option<usize>,
+    /// Whether texts get a beginning-of-sequence token.
+    pub bos: Bos,
+    /// Worked examples before each question.
+    pub num_fewshot: usize,
+    /// Seed of the draw of worked examples; lm-eval's default is 1234.
+    pub seed: u64,
+    /// Another split than the tasks' own.
+    pub split: Option<Split>,
+    /// Draws of the bootstrap that gives perplexities their standard error; 0 for no standard errors.
+    pub bootstrap_iters: usize,
+    /// What is done to the model.
+    pub interventions: Vec<Intervention>,
+    /// Which part of the documents.
+    #[serde(skip)]
+    pub shard: Shard,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            limit: None,
+            bos: Bos::Auto,
+            num_fewshot: 0,
+            seed: 1234,
+            split: None,
+            bootstrap_iters: 100_000,
+            interventions: Vec::new(),
+            shard: Shard::default(),
+        }
+    }
+}
+
+/// The longest window of a perplexity by windows.
+const WINDOW: usize = 2048;
+
+/// What a task asks, document by document.
+#[derive(Clone, Debug)]
+pub struct TaskWork {
+    /// The task.
+    pub task: &'static Task,
+    /// Where its documents came from.
+    pub source: Source,
+    /// Its documents, those of the shard.
+    pub docs: Vec<DocWork>,
+}
+
+/// Where a task's documents came from, and what happened to them on the way.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Source {
+    /// The split that was read.
+    pub split: Split,
+    /// The files that were read, without their folders.
+    pub files: Vec<String>,
+    /// SHA-256 of the files.
+    pub sha256: String,
+    /// The split that worked examples came from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fewshot_split: Option<Split>,
+    /// Tokens of a window.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub window: Option<usize>,
+    /// Documents in the split (windows: as many as were cut).
+    pub original: usize,
+    /// Documents evaluated by all shards together.
+    pub effective: usize,
+}
+
+/// What is asked about one document.
+#[derive(Clone, Debug)]
+pub struct DocWork {
+    /// Its index in the split.
+    pub doc_id: usize,
+    /// Its columns.
+    pub doc: Doc,
+    /// What is asked.
+    pub item: Item,
+    /// The questions.
+    pub requests: Vec<Request>,
+    /// For each question, its spans in the workload; a rolling request has one for each window.
+    pub spans: Vec<Vec<usize>>,
+    /// The most tokens that were cut from the left of one of its contexts to fit the model.
+    pub cut: usize,
+}
+
+/// All spans of an evaluation, equal ones once.
+#[derive(Clone, Debug, Default)]
+pub struct Workload {
+    /// The tasks, in the order they were named.
+    pub tasks: Vec<TaskWork>,
+    /// What the model is asked.
+    pub spans: Vec<Span>,
+}
+
+impl Workload {
+    /// Reads the tasks' data and encodes every question.
+    ///
+    /// # Errors
+    /// An unknown task, data that is missing or broken, a document that cannot be asked: one line each.
+    pub fn new(
+        lm: &dyn LanguageModel,
+        tasks: &[&str],
+        data: &DataDir,
+        options: &Options,
+    ) -> Result<Self> {
+        if tasks.is_empty() {
+            return Err(Error::Options("no task is named".into()));
+        }
+        if options.limit == Some(0) {
+            return Err(Error::Options("limit 0: nothing to evaluate".into()));
+        }
+        let encoder = Encoder::new(lm, options.bos)?;
+        let mut spans = Spans::default();
+        let mut work: Vec<TaskWork> = Vec::new();
+        for name in tasks {
+            let task = Task::named(name)?;
+            if work.iter().all(|w| w.task.name != task.name) {
+                work.push(prepare(task, data, &encoder, options, &mut spans)?);
+            }
+        }
+        Ok(Self {
+            tasks: work,
+            spans: spans.all,
+        })
+    }
+}
+
+#[derive(Default)]
+struct Spans {
+    all: Vec<Span>,
+    index: HashMap<Span, usize>,
+}
+
+impl Spans {
+    fn add(&mut self, span: Span) -> usize {
+        let next = self.all.len();
+        *self.index.entry(span).or_insert_with_key(|span| {
+            self.all.push(span.clone());
+            next
+        })
+    }
+}
+
+fn prepare(
+    task: &'static Task,
+    dir: &DataDir,
+    encoder: &Encoder<'_>,
+    options: &Options,
+    spans: &mut Spans,
+) -> Result<TaskWork> {
+    let files = dir.files(&task.dataset)?;
+    let missing = |problem| Error::NoData {
+        task: task.name.into(),
+        problem,
+    };
+    let split = match (options.split.unwrap_or(task.split), files.len()) {
+        (_, 0) => return Err(missing(dir.missing(&task.dataset))),
+        (wanted, _) if files.contains_key(&wanted) => wanted,
+        (_, 1) => *files.keys().next().expect("one split"), // the only one that is there
+        (wanted, _) => {
+            let found = files
+                .keys()
+                .map(Split::to_string)
+                .collect::<Vec<_>>()
+                .join(", ");
+            return Err(missing(format!(
+                "no {wanted} split; the folder has: {found} (name one of them)"
+            )));
+        }
+    };
+    let rows = data::read(&files[&split])?;
+    let mut source = Source {
+        split,
+        files: files[&split]
+            .iter()
+            .map(|f| f.file_name().unwrap_or_default().to_string_lossy().into())
+            .collect(),
+        sha256: digest(&files[&split])?,
+        fewshot_split: None,
+        window: None,
+        original: 0,
+        effective: 0,
+    };
+    let limit = options.limit.unwrap_or(usize::MAX);
+    let mut work = Vec::new();
+    match task.kind {
+        Kind::Items { prepare, item } => {
+            let prepare = prepare.unwrap_or(Ok);
+            let clean = |rows| prepare(rows).map_err(named(task));
+            let docs = clean(rows)?;
+            let pool = if options.num_fewshot > 0 && !matches!(item(&docs[0])?, Item::Page { .. }) {
+                let from = if files.contains_key(&task.shots) {
+                    task.shots
+                } else {
+                    split
+                };
+                source.fewshot_split = Some(from);
+                if from == split {
+                    docs.clone()
+                } else {
+                    clean(data::read(&files[&from])?)?
+                }
+            } else {
+                Vec::new()
+            };
+            // The harness leaves the document itself out where the task has no test split.
+            let mut sampler = Sampler::new(&pool, options.seed, task.split != Split::Test);
+            let shots = if pool.is_empty() {
+                0
+            } else {
+                options.num_fewshot
+            };
+            if shots > 0 && pool.len() < sampler.needs(shots) {
+                let problem = format!(
+                    "{shots} worked examples need {} documents to draw from, found {}",
+                    sampler.needs(shots),
+                    pool.len()
+                );
+                return Err(missing(problem));
+            }
+            (source.original, source.effective) = (docs.len(), docs.len().min(limit));
+            for (doc_id, doc) in docs.into_iter().enumerate().take(limit) {
+                let drawn = sampler.draw(shots, &doc); // for every document: shards draw alike
+                if !options.shard.holds(doc_id) {
+                    continue;
+                }
+                let header = drawn
+                    .iter()
+                    .map(|&i| Ok(item(&pool[i])?.example()))
+                    .collect::<Result<String>>()?;
+                let item = item(&doc).map_err(named(task))?;
+                work.push(ask(task, doc_id, doc, item, &header, encoder, spans)?);
+            }
+        }
+        Kind::Windows(cut) => {
+            let window = WINDOW.min(encoder.max_length());
+            let windows = cut(&rows, encoder, Cut { window, limit }).map_err(named(task))?;
+            (source.original, source.effective, source.window) =
+                (windows.len(), windows.len(), Some(window));
+            for (doc_id, tokens) in windows
+                .into_iter()
+                .enumerate()
+                .filter(|(i, _)| options.shard.holds(*i))
+            {
+                let fields = [
+                    ("window".to_owned(), doc_id.into()),
+                    ("tokens".to_owned(), tokens.len().into()),
+                ];
+                let doc = rows[0].with_fields(fields.into_iter().collect());
+                work.push(ask(
+                    task,
+                    doc_id,
+                    doc,
+                    Item::Window(tokens),
+                    "",
+                    encoder,
+                    spans,
+                )?);
+            }
+        }
+    }
+    Ok(TaskWork {
+        task,
+        source,
+        docs: work,
+    })
+}
+
+/// Puts the task's name before an error of its data.
+fn named(task: &Task) -> impl Fn(Error) -> Error {
+    move |error| match error {
+        Error::Data { path, problem } => Error::Data {
+            path,
+            problem: format!("{}: {problem}", task.name),
+        },
+        other => other,
+    }
+}
+
+fn ask(
+    task: &'static Task,
+    doc_id: usize,
+    doc: Doc,
+    item: Item,
+    header: &str,
+    encoder: &Encoder<'_>,
+    spans: &mut Spans,
+) -> Result<DocWork> {
+    let requests = item.requests(header);
+    let mut cut = 0;
+    let encoded = requests
+        .iter()
+        .map(|request| match request {
+            Request::Continuation {
+                context,
+                continuation,
+            } => {
+                let pair = encoder.pair(context, continuation);
+                let (span, tokens) = pair.map_err(|problem| Error::Document {
+                    task: task.name.into(),
+                    doc: doc_id,
+                    problem,
+                })?;
+                cut = cut.max(tokens);
+                Ok(vec![spans.add(span)])
+            }
+            Request::Rolling { text } => Ok(encoder
+                .rolling(text)?
+                .into_iter()
+                .map(|span| spans.add(span))
+                .collect()),
+            Request::Tokens(tokens) => Ok(vec![spans.add(Span {
+                tokens: tokens.clone(),
+                from: 1,
+            })]),
+        })
+        .collect::<Result<Vec<_>>>()?;
+    Ok(DocWork {
+        doc_id,
+        doc,
+        item,
+        requests,
+        spans: encoded,
+        cut,
+    })
+}
+
+fn digest(files: &[PathBuf]) -> Result<String> {
+    let mut hash = Sha256::new();
+    for path in files {
+        let mut file = std::fs::File::open(path).map_err(|e| Error::io(path, e))?;
+        std::io::copy(&mut file, &mut hash).map_err(|e| Error::io(path, e))?;
+    }
+    Ok(hex(&hash.finalize()))
+}
+
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+pub(crate) fn sha256(text: &str) -> String {
+    hex(&Sha256::digest(text.as_bytes()))
+}

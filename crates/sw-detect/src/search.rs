@@ -224,7 +224,7 @@ impl Found {
                 }
             } else if accepted.is_none()
                 && thresholds.accepts(spike)
-                && !self.remainder(spike, thresholds)
+                && !self.known(spike, thresholds)
             {
                 let candidate = thresholds.candidate(model, spike, round);
                 accepted = Some(candidate.coord());
@@ -243,13 +243,18 @@ impl Found {
         })
     }
 
-    /// Whether a spike is what remains of a row that has been reported as a whole.
-    fn remainder(&self, spike: &Spike, thresholds: &Thresholds<'_>) -> bool {
-        let known = |c: &Candidate| {
-            c.unit == Unit::Row
-                && (c.layer, c.expert, c.row) == (spike.layer, spike.expert, spike.row)
-        };
-        spike.share() < thresholds.options.scalar_share && self.super_weights.iter().any(known)
+    /// Whether a spike is the work of a canceller (at another token now), or what remains of a row that has been
+    /// reported as a whole.
+    fn known(&self, spike: &Spike, thresholds: &Thresholds<'_>) -> bool {
+        let row =
+            |c: &Candidate| (c.layer, c.expert, c.row) == (spike.layer, spike.expert, spike.row);
+        let remains = spike.share() < thresholds.options.scalar_share;
+        self.cancellers.iter().any(|c| row(c) && c.col == spike.col)
+            || remains
+                && self
+                    .super_weights
+                    .iter()
+                    .any(|c| row(c) && c.unit == Unit::Row)
     }
 }
 

@@ -1,3 +1,5 @@
 //! Integration tests, one binary.
 
+mod finds;
+mod planted;
 mod tinystories;

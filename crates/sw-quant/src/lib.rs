@@ -1,2 +1,39 @@
-//! Round-to-nearest quantizers that hold outliers out (super weights, super activations).
+#![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
+mod activation;
+mod bits;
+mod clip;
+mod codec;
+mod error;
+mod fake;
+mod grouping;
+mod levels;
+mod moments;
+#[cfg(feature = "ndarray")]
+pub mod ndarray;
+pub mod outliers;
+pub mod packed;
+mod par;
+mod plan;
+mod quantized;
+mod real;
+pub mod reference;
+#[cfg(feature = "safetensors")]
+pub mod safetensors;
+mod scheme;
+pub mod search;
+mod simd;
+pub mod smooth;
+pub mod stats;
+
+pub use activation::{Activation, Fill, Pick};
+pub use clip::{Clip, Scope};
+pub use error::Error;
+pub use fake::{Report, fake_quantize};
+pub use grouping::{Blocks, Grouping, Tail};
+pub use levels::{Levels, Steps, ZeroPoint};
+pub use quantized::{Offsets, Outlier, Quantized, View, quantize};
+pub use real::{Dtype, Real};
+pub use scheme::{Arithmetic, Scheme};

@@ -1,0 +1,419 @@
+//! One block: from its range to the arithmetic of its codes.
+
+use half::f16;
+
+use crate::levels::{NF3, NF4};
+use crate::{Arithmetic, Error, Levels, ZeroPoint};
+
+/// Adding and subtracting `1.5 * 2^23` rounds an `f32` of magnitude up to `2^22` to the nearest integer, ties to even:
+/// two additions on every machine, where `round_ties_even` is a library call on plain x86-64.
+const MAGIC: f32 = 12_582_912.0;
+/// The low byte of `code + 2^23`, as bits, is `code`: cheaper than a float-to-integer conversion and its saturation.
+const TO_BITS: f32 = 8_388_608.0;
+
+/// Rounds half to even. Exact for `|x| <= 2^22`.
+#[inline(always)]
+fn round(x: f32) -> f32 {
+    (x + MAGIC) - MAGIC
+}
+
+/// `value = (code - zero)*step + offset`; for NF levels `level[code]*step + offset`.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Decode {
+    pub(crate) step: f32,
+    pub(crate) zero: f32,
+    pub(crate) offset: f32,
+}
+
+/// `code = round((clamp(w, lo, hi) - offset)*inv) + bias`, and how to get back. `bias` is `zero`, except where every
+/// value of the block has one code.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Params {
+    lo: f32,
+    hi: f32,
+    inv: f32,
+    bias: f32,
+    pub(crate) decode: Decode,
+}
+
+/// What all blocks share.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Codec {
+    /// Evenly spaced values, codes within `[min, max]`.
+    Grid { min: f32, max: f32 },
+    /// The same, each operation rounded to half precision.
+    HalfGrid { max: f32 },
+    /// A level table.
+    Nf4,
+    /// A level table.
+    Nf3,
+}
+
+impl Codec {
+    pub(crate) fn new(levels: Levels, arithmetic: Arithmetic) -> Self {
+        let (min, max) = (f32::from(levels.min_code()), f32::from(levels.max_code()));
+        match (levels, arithmetic) {
+            (Levels::Nf4, _) => Self::Nf4,
+            (Levels::Nf3, _) => Self::Nf3,
+            (_, Arithmetic::F32) => Self::Grid { min, max },
+            (_, Arithmetic::ReleaseF16) => Self::HalfGrid { max },
+        }
+    }
+
+    /// Replaces values by the ones their codes stand for.
+    #[inline(always)]
+    pub(crate) fn fake(self, w: &mut [f32], p: &Params) {
+        match self {
+            Self::Grid { min, max } => w
+                .iter_mut()
+                .for_each(|v| *v = p.decode.grid(p.grid(*v, min, max))),
+            Self::HalfGrid { max } => {
+                let s = half_scale(p.decode.step);
+                w.iter_mut()
+                    .for_each(|v| *v = p.decode.half(p.half(*v, max), s));
+            }
+            Self::Nf4 => w
+                .iter_mut()
+                .for_each(|v| *v = p.decode.level(nearest(p.unit(*v), &NF4).1)),
+            Self::Nf3 => w
+                .iter_mut()
+                .for_each(|v| *v = p.decode.level(nearest(p.unit(*v), &NF3).1)),
+        }
+    }
+
+    /// The codes of `w`, into `out` of the same length.
+    #[inline(always)]
+    pub(crate) fn encode(self, w: &[f32], p: &Params, out: &mut [u8]) {
+        let pairs = out.iter_mut().zip(w);
+        match self {
+            Self::Grid { min, max } => pairs.for_each(|(o, &v)| *o = byte(p.grid(v, min, max))),
+            Self::HalfGrid { max } => pairs.for_each(|(o, &v)| *o = byte(p.half(v, max))),
+            Self::Nf4 => pairs.for_each(|(o, &v)| *o = nearest(p.unit(v), &NF4).0),
+            Self::Nf3 => pairs.for_each(|(o, &v)| *o = nearest(p.unit(v), &NF3).0),
+        }
+    }
+
+    /// The values of `codes`, into `out` of the same length.
+    #[inline(always)]
+    pub(crate) fn decode(self, codes: &[u8], d: &Decode, out: &mut [f32]) {
+        let pairs = out.iter_mut().zip(codes);
+        match self {
+            Self::Grid { .. } => pairs.for_each(|(o, &c)| *o = d.grid(f32::from(c))),
+            Self::HalfGrid { .. } => {
+                let s = half_scale(d.step);
+                pairs.for_each(|(o, &c)| *o = d.half(f32::from(c), s));
+            }
+            Self::Nf4 => pairs.for_each(|(o, &c)| *o = d.level(NF4[usize::from(c & 15)])),
+            Self::Nf3 => pairs.for_each(|(o, &c)| *o = d.level(NF3[usize::from(c & 7)])),
+        }
+    }
+}
+
+#[inline(always)]
+fn byte(code: f32) -> u8 {
+    (code + TO_BITS).to_bits() as u8
+}
+
+/// The place and the value of the level nearest to `x`, the lower one at a tie.
+#[inline(always)]
+fn nearest<const N: usize>(x: f32, levels: &'static [f32; N]) -> (u8, f32) {
+    let (mut code, mut value) = (0, levels[0]);
+    for pair in levels.windows(2) {
+        let above = x > (pair[0] + pair[1]) / 2.0;
+        code += u8::from(above);
+        value = if above { pair[1] } else { value };
+    }
+    (code, value)
+}
+
+#[inline(always)]
+fn half(x: f32) -> f32 {
+    f16::from_f32(x).to_f32()
+}
+
+/// The release's scale `s`, an fp16 number, from its stored reciprocal: exact, since two roundings at 24 bits cannot
+/// move an 11-bit number.
+#[inline(always)]
+fn half_scale(step: f32) -> f32 {
+    half(1.0 / step)
+}
+
+impl Decode {
+    #[inline(always)]
+    fn grid(&self, code: f32) -> f32 {
+        (code - self.zero) * self.step + self.offset
+    }
+    #[inline(always)]
+    fn half(&self, code: f32, s: f32) -> f32 {
+        half(half(code / s) + self.offset)
+    }
+    #[inline(always)]
+    fn level(&self, level: f32) -> f32 {
+        level * self.step + self.offset
+    }
+}
+
+impl Params {
+    /// Whether `v` lies outside the clipped range.
+    pub(crate) fn clips(&self, v: f32) -> bool {
+        v < self.lo || v > self.hi
+    }
+
+    #[inline(always)]
+    fn unit(&self, v: f32) -> f32 {
+        let v = if v > self.lo { v } else { self.lo };
+        let v = if v < self.hi { v } else { self.hi };
+        (v - self.decode.offset) * self.inv
+    }
+
+    #[inline(always)]
+    fn grid(&self, v: f32, min: f32, max: f32) -> f32 {
+        let code = round(self.unit(v)) + self.bias;
+        let code = if code > min { code } else { min };
+        if code < max { code } else { max }
+    }
+
+    #[inline(always)]
+    fn half(&self, v: f32, max: f32) -> f32 {
+        let v = half(v).max(self.lo).min(self.hi);
+        round(half(half(v - self.decode.offset) * self.inv))
+            .max(0.0)
+            .min(max)
+    }
+
+    /// The arithmetic of a block whose values, clipped, span `[lo, hi]`, both finite.
+    #[inline(always)]
+    pub(crate) fn new(
+        levels: Levels,
+        arithmetic: Arithmetic,
+        lo: f32,
+        hi: f32,
+    ) -> Result<Self, RangeError> {
+        match (levels, arithmetic) {
+            (Levels::Asymmetric { .. }, Arithmetic::ReleaseF16) => {
+                Self::release(levels.steps() as f32, lo, hi)
+            }
+            (
+                Levels::Asymmetric {
+                    zero: ZeroPoint::Float,
+                    ..
+                },
+                _,
+            ) => Self::float_zero(levels.steps() as f32, lo, hi),
+            (
+                Levels::Asymmetric {
+                    zero: ZeroPoint::Integer,
+                    ..
+                },
+                _,
+            ) => Self::integer_zero(levels.steps() as f32, lo, hi),
+            (Levels::Symmetric { bits }, _) => {
+                Ok(Self::symmetric((1u32 << (bits - 1)) as f32, lo, hi))
+            }
+            (Levels::Nf4 | Levels::Nf3, _) => Self::normal_float(lo, hi),
+        }
+    }
+
+    fn float_zero(steps: f32, lo: f32, hi: f32) -> Result<Self, RangeError> {
+        let range = finite_range(lo, hi)?;
+        let step = representable(range / steps);
+        let inv = if step > 0.0 { steps / range } else { 0.0 };
+        Ok(Self {
+            lo,
+            hi,
+            inv,
+            bias: 0.0,
+            decode: Decode {
+                step,
+                zero: 0.0,
+                offset: lo,
+            },
+        })
+    }
+
+    fn integer_zero(steps: f32, lo: f32, hi: f32) -> Result<Self, RangeError> {
+        if lo == hi {
+            return Ok(Self::one_value(lo, if lo < 0.0 { 1.0 } else { 0.0 }));
+        }
+        let (lo, hi) = (lo.min(0.0), hi.max(0.0));
+        let range = finite_range(lo, hi)?;
+        let step = representable(range / steps);
+        let inv = if step > 0.0 { steps / range } else { 0.0 };
+        let zero = round(-lo * inv);
+        Ok(Self {
+            lo,
+            hi,
+            inv,
+            bias: zero,
+            decode: Decode {
+                step,
+                zero,
+                offset: 0.0,
+            },
+        })
+    }
+
+    /// `half_codes = 2^(N-1)`.
+    fn symmetric(half_codes: f32, lo: f32, hi: f32) -> Self {
+        if lo == hi {
+            return Self::one_value(lo, half_codes);
+        }
+        let (side, largest) = (half_codes - 1.0, hi.max(-lo));
+        let step = representable(largest / side);
+        let inv = if step > 0.0 { side / largest } else { 0.0 };
+        Self {
+            lo,
+            hi,
+            inv,
+            bias: half_codes,
+            decode: Decode {
+                step,
+                zero: half_codes,
+                offset: 0.0,
+            },
+        }
+    }
+
+    fn normal_float(lo: f32, hi: f32) -> Result<Self, RangeError> {
+        let range = finite_range(lo, hi)?;
+        let step = representable(range / 2.0);
+        let inv = if step > 0.0 { 2.0 / range } else { 0.0 };
+        Ok(Self {
+            lo,
+            hi,
+            inv,
+            bias: 0.0,
+            decode: Decode {
+                step,
+                zero: 0.0,
+                offset: lo + step,
+            },
+        })
+    }
+
+    fn release(steps: f32, lo: f32, hi: f32) -> Result<Self, RangeError> {
+        let (lo, hi) = (half(lo), half(hi));
+        let range = half(hi - lo);
+        if !range.is_finite() {
+            return Err(RangeError {
+                why: "hi - lo overflows",
+                arithmetic: "fp16",
+            });
+        }
+        let s = half(steps / range);
+        let (inv, step) = if range == 0.0 {
+            (0.0, 0.0)
+        } else {
+            (s, 1.0 / s)
+        };
+        if !inv.is_finite() {
+            return Err(RangeError {
+                why: "steps/(hi - lo) overflows",
+                arithmetic: "fp16",
+            });
+        }
+        Ok(Self {
+            lo,
+            hi,
+            inv,
+            bias: 0.0,
+            decode: Decode {
+                step,
+                zero: 0.0,
+                offset: lo,
+            },
+        })
+    }
+
+    /// All values are `c`: a code next to `zero`, and the step that makes it exact.
+    fn one_value(c: f32, zero: f32) -> Self {
+        let side = if c == 0.0 { 0.0 } else { c.signum() };
+        let decode = Decode {
+            step: c.abs(),
+            zero,
+            offset: 0.0,
+        };
+        Self {
+            lo: c,
+            hi: c,
+            inv: 0.0,
+            bias: zero + side,
+            decode,
+        }
+    }
+}
+
+/// A range that the arithmetic cannot represent.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct RangeError {
+    why: &'static str,
+    arithmetic: &'static str,
+}
+
+impl RangeError {
+    pub(crate) fn at(self, block: usize, lo: f32, hi: f32) -> Error {
+        let remedy = match self.arithmetic {
+            "fp16" => "use Arithmetic::F32",
+            _ => "scale the tensor down first",
+        };
+        Error::Range {
+            block,
+            lo,
+            hi,
+            arithmetic: self.arithmetic,
+            why: self.why,
+            remedy,
+        }
+    }
+}
+
+fn finite_range(lo: f32, hi: f32) -> Result<f32, RangeError> {
+    match hi - lo {
+        range if range.is_finite() => Ok(range),
+        _ => Err(RangeError {
+            why: "hi - lo overflows",
+            arithmetic: "f32",
+        }),
+    }
+}
+
+/// A step too small to invert is none: the block gets one value, at most `255 * 1.2e-38` off.
+#[inline(always)]
+fn representable(step: f32) -> f32 {
+    if step < f32::MIN_POSITIVE { 0.0 } else { step }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn magic_rounds_half_to_even() {
+        for i in -2048i32..=2048 {
+            let x = i as f32 / 8.0;
+            assert_eq!(round(x), x.round_ties_even(), "{x}");
+        }
+    }
+
+    #[test]
+    fn bytes_of_codes() {
+        (0..=255u8).for_each(|c| assert_eq!(byte(f32::from(c)), c));
+    }
+
+    #[test]
+    fn nearest_level_of_each_level_and_each_midpoint() {
+        for (i, pair) in NF4.windows(2).enumerate() {
+            assert_eq!(nearest(pair[0], &NF4), (i as u8, pair[0]));
+            assert_eq!(nearest((pair[0] + pair[1]) / 2.0, &NF4).0, i as u8);
+        }
+        assert_eq!(nearest(2.0, &NF3), (7, 1.0));
+    }
+
+    #[test]
+    fn a_half_scale_survives_its_reciprocal() {
+        for bits in 1..f16::INFINITY.to_bits() {
+            let s = f16::from_bits(bits).to_f32();
+            assert_eq!(half_scale(1.0 / s), s);
+        }
+    }
+}

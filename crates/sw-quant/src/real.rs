@@ -1,0 +1,174 @@
+//! The three float types of model files.
+
+use half::{bf16, f16, slice::HalfFloatSliceExt};
+
+/// The element type of a matrix.
+///
+/// ```
+/// use sw_quant::{Dtype, Real};
+/// assert_eq!(<half::bf16 as Real>::DTYPE, Dtype::Bf16);
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(rename_all = "snake_case")
+)]
+pub enum Dtype {
+    /// IEEE single precision.
+    F32,
+    /// IEEE half precision.
+    F16,
+    /// The upper half of a single.
+    Bf16,
+}
+
+mod sealed {
+    pub trait Sealed {}
+    impl Sealed for f32 {}
+    impl Sealed for half::f16 {}
+    impl Sealed for half::bf16 {}
+}
+
+/// `f32`, [`half::f16`] or [`half::bf16`]. Arithmetic happens in `f32`, which holds all three exactly.
+///
+/// ```
+/// use sw_quant::Real;
+/// assert_eq!(half::f16::from_f32(0.1).to_f32(), 0.099975586);
+/// ```
+pub trait Real:
+    sealed::Sealed + Copy + Default + PartialEq + std::fmt::Debug + Send + Sync + 'static
+{
+    /// The type's name as data.
+    const DTYPE: Dtype;
+    /// Exact.
+    fn to_f32(self) -> f32;
+    /// Rounded to nearest, ties to even.
+    fn from_f32(value: f32) -> Self;
+    /// `src` as `f32`, in `buffer` if it must be converted. `buffer` is at least as long as `src`.
+    #[doc(hidden)]
+    fn widened<'a>(src: &'a [Self], buffer: &'a mut [f32]) -> &'a [f32];
+    /// Rounds `src` into `dst`, of the same length.
+    #[doc(hidden)]
+    fn narrow(src: &[f32], dst: &mut [Self]);
+    /// Changes `data` through `f32` pieces, in order.
+    #[doc(hidden)]
+    fn update(data: &mut [Self], f: impl FnMut(&mut [f32]));
+    /// The little-endian bytes of `src`, appended to `out`.
+    #[doc(hidden)]
+    fn write_le(src: &[Self], out: &mut Vec<u8>);
+}
+
+/// Values converted at a time: 2 KiB of `f32`, which stays in the first-level cache beside the source.
+pub(crate) const LANE_BUFFER: usize = 512;
+
+impl Real for f32 {
+    const DTYPE: Dtype = Dtype::F32;
+    #[inline(always)]
+    fn to_f32(self) -> f32 {
+        self
+    }
+    #[inline(always)]
+    fn from_f32(value: f32) -> Self {
+        value
+    }
+    #[inline(always)]
+    fn widened<'a>(src: &'a [Self], _: &'a mut [f32]) -> &'a [f32] {
+        src
+    }
+    #[inline(always)]
+    fn narrow(src: &[f32], dst: &mut [Self]) {
+        dst.copy_from_slice(src);
+    }
+    #[inline(always)]
+    fn update(data: &mut [Self], mut f: impl FnMut(&mut [f32])) {
+        f(data);
+    }
+    fn write_le(src: &[Self], out: &mut Vec<u8>) {
+        out.extend(src.iter().flat_map(|v| v.to_le_bytes()));
+    }
+}
+
+#[inline(always)]
+fn update_through<T: Real>(
+    data: &mut [T],
+    mut f: impl FnMut(&mut [f32]),
+    widen: impl Fn(&[T], &mut [f32]),
+) {
+    let mut buffer = [0.0; LANE_BUFFER];
+    for part in data.chunks_mut(LANE_BUFFER) {
+        let wide = &mut buffer[..part.len()];
+        widen(part, wide);
+        f(wide);
+        T::narrow(wide, part);
+    }
+}
+
+impl Real for f16 {
+    const DTYPE: Dtype = Dtype::F16;
+    #[inline(always)]
+    fn to_f32(self) -> f32 {
+        f16::to_f32(self)
+    }
+    #[inline(always)]
+    fn from_f32(value: f32) -> Self {
+        f16::from_f32(value)
+    }
+    #[inline(always)]
+    fn widened<'a>(src: &'a [Self], buffer: &'a mut [f32]) -> &'a [f32] {
+        let wide = &mut buffer[..src.len()];
+        src.convert_to_f32_slice(wide);
+        wide
+    }
+    #[inline(always)]
+    fn narrow(src: &[f32], dst: &mut [Self]) {
+        dst.convert_from_f32_slice(src);
+    }
+    #[inline(always)]
+    fn update(data: &mut [Self], f: impl FnMut(&mut [f32])) {
+        update_through(data, f, |src, dst| src.convert_to_f32_slice(dst));
+    }
+    fn write_le(src: &[Self], out: &mut Vec<u8>) {
+        out.extend(src.iter().flat_map(|v| v.to_le_bytes()));
+    }
+}
+
+#[inline(always)]
+fn widen_bf16(src: &[bf16], dst: &mut [f32]) {
+    for (d, s) in dst.iter_mut().zip(src) {
+        *d = f32::from_bits(u32::from(s.to_bits()) << 16);
+    }
+}
+
+impl Real for bf16 {
+    const DTYPE: Dtype = Dtype::Bf16;
+    #[inline(always)]
+    fn to_f32(self) -> f32 {
+        bf16::to_f32(self)
+    }
+    #[inline(always)]
+    fn from_f32(value: f32) -> Self {
+        bf16::from_f32(value)
+    }
+    #[inline(always)]
+    fn widened<'a>(src: &'a [Self], buffer: &'a mut [f32]) -> &'a [f32] {
+        let wide = &mut buffer[..src.len()];
+        widen_bf16(src, wide);
+        wide
+    }
+    #[inline(always)]
+    fn narrow(src: &[f32], dst: &mut [Self]) {
+        for (d, s) in dst.iter_mut().zip(src) {
+            // Round to nearest even on the bits: adding just under half carries into the kept half.
+            let bits = s.to_bits();
+            *d = bf16::from_bits((bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16) as u16);
+        }
+    }
+    #[inline(always)]
+    fn update(data: &mut [Self], f: impl FnMut(&mut [f32])) {
+        update_through(data, f, widen_bf16);
+    }
+    fn write_le(src: &[Self], out: &mut Vec<u8>) {
+        out.extend(src.iter().flat_map(|v| v.to_le_bytes()));
+    }
+}

@@ -1,0 +1,107 @@
+//! One quantization, as data.
+
+use crate::{Clip, Error, Grouping, Levels, ZeroPoint};
+
+/// The precision in which scales, codes and values are computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(rename_all = "snake_case")
+)]
+pub enum Arithmetic {
+    /// Single precision; half-precision inputs are widened, exactly.
+    #[default]
+    F32,
+    /// The released code on a half-precision checkpoint: the weight, the threshold and the result of *every* operation
+    /// are rounded to fp16, the scale is `s = steps/(hi - lo)` and values are `q/s + lo`. Asymmetric levels with a float
+    /// zero-point only. A block whose `s` overflows (where the release yields NaN) is an error.
+    ReleaseF16,
+}
+
+/// A quantization as data: which values exist, which elements share a scale, and what is clipped first.
+///
+/// The default is the released code's 4-bit quantizer, one scale per row, nothing clipped.
+///
+/// ```
+/// use sw_quant::{Clip, Grouping, Levels, Scheme};
+/// // Eq. 2 of the paper with "1024x1024" blocks and z = 9.
+/// let paper = Scheme { clip: Clip::ZScore { z: 9.0 }, ..Scheme::new(Levels::asymmetric(4), Grouping::flat(1 << 20)) };
+/// assert!(paper.check([4096, 4096]).is_ok());
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(default, deny_unknown_fields)
+)]
+pub struct Scheme {
+    /// The values a code can stand for.
+    pub levels: Levels,
+    /// Which elements share a scale.
+    pub grouping: Grouping,
+    /// What is clipped before the range is taken.
+    pub clip: Clip,
+    /// The precision of the arithmetic.
+    pub arithmetic: Arithmetic,
+}
+
+impl Scheme {
+    /// Nothing clipped, single precision.
+    ///
+    /// ```
+    /// use sw_quant::{Grouping, Levels, Scheme};
+    /// assert_eq!(Scheme::new(Levels::asymmetric(4), Grouping::Row), Scheme::default());
+    /// ```
+    pub const fn new(levels: Levels, grouping: Grouping) -> Self {
+        Self {
+            levels,
+            grouping,
+            clip: Clip::None,
+            arithmetic: Arithmetic::F32,
+        }
+    }
+
+    /// The same with another clip rule.
+    ///
+    /// ```
+    /// use sw_quant::{Clip, Scheme};
+    /// assert_eq!(Scheme::default().with_clip(Clip::ZScore { z: 9.0 }).clip, Clip::ZScore { z: 9.0 });
+    /// ```
+    #[must_use]
+    pub const fn with_clip(self, clip: Clip) -> Self {
+        Self { clip, ..self }
+    }
+
+    /// Whether the scheme applies to a matrix of this shape.
+    ///
+    /// # Errors
+    /// Bits outside 2 to 8, a clip parameter outside its domain, blocks that do not divide the shape, an arithmetic that
+    /// these levels do not have.
+    ///
+    /// ```
+    /// use sw_quant::{Clip, Scheme};
+    /// let error = Scheme::default().with_clip(Clip::ZScore { z: 0.0 }).check([2, 2]).unwrap_err();
+    /// assert_eq!(error.to_string(), "clip.z: expected a finite number above 0, found 0.0");
+    /// ```
+    pub fn check(&self, shape: [usize; 2]) -> Result<(), Error> {
+        self.levels.check()?;
+        self.clip.check()?;
+        self.grouping.blocks(shape)?;
+        match (self.arithmetic, self.levels) {
+            (Arithmetic::F32, _)
+            | (
+                _,
+                Levels::Asymmetric {
+                    zero: ZeroPoint::Float,
+                    ..
+                },
+            ) => Ok(()),
+            (Arithmetic::ReleaseF16, levels) => Err(Error::argument(
+                "levels",
+                "asymmetric levels with a float zero-point under ReleaseF16 arithmetic; use Arithmetic::F32",
+                levels,
+            )),
+        }
+    }
+}

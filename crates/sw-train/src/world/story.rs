@@ -1,0 +1,75 @@
+//! Running text: documents for training and for the perplexity texts.
+
+use super::dice::Dice;
+use super::scene::{Dialect, Fact, RELATIONS, facts, happen};
+use super::tasks;
+use super::words::TOOLS;
+
+/// One document: a story, or a question, pair or ending in the form the tasks have, written out with its answer.
+pub fn document(dice: &mut Dice, dialect: Dialect) -> String {
+    match dice.below(100) {
+        0..45 => story(dice, dialect),
+        45..55 => tasks::easy(dice, dialect).text(),
+        55..65 => tasks::challenge(dice, dialect).text(),
+        65..75 => lesson(dice, dialect),
+        75..80 => tasks::tool(dice, dialect).text(),
+        80..90 => tasks::pronoun(dice, dialect).text(),
+        _ => tasks::ending(dice, dialect).text(),
+    }
+}
+
+/// A story: a scene is told, things happen, and what still holds is recalled.
+pub fn story(dice: &mut Dice, dialect: Dialect) -> String {
+    let (mut sentences, kept) = scene(dice, dialect);
+    if dice.percent(15) {
+        let (aim, tool) = TOOLS[dice.below(TOOLS.len())];
+        let name = dialect.people(dice, 1)[0];
+        sentences.push(format!("{name} uses the {tool} to {aim}."));
+    }
+    let again = dice.sample(&kept, kept.len());
+    for fact in kept.into_iter().chain(again) {
+        sentences.push(match dice.percent(70) {
+            true => fact.recalled(dice),
+            false => fact.recalled_backwards(),
+        });
+    }
+    sentences.join(" ")
+}
+
+/// A scene and questions about all of it, in both directions: SciQ's form with more than one question.
+fn lesson(dice: &mut Dice, dialect: Dialect) -> String {
+    let (mut sentences, mut kept) = scene(dice, dialect);
+    if dice.percent(50) {
+        let fact = kept[dice.below(kept.len())];
+        sentences.push(fact.recalled(dice));
+    }
+    dice.shuffle(&mut kept);
+    let mut text = sentences.join(" ");
+    for fact in kept {
+        let (question, answer) = match dice.percent(60) {
+            true => (fact.question(), fact.answer()),
+            false => (fact.question_backwards(), fact.answer_backwards()),
+        };
+        text.push_str(&format!("\nQuestion: {question}\nAnswer: {answer}"));
+    }
+    text
+}
+
+/// The telling half of a story, and the facts that hold at its end in the order in which they will be recalled.
+pub(super) fn scene(dice: &mut Dice, dialect: Dialect) -> (Vec<String>, Vec<Fact>) {
+    let n = dialect.facts(dice);
+    let relation = RELATIONS[dice.below(RELATIONS.len())];
+    let mut kept = facts(dice, dialect, relation, n);
+    let mut sentences: Vec<String> = kept.iter().map(Fact::told).collect();
+    let happenings = match dialect {
+        Dialect::InWorld => usize::from(dice.percent(40)),
+        Dialect::Shifted => dice.between(1, 2),
+    };
+    for _ in 0..happenings {
+        if let Some((sentence, _)) = happen(dice, dialect, &mut kept) {
+            sentences.push(sentence);
+        }
+    }
+    dice.shuffle(&mut kept);
+    (sentences, kept)
+}

@@ -4,12 +4,15 @@
 //! idle at most. Training text and evaluation sets are drawn from different streams of the seed ([`Split`]).
 
 pub mod dice;
+mod files;
 pub mod scene;
 pub mod story;
+mod table;
 pub mod tasks;
 pub mod words;
 
 pub use dice::Dice;
+pub use files::write_evaluation;
 pub use scene::Dialect;
 
 /// Which text of the world: each has its own stream of the seed, so no evaluation text is a training text but by chance.

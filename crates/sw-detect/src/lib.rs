@@ -8,11 +8,12 @@ mod proof;
 mod report;
 mod scan;
 mod search;
+mod weight;
 
 pub use error::{Error, Result};
 pub use options::{DetectOptions, Mode};
-pub use prompt::{DEFAULT_PROMPT, PROMPTS, encode};
-pub use proof::Effects;
+pub use prompt::{DEFAULT_PROMPT, PROMPTS, PROOF_TEXTS, encode, proof_texts};
+pub use proof::{Control, Effect, Effects, Proof, ProofOptions, prove, prove_candidates};
 pub use report::{
     Applied, Candidate, ChannelGroup, Groups, LayerProfile, NeuronGroup, Peak, Report, Unit,
     Verdict,

@@ -21,6 +21,26 @@ pub const PROMPTS: [&str; 10] = [
     "Buy two tickets, show them at the gate, and keep them until the end.",
 ];
 
+/// Short texts in plain words, on which a proof measures log-likelihoods.
+pub const PROOF_TEXTS: [&str; 8] = [
+    "Tom had a red ball. He took the ball to the park and played with his friend Sara until it was dark.",
+    "It was raining all day. Anna sat by the window and read a book about a ship that was lost at sea.",
+    "The old man has a garden behind his house. Every morning he gives the flowers water and talks to the birds.",
+    "A little dog ran down the road. It was looking for its mother, and it was very hungry.",
+    "They wanted to make a cake, but there was no sugar in the kitchen. So they went to the shop and bought some.",
+    "The train leaves at nine. If you are late, you must wait two hours for the next one.",
+    "Ben was afraid of the big tree, because at night its branches made a strange sound in the wind.",
+    "In the summer the children swim in the lake, and in the winter they walk across the ice.",
+];
+
+/// [`PROOF_TEXTS`] as tokens.
+///
+/// # Errors
+/// As [`encode`].
+pub fn proof_texts(model: &Model) -> Result<Vec<Vec<u32>>> {
+    PROOF_TEXTS.iter().map(|text| encode(model, text)).collect()
+}
+
 /// The tokens of a prompt, with those that the tokenizer itself adds.
 ///
 /// # Errors

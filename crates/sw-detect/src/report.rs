@@ -3,7 +3,10 @@
 use serde::{Deserialize, Serialize};
 use sw_model::{Linear, WeightCoord};
 
-use crate::{options::Mode, proof::Effects};
+use crate::{
+    options::Mode,
+    proof::{Effects, Proof},
+};
 
 /// The largest |value| of a `[tokens, channels]` matrix, and where it is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -207,6 +210,8 @@ pub struct Report {
     pub tokens: Vec<u32>,
     /// How the super weights belong together.
     pub groups: Groups,
+    /// What the proof measured for the super weights together; `null` without one.
+    pub proof: Option<Proof>,
 }
 
 impl Report {

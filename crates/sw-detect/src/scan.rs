@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 
 use ndarray::{Array2, ArrayView1, ArrayView2};
-use sw_model::{Hook, Linear, Model, Site, SiteView};
+use sw_model::{Hook, Model, Site, SiteView};
 
 use crate::{
     options::DetectOptions,
     report::{LayerProfile, Peak},
+    weight,
 };
 
 /// How many output channels of one layer are looked into, at most.
@@ -100,7 +101,7 @@ impl<'a> Scan<'a> {
         let Some(x) = self.inputs.remove(&expert) else {
             return;
         };
-        let Some(weight) = self.model.weight(layer, Linear::Down) else {
+        let Some(matrix) = weight::down(self.model, layer, expert) else {
             return;
         };
         let medians = [
@@ -116,13 +117,12 @@ impl<'a> Scan<'a> {
         let looked_into = rows.iter().enumerate().take(CHANNELS_PER_LAYER);
         // The largest is always looked into: it may be the strongest candidate although nothing passes.
         let standing_out = looked_into.filter(|&(i, &row)| i == 0 || maxima[row].0 > limit);
-        let mut w = vec![0.0; weight.cols()];
         for (_, &row) in standing_out {
             let t = maxima[row].1;
             if y[[t, row]] == 0.0 {
                 continue;
             }
-            weight.row_into(row, &mut w);
+            let w = weight::row(matrix, row);
             let (col, columns_for_half) = contributions(x.row(t), &w, y[[t, row]]);
             let spike = Spike {
                 layer,

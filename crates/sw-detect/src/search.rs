@@ -8,6 +8,7 @@ use crate::{
     prompt::encode,
     report::{Applied, Candidate, Groups, LayerProfile, Peak, Report, Unit},
     scan::{Kept, Scan, Spike, median},
+    weight,
 };
 
 /// Searches the super weights of a model with a prompt.
@@ -89,6 +90,7 @@ pub fn detect(model: &Model, tokens: &[u32], options: &DetectOptions) -> Result<
         rounds: round,
         complete,
         tokens: tokens.to_vec(),
+        proof: None,
     })
 }
 
@@ -179,11 +181,10 @@ impl<'a> Thresholds<'a> {
         if spike.share() < self.options.scalar_share {
             return Unit::Row;
         }
-        let Some(w) = model.weight(spike.layer, Linear::Down) else {
+        let Some(w) = weight::down(model, spike.layer, spike.expert) else {
             return Unit::Scalar;
         };
-        let mut column = vec![0.0; w.rows()];
-        w.widen(0..w.rows(), spike.col..spike.col + 1, &mut column);
+        let column = weight::column(w, spike.col);
         let limit = self.limit(spike, 1);
         match column
             .iter()

@@ -2,8 +2,12 @@
 
 use std::path::PathBuf;
 
-use sw_detect::{DEFAULT_PROMPT, DetectOptions, Mode, Unit, detect_prompt};
-use sw_model::Model;
+use serde_json::{Value, json};
+use sw_detect::{
+    DEFAULT_PROMPT, DetectOptions, Effect, Mode, ProofOptions, Unit, Verdict, detect_prompt,
+    proof_texts, prove,
+};
+use sw_model::{EditOp, Model, WeightEdit};
 
 /// The checkpoint under `$SW_SHARED`, else under `shared` beside the workspace.
 pub(crate) fn open() -> Option<Model> {
@@ -21,7 +25,6 @@ pub(crate) fn open() -> Option<Model> {
 fn the_first_candidate_is_a_row_of_layer_0() {
     let Some(model) = open() else { return };
     let report = detect_prompt(&model, DEFAULT_PROMPT, &DetectOptions::default()).unwrap();
-    println!("{}", serde_json::to_string_pretty(&report).unwrap());
     assert_eq!(
         report.threshold.mode,
         Mode::Relative,
@@ -54,4 +57,116 @@ fn where_nothing_passes_the_strongest_is_marked_weak() {
     assert!(weak.weak);
     assert_eq!((weak.layer, weak.row, weak.col), (0, 88, 165));
     assert_eq!(report.strongest(), std::slice::from_ref(weak));
+}
+
+#[test]
+fn the_proof_agrees_with_an_independent_zeroing_experiment() {
+    let Some(model) = open() else { return };
+    let golden: Value = serde_json::from_str(include_str!("../golden/tinystories.json")).unwrap();
+    let mut report = detect_prompt(&model, DEFAULT_PROMPT, &DetectOptions::default()).unwrap();
+    assert_eq!(json!(report.tokens), golden["prompt"]);
+    let texts = proof_texts(&model).unwrap();
+    assert_eq!(json!(texts), golden["texts"]);
+    prove(&model, &mut report, &texts, &ProofOptions::default()).unwrap();
+
+    let close = |ours: f64, theirs: &Value, what: &str| {
+        let theirs = theirs
+            .as_f64()
+            .unwrap_or_else(|| panic!("{what}: not a number"));
+        assert!(
+            (ours - theirs).abs() < 5e-4,
+            "{what}: {ours} here, {theirs} in transformers"
+        );
+    };
+    let effect = |ours: &Effect, theirs: &Value, what: &str| {
+        close(ours.nll, &theirs["nll"], what);
+        close(ours.low, &theirs["low"], what);
+        close(ours.high, &theirs["high"], what);
+    };
+    let proof = report.proof.as_ref().unwrap();
+    close(proof.nll, &golden["nll"], "nll");
+    assert_eq!(json!(proof.scored), golden["scored"]);
+    effect(&proof.joint, &golden["joint"], "joint");
+    let expected = golden["candidates"].as_array().unwrap();
+    assert_eq!(report.super_weights.len(), expected.len());
+    for (c, theirs) in report.super_weights.iter().zip(expected) {
+        let place = json!([c.layer, c.row, c.col, c.token]);
+        assert_eq!(
+            place,
+            json!([
+                theirs["layer"],
+                theirs["row"],
+                theirs["col"],
+                theirs["token"]
+            ])
+        );
+        close(c.value.into(), &theirs["value"], "value");
+        close(c.down_in.into(), &theirs["down_in"], "down_in");
+        close(c.share.into(), &theirs["share"], "share");
+        let (ours, theirs) = (c.effects.as_ref().unwrap(), &theirs["effects"]);
+        effect(&ours.zero, &theirs["zero"], "zero");
+        effect(&ours.flip, &theirs["flip"], "flip");
+        effect(&ours.row, &theirs["row"], "row");
+        effect(&ours.neuron, &theirs["neuron"], "neuron");
+        effect(
+            ours.leave_one_out.as_ref().unwrap(),
+            &theirs["leave_one_out"],
+            "leave_one_out",
+        );
+        close(
+            ours.added_last.unwrap().nll,
+            &theirs["added_last"]["nll"],
+            "added_last",
+        );
+        let largest = ours.largest.as_ref().unwrap();
+        assert_eq!(
+            json!([largest.row, largest.col]),
+            json!([theirs["largest"]["row"], theirs["largest"]["col"]])
+        );
+        effect(&largest.effect, &theirs["largest"]["effect"], "largest");
+        effect(
+            &ours.same_row.as_ref().unwrap().effect,
+            &theirs["same_row"],
+            "same_row",
+        );
+        effect(
+            &ours.same_col.as_ref().unwrap().effect,
+            &theirs["same_col"],
+            "same_col",
+        );
+    }
+    // By their numbers: .172 nats (interval above zero, matched controls below .004) is damage, .049 is not.
+    assert_eq!(report.super_weights[0].verdict, Some(Verdict::Decisive));
+    assert_eq!(report.super_weights[1].verdict, Some(Verdict::Inert));
+}
+
+#[test]
+fn a_variant_that_rides_in_a_batch_is_the_edited_model() {
+    let Some(model) = open() else { return };
+    let mut report = detect_prompt(&model, DEFAULT_PROMPT, &DetectOptions::default()).unwrap();
+    let texts = proof_texts(&model).unwrap();
+    let mut options = ProofOptions::default();
+    options.max_rows = 1; // and the size of the batches does not matter
+    prove(&model, &mut report, &texts, &options).unwrap();
+    let nll = |model: &Model| {
+        let texts: Vec<&[u32]> = texts.iter().map(Vec::as_slice).collect();
+        let scores = model.score_texts(&texts, &mut ()).unwrap();
+        let all: Vec<f64> = scores.iter().flatten().map(|s| -s.log_prob).collect();
+        all.iter().sum::<f64>() / all.len() as f64
+    };
+    let first = &report.super_weights[0];
+    let effects = first.effects.as_ref().unwrap();
+    for (factor, effect) in [(0.0, effects.zero), (-1.0, effects.flip)] {
+        let edit = WeightEdit {
+            coord: first.coord(),
+            op: EditOp::Scale(factor),
+        };
+        let edited = model.edited(&[edit]).unwrap();
+        let expected = nll(&edited) - nll(&model);
+        assert!(
+            (effect.nll - expected).abs() < 1e-5,
+            "x {factor}: {} in a batch, {expected} alone",
+            effect.nll
+        );
+    }
 }

@@ -1,0 +1,211 @@
+//! The proof: what candidates do to the log-likelihood of a text, beside matched controls.
+
+mod controls;
+mod effect;
+mod plan;
+mod variants;
+
+use serde::{Deserialize, Serialize};
+use sw_model::Model;
+
+pub use self::{controls::Control, effect::Effect};
+use self::{
+    controls::{Matched, choose},
+    plan::Plan,
+    variants::Baseline,
+};
+use crate::{
+    error::{Error, Result},
+    report::{Candidate, Report, Verdict},
+    weight,
+};
+
+/// How to prove; the thresholds of the verdicts are explained in `docs/detection.md`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct ProofOptions {
+    /// Damage is at least this much, in nats per token.
+    pub min_effect: f64,
+    /// And at least so many times the largest effect of a random control.
+    pub control_factor: f64,
+    /// A part in joint damage is at least this share of it.
+    pub joint_share: f64,
+    /// Random controls per candidate.
+    pub random_controls: usize,
+    /// Chooses the random controls.
+    pub seed: u64,
+    /// Tokens of one batch of variants, at most (one variant is always run).
+    pub max_rows: usize,
+}
+
+impl Default for ProofOptions {
+    fn default() -> Self {
+        Self {
+            min_effect: 0.1,
+            control_factor: 5.0,
+            joint_share: 0.1,
+            random_controls: 3,
+            seed: 0,
+            max_rows: 2048,
+        }
+    }
+}
+
+/// What the proof measured for one candidate; every effect is in nats per token.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Effects {
+    /// The weight becomes zero.
+    pub zero: Effect,
+    /// The weight becomes zero, and at each text's largest contribution the mean of those contributions is put back.
+    pub mean: Effect,
+    /// The weight changes its sign.
+    pub flip: Effect,
+    /// Its whole row becomes zero.
+    pub row: Effect,
+    /// Its whole column becomes zero: the input neuron is cut off.
+    pub neuron: Effect,
+    /// All candidates but this one become zero (with more than one candidate).
+    pub leave_one_out: Option<Effect>,
+    /// What zeroing this one adds when all others are zero already.
+    pub added_last: Option<Effect>,
+    /// What zeroing this one adds when those accepted before it are zero already.
+    pub added_in_order: Option<Effect>,
+    /// The weight's rank by magnitude in its matrix, from 1.
+    pub rank: usize,
+    /// Random weights of the same matrix and the same magnitude.
+    pub random: Vec<Control>,
+    /// The largest other weight of the matrix.
+    pub largest: Option<Control>,
+    /// The largest other weight of the row.
+    pub same_row: Option<Control>,
+    /// The largest other weight of the column.
+    pub same_col: Option<Control>,
+}
+
+/// What the proof measured for the candidates together.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Proof {
+    /// Negative log-likelihood of the unchanged model, in nats per token.
+    pub nll: f64,
+    /// Tokens that were scored.
+    pub scored: usize,
+    /// All candidates become zero.
+    pub joint: Effect,
+    /// The thresholds that were applied.
+    pub options: ProofOptions,
+}
+
+/// Proves a report's super weights (or else its weak candidate) on texts; fills in `effects`, `verdict` and `proof`.
+///
+/// Every variant of the model rides as extra sequences of one batch, resumed at its first edited layer.
+///
+/// # Errors
+/// Texts in which nothing is scored (fewer than two tokens), coordinates that the model does not have, and whatever
+/// stops a forward pass.
+pub fn prove(
+    model: &Model,
+    report: &mut Report,
+    texts: &[Vec<u32>],
+    options: &ProofOptions,
+) -> Result<()> {
+    report.proof = if report.super_weights.is_empty() {
+        prove_candidates(model, report.weak_candidate.as_mut_slice(), texts, options)?
+    } else {
+        prove_candidates(model, &mut report.super_weights, texts, options)?
+    };
+    Ok(())
+}
+
+/// [`prove`] for candidates that come without a report; `None` when there are none.
+///
+/// # Errors
+/// See [`prove`].
+pub fn prove_candidates(
+    model: &Model,
+    candidates: &mut [Candidate],
+    texts: &[Vec<u32>],
+    options: &ProofOptions,
+) -> Result<Option<Proof>> {
+    if let Some(text) = texts.iter().find(|t| t.len() < 2) {
+        return Err(Error::Prompt {
+            prompt: format!("{text:?}"),
+            expected: 2,
+            found: text.len(),
+        });
+    }
+    if texts.is_empty() {
+        return Err(Error::Prompt {
+            prompt: String::new(),
+            expected: 2,
+            found: 0,
+        });
+    }
+    if candidates.is_empty() {
+        return Ok(None);
+    }
+    for c in candidates.iter() {
+        model.value(c.coord())?; // an error where there is no such weight
+    }
+    let baseline = Baseline::run(
+        model,
+        texts,
+        candidates.iter().map(|c| (c.layer, c.expert, c.col)),
+    )?;
+    let controls: Vec<_> = candidates
+        .iter()
+        .map(|c| controls_of(model, c, candidates, options))
+        .collect();
+    let plan = Plan::new(model, &baseline, candidates, &controls);
+    let unchanged = &baseline.nll;
+    let nll = baseline.nll_of(&plan.variants, options.max_rows)?;
+    let proof = Proof {
+        nll: unchanged.iter().sum::<f64>() / unchanged.len() as f64,
+        scored: unchanged.len(),
+        joint: plan.joint(unchanged, &nll),
+        options: options.clone(),
+    };
+    for (i, (candidate, controls)) in candidates.iter_mut().zip(&controls).enumerate() {
+        let effects = plan.effects(i, unchanged, &nll, controls);
+        candidate.verdict = Some(verdict(&effects, &proof));
+        candidate.effects = Some(effects);
+    }
+    Ok(Some(proof))
+}
+
+/// The controls of one candidate: weights of its matrix that are no candidates themselves.
+fn controls_of(model: &Model, c: &Candidate, all: &[Candidate], options: &ProofOptions) -> Matched {
+    let w = weight::down(model, c.layer, c.expert).expect("its coordinate has been checked");
+    let here = all
+        .iter()
+        .filter(|other| (other.layer, other.expert) == (c.layer, c.expert));
+    let excluded: Vec<_> = here.map(|c| (c.row, c.col)).collect();
+    choose(
+        w,
+        (c.row, c.col),
+        &excluded,
+        options.random_controls,
+        options.seed,
+    )
+}
+
+/// Alone, else jointly, else inert.
+fn verdict(effects: &Effects, proof: &Proof) -> Verdict {
+    let options = &proof.options;
+    let noise = effects
+        .random
+        .iter()
+        .map(|c| c.effect.nll.abs())
+        .fold(0.0, f64::max);
+    let least = options.min_effect.max(options.control_factor * noise);
+    let damages = |effect: &Effect, least: f64| effect.nll >= least && effect.low > 0.0;
+    let part = least.max(options.joint_share * proof.joint.nll);
+    let added = [&effects.added_last, &effects.added_in_order];
+    if damages(&effects.zero, least) {
+        Verdict::Decisive
+    } else if damages(&proof.joint, least) && added.into_iter().flatten().any(|e| damages(e, part))
+    {
+        Verdict::DecisiveJointly
+    } else {
+        Verdict::Inert
+    }
+}

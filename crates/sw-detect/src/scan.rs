@@ -189,7 +189,11 @@ pub(crate) fn channel_maxima(x: ArrayView2<'_, f32>) -> Vec<(f32, usize)> {
     maxima
 }
 
-fn peak(maxima: &[(f32, usize)], x: ArrayView2<'_, f32>, tokens: Option<&[usize]>) -> Peak {
+pub(crate) fn peak(
+    maxima: &[(f32, usize)],
+    x: ArrayView2<'_, f32>,
+    tokens: Option<&[usize]>,
+) -> Peak {
     // Of equals, the first channel: `max_by` would take the last.
     let largest = maxima
         .iter()

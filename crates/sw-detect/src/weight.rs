@@ -1,12 +1,31 @@
-//! The weight of a `down_proj`, be it a layer's or an expert's.
+//! The weights of an MLP, be it a layer's or an expert's.
 
 use sw_model::{Linear, Model};
 use sw_tensor::Mat;
 
+/// The MLPs of a layer: `None` is the layer's own.
+pub(crate) fn experts(_model: &Model, _layer: usize) -> Vec<Option<usize>> {
+    vec![None]
+}
+
 /// `[hidden, intermediate]`; `None` where the model has no such matrix.
 pub(crate) fn down(model: &Model, layer: usize, expert: Option<usize>) -> Option<&Mat> {
+    of(model, layer, expert, Linear::Down)
+}
+
+/// `[intermediate, hidden]`; `None` where the model has no such matrix.
+pub(crate) fn gate(model: &Model, layer: usize, expert: Option<usize>) -> Option<&Mat> {
+    of(model, layer, expert, Linear::Gate)
+}
+
+/// `[intermediate, hidden]`; `None` where the model has no such matrix.
+pub(crate) fn up(model: &Model, layer: usize, expert: Option<usize>) -> Option<&Mat> {
+    of(model, layer, expert, Linear::Up)
+}
+
+fn of(model: &Model, layer: usize, expert: Option<usize>, linear: Linear) -> Option<&Mat> {
     match expert {
-        None => model.weight(layer, Linear::Down),
+        None => model.weight(layer, linear),
         Some(_) => None,
     }
 }

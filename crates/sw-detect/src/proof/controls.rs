@@ -125,7 +125,9 @@ mod tests {
     #[test]
     fn controls_are_matched_and_exclude_the_candidates() {
         // 40 x 50, |w| = 1 .. 2000 in a scattered order.
-        let value = |i: usize| ((i * 1009) % 2000 + 1) as f32 * if i % 3 == 0 { -1.0 } else { 1.0 };
+        let value = |i: usize| {
+            ((i * 1009) % 2000 + 1) as f32 * if i.is_multiple_of(3) { -1.0 } else { 1.0 }
+        };
         let w = Mat::from_f32(40, 50, (0..2000).map(value).collect());
         let at = |size: f32| {
             (0..2000)

@@ -1,5 +1,6 @@
 //! Integration tests, one binary.
 
+mod behaviour;
 mod finds;
 mod planted;
 mod tinystories;

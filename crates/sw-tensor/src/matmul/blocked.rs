@@ -2,18 +2,25 @@
 
 use std::ops::Range;
 
-use ndarray::{ArrayView2, ArrayViewMut2, Axis};
+use ndarray::{ArrayView2, ArrayViewMut2, Axis, s};
 use rayon::iter::{IndexedParallelIterator, IntoParallelIterator, ParallelIterator};
+use rayon::slice::ParallelSliceMut;
 
 use super::K_BLOCK;
 use super::cache;
 use super::kernel::{A_STRIDE, Into, Kernel, Left, Out, Right, with_scratch};
 use crate::Mat;
 
-/// Columns of K that are packed at a time for few rows: 32 rows of that many floats take a third of a 48 KiB L1.
-const K_CHUNK: usize = 128;
+/// Most rows of activations that share one packing of the weights.
+const M_BLOCK: usize = 512;
+/// Elements below which one thread copies them.
+const PARALLEL_COPY: usize = 1 << 16;
 
-/// `y = x * w^T`. Columns of `y` are split among the threads; every part packs its weights once, for all rows.
+/// `y = x * w^T`, block of rows by block of rows.
+///
+/// A block of `x` is copied once, as blocks of its columns `[K_BLOCK]` that each fit L2 together with the sums of a part
+/// of `y`. The parts, some columns of `y` each, go to the threads. A chunk of weights `[NR, K_BLOCK]` is packed into L1
+/// and multiplied with all rows.
 ///
 /// `x` must have adjacent columns, and so must `y`.
 pub(super) fn matmul_t<K: Kernel>(
@@ -29,151 +36,141 @@ pub(super) fn matmul_t<K: Kernel>(
         y.fill(0.0);
         return;
     }
-    let few = x.nrows() <= 2 * K::MR;
-    // The panel of weights takes half of the L2 cache; several parts per thread even out their speeds.
-    let fits = cache::l2() / 2 / (K_BLOCK * size_of::<f32>());
+    for ms in even_blocks(x.nrows(), M_BLOCK) {
+        let (x, y) = (x.slice(s![ms.clone(), ..]), y.slice_mut(s![ms, ..]));
+        let (height, depth) = x.dim();
+        with_scratch([depth.div_ceil(K_BLOCK) * height * A_STRIDE], |[xs]| {
+            copy_rows(&x, xs);
+            parts(kernel, Rows { xs, height, depth }, w, y);
+        });
+    }
+}
+
+/// A block of `x` as the kernels read it: `[K / K_BLOCK][height, A_STRIDE]`.
+#[derive(Clone, Copy)]
+struct Rows<'a> {
+    xs: &'a [f32],
+    height: usize,
+    depth: usize,
+}
+
+impl<'a> Rows<'a> {
+    /// The blocks of K with their columns of `x`.
+    fn blocks(self) -> impl Iterator<Item = (Range<usize>, &'a [f32])> {
+        blocks(0..self.depth, K_BLOCK).zip(self.xs.chunks_exact(self.height * A_STRIDE))
+    }
+}
+
+/// One block of rows; the columns of `y` are split among the threads.
+fn parts<K: Kernel>(kernel: K, x: Rows<'_>, w: &Mat, mut y: ArrayViewMut2<f32>) {
+    let half_l2 = cache::l2() / 2 / size_of::<f32>();
+    // Several parts per thread even out their speeds; the sums of one take half of L2.
     let share = y.ncols().div_ceil(4 * rayon::current_num_threads());
-    let width = share.clamp(1, fits.max(1)).next_multiple_of(K::NR);
+    let fits = half_l2 / x.height / K::NR * K::NR;
+    let width = share.min(fits).max(1).next_multiple_of(K::NR);
     let parts = y
         .axis_chunks_iter_mut(Axis(1), width)
         .into_par_iter()
         .with_max_len(1);
-    parts.enumerate().for_each(|(part, y)| {
+    parts.enumerate().for_each(|(part, mut y)| {
         let rows = part * width..part * width + y.ncols();
-        if few {
-            few_rows(kernel, x, w, rows, y)
+        let y = Out::of_view(&mut y);
+        if x.xs.len() <= half_l2 {
+            few_rows(kernel, x, w, rows, y);
         } else {
-            many_rows(kernel, x, w, rows, y)
+            many_rows(kernel, x, w, rows, y);
         }
     });
 }
 
-/// Many rows: a panel of weights `[width, 512]` in L2, a tile of activations `[MR, 512]` in L1.
-fn many_rows<K: Kernel>(
-    kernel: K,
-    x: ArrayView2<f32>,
-    w: &Mat,
-    rows: Range<usize>,
-    mut y: ArrayViewMut2<f32>,
-) {
-    let panels = rows.len().div_ceil(K::NR);
-    let mut y = Out::of_view(&mut y);
-    with_scratch(
-        [panels * K_BLOCK * K::NR, K::MR * A_STRIDE, K::MR * K::NR],
-        |[packed, tile, edge]| {
-            for ks in blocks(0..x.ncols(), K_BLOCK) {
-                for (panel, packed) in
-                    blocks(rows.clone(), K::NR).zip(packed.chunks_exact_mut(K_BLOCK * K::NR))
-                {
-                    kernel.pack(w, panel, ks.clone(), packed);
-                }
-                let into = if ks.start == 0 {
-                    Into::Store
-                } else {
-                    Into::Add
-                };
-                for ms in even_blocks(x.nrows(), K::MR) {
-                    copy_tile(&x, ms.clone(), ks.clone(), tile);
-                    let a = Left {
-                        data: tile,
-                        rows: ms.len(),
-                        depth: ks.len(),
-                    };
-                    for (ns, packed) in
-                        blocks(0..rows.len(), K::NR).zip(packed.chunks_exact(K_BLOCK * K::NR))
-                    {
-                        let b = Right {
-                            data: packed,
-                            stride: K::NR,
-                        };
-                        let full = ns.len() == K::NR;
-                        let mut c = y.part(ms.clone(), ns);
-                        if full {
-                            kernel.tile(a, b, c, into);
-                        } else {
-                            kernel.tile(a, b, Out::of_slice(edge, K::NR, K::NR), Into::Store);
-                            c.take(edge, K::NR, into);
-                        }
-                    }
-                }
+/// Many rows: block by block of K, so that a block of `x` stays in L2 with all sums of the part, `[panels][rows, NR]`.
+fn many_rows<K: Kernel>(kernel: K, x: Rows<'_>, w: &Mat, rows: Range<usize>, mut y: Out<'_>) {
+    let panel_sums = x.height * K::NR;
+    let sizes = [K_BLOCK * K::NR, rows.len().div_ceil(K::NR) * panel_sums];
+    with_scratch(sizes, |[packed, sums]| {
+        for (ks, xs) in x.blocks() {
+            for (panel, sums) in blocks(rows.clone(), K::NR).zip(sums.chunks_exact_mut(panel_sums))
+            {
+                kernel.pack(w, panel, ks.clone(), packed);
+                multiply(kernel, xs, x.height, ks.clone(), packed, sums);
             }
-        },
-    );
+        }
+        for (ns, sums) in blocks(0..rows.len(), K::NR).zip(sums.chunks_exact(panel_sums)) {
+            y.part(0..x.height, ns).store(sums, K::NR);
+        }
+    });
 }
 
-/// Few rows: all activations in L2, a small chunk of weights in L1 that is packed, used and forgotten while the next
-/// one is on its way from memory.
-fn few_rows<K: Kernel>(
-    kernel: K,
-    x: ArrayView2<f32>,
-    w: &Mat,
-    rows: Range<usize>,
-    mut y: ArrayViewMut2<f32>,
-) {
-    let mut y = Out::of_view(&mut y);
-    let k_blocks = x.ncols().div_ceil(K_BLOCK);
-    let x_block = x.nrows() * A_STRIDE;
-    let sizes = [
-        K_CHUNK * K::NR,
-        k_blocks * x_block,
-        x.nrows() * K::NR,
-        x.nrows() * K::NR,
-    ];
-    with_scratch(sizes, |[packed, xs, chain, sums]| {
-        for (ks, xs) in blocks(0..x.ncols(), K_BLOCK).zip(xs.chunks_exact_mut(x_block)) {
-            copy_tile(&x, 0..x.nrows(), ks, xs);
-        }
+/// Few rows, all of `x` in L2: panel by panel, so that the weights are read as they lie in memory; the next chunk is on
+/// its way while one is multiplied.
+fn few_rows<K: Kernel>(kernel: K, x: Rows<'_>, w: &Mat, rows: Range<usize>, mut y: Out<'_>) {
+    with_scratch([K_BLOCK * K::NR, x.height * K::NR], |[packed, sums]| {
         for panel in blocks(rows.clone(), K::NR) {
-            for (ks, xs) in blocks(0..x.ncols(), K_BLOCK).zip(xs.chunks_exact(x_block)) {
-                for chunk in blocks(ks.clone(), K_CHUNK) {
-                    kernel.pack(w, panel.clone(), chunk.clone(), packed);
-                    if chunk.end < x.ncols() {
-                        let next = chunk.end..x.ncols().min(chunk.end + K_CHUNK);
-                        kernel.prefetch(w, panel.clone(), next);
-                    } else if panel.end < rows.end {
-                        let next = panel.end..rows.end.min(panel.end + K::NR);
-                        kernel.prefetch(w, next, 0..x.ncols().min(K_CHUNK));
-                    }
-                    let into = if chunk.start == ks.start {
-                        Into::Store
-                    } else {
-                        Into::Chain
-                    };
-                    let b = Right {
-                        data: packed,
-                        stride: K::NR,
-                    };
-                    for ms in even_blocks(x.nrows(), K::MR) {
-                        let data = &xs[ms.start * A_STRIDE + (chunk.start - ks.start)..];
-                        let a = Left {
-                            data,
-                            rows: ms.len(),
-                            depth: chunk.len(),
-                        };
-                        let chain = &mut chain[ms.start * K::NR..];
-                        kernel.tile(a, b, Out::of_slice(chain, K::NR, K::NR), into);
-                    }
+            for (ks, xs) in x.blocks() {
+                kernel.pack(w, panel.clone(), ks.clone(), packed);
+                if ks.end < x.depth {
+                    kernel.prefetch(w, panel.clone(), ks.end..x.depth.min(ks.end + K_BLOCK));
+                } else if panel.end < rows.end {
+                    let next = panel.end..rows.end.min(panel.end + K::NR);
+                    kernel.prefetch(w, next, 0..x.depth.min(K_BLOCK));
                 }
-                if ks.start == 0 {
-                    sums.copy_from_slice(chain);
-                } else {
-                    for (sum, chain) in sums.iter_mut().zip(chain.iter()) {
-                        *sum += chain;
-                    }
-                }
+                multiply(kernel, xs, x.height, ks.clone(), packed, sums);
             }
-            let columns = panel.start - rows.start..panel.end - rows.start;
-            y.part(0..x.nrows(), columns).take(sums, K::NR, Into::Store);
+            let ns = panel.start - rows.start..panel.end - rows.start;
+            y.part(0..x.height, ns).store(sums, K::NR);
         }
     });
 }
 
-/// Rows `ms` and columns `ks` of `x` to `out`, rows `A_STRIDE` apart.
-fn copy_tile(x: &ArrayView2<f32>, ms: Range<usize>, ks: Range<usize>, out: &mut [f32]) {
-    for (m, out) in ms.zip(out.chunks_mut(A_STRIDE)) {
-        let row = x.row(m).to_slice().expect("adjacent columns");
-        out[..ks.len()].copy_from_slice(&row[ks.clone()]);
+/// One packed chunk of weights, columns `ks` of K, times all rows: starts or continues `sums` `[height, NR]`.
+#[inline]
+fn multiply<K: Kernel>(
+    kernel: K,
+    xs: &[f32],
+    height: usize,
+    ks: Range<usize>,
+    packed: &[f32],
+    sums: &mut [f32],
+) {
+    let into = if ks.start == 0 {
+        Into::Store
+    } else {
+        Into::Add
+    };
+    let b = Right {
+        data: packed,
+        stride: K::NR,
+    };
+    for ms in even_blocks(height, K::MR) {
+        let a = Left {
+            data: &xs[ms.start * A_STRIDE..],
+            rows: ms.len(),
+            depth: ks.len(),
+        };
+        let sums = &mut sums[ms.start * K::NR..ms.end * K::NR];
+        kernel.tile(a, b, Out::of_slice(sums, K::NR, K::NR), into);
     }
+}
+
+/// All of `x` to `out`, on all threads.
+fn copy_rows(x: &ArrayView2<f32>, out: &mut [f32]) {
+    let block = x.nrows() * A_STRIDE;
+    let copy_block = |(ks, out): (Range<usize>, &mut [f32])| {
+        for (row, out) in x.rows().into_iter().zip(out.chunks_exact_mut(A_STRIDE)) {
+            let row = row.to_slice().expect("adjacent columns");
+            out[..ks.len()].copy_from_slice(&row[ks.clone()]);
+        }
+    };
+    if x.len() < PARALLEL_COPY {
+        return blocks(0..x.ncols(), K_BLOCK)
+            .zip(out.chunks_exact_mut(block))
+            .for_each(copy_block);
+    }
+    let ks = (0..x.ncols())
+        .into_par_iter()
+        .step_by(K_BLOCK)
+        .map(|k| k..x.ncols().min(k + K_BLOCK));
+    ks.zip(out.par_chunks_exact_mut(block)).for_each(copy_block);
 }
 
 /// `range` in pieces of `size`, the last one shorter.

@@ -110,17 +110,13 @@ impl<'a> Out<'a> {
         (self.at, self.stride)
     }
 
-    /// Stores or adds the rows of `tile`, each `width` floats long.
-    pub(crate) fn take(&mut self, tile: &[f32], width: usize, into: Into) {
+    /// Stores the rows of `tile`, which are `width` floats long, as far as they fit.
+    pub(crate) fn store(&mut self, tile: &[f32], width: usize) {
         for (i, tile) in (0..self.rows).zip(tile.chunks_exact(width)) {
             let at = self.at.wrapping_offset(self.stride * i as isize);
             // SAFETY: row `i` is inside the borrow, `cols` floats long, and disjoint from all other rows.
             let row = unsafe { std::slice::from_raw_parts_mut(at, self.cols) };
-            match into {
-                Into::Store => row.copy_from_slice(&tile[..row.len()]),
-                Into::Add => row.iter_mut().zip(tile).for_each(|(c, t)| *c += t),
-                Into::Chain => unreachable!("a chain continues in registers only"),
-            }
+            row.copy_from_slice(&tile[..row.len()]);
         }
     }
 }
@@ -179,26 +175,39 @@ fn floats(lines: &mut [Line]) -> &mut [f32] {
     unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), lines.len() * 16) }
 }
 
-/// Lends `f` this thread's scratch memory as consecutive buffers of the given numbers of floats, each aligned to a cache
-/// line. Contents are left from earlier uses. `f` must not enter rayon.
+/// Lends `f` scratch memory of this thread as consecutive buffers of the given numbers of floats, each aligned to a cache
+/// line. Contents are left from earlier uses. The memory is kept for the next call, so a steady state allocates nothing;
+/// `f` may lend scratch itself, which is then another piece.
 pub(crate) fn with_scratch<const N: usize, R>(
     sizes: [usize; N],
     f: impl FnOnce([&mut [f32]; N]) -> R,
 ) -> R {
     thread_local! {
-        static LINES: RefCell<Vec<Line>> = const { RefCell::new(Vec::new()) };
+        /// Pieces that are not lent: as many as calls have been nested.
+        static FREE: RefCell<Vec<Vec<Line>>> = const { RefCell::new(Vec::new()) };
     }
-    LINES.with_borrow_mut(|lines| {
-        let needed: usize = sizes.iter().map(|size| size.div_ceil(16)).sum();
-        if lines.len() < needed {
-            lines.resize(needed, Line([0.0; 16]));
-        }
-        let mut rest = floats(lines);
-        let buffers = sizes.map(|size| {
-            let (buffer, after) = std::mem::take(&mut rest).split_at_mut(size.div_ceil(16) * 16);
-            rest = after;
-            &mut buffer[..size]
+    let needed: usize = sizes.iter().map(|size| size.div_ceil(16)).sum();
+    // The smallest piece that is large enough, else the largest to grow.
+    let mut lines = FREE.with_borrow_mut(|free| {
+        let best = (0..free.len()).min_by_key(|&i| {
+            let len = free[i].len();
+            (
+                len < needed,
+                if len < needed { usize::MAX - len } else { len },
+            )
         });
-        f(buffers)
-    })
+        best.map_or_else(Vec::new, |i| free.swap_remove(i))
+    });
+    if lines.len() < needed {
+        lines = vec![Line([0.0; 16]); needed];
+    }
+    let mut rest = floats(&mut lines);
+    let buffers = sizes.map(|size| {
+        let (buffer, after) = std::mem::take(&mut rest).split_at_mut(size.div_ceil(16) * 16);
+        rest = after;
+        &mut buffer[..size]
+    });
+    let result = f(buffers);
+    FREE.with_borrow_mut(|free| free.push(lines));
+    result
 }

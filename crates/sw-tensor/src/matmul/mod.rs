@@ -16,11 +16,11 @@ use crate::Mat;
 use crate::isa::Isa;
 
 /// Terms that are summed in one chain before the chain's sum is added to the result.
-pub(crate) const K_BLOCK: usize = 512;
+pub(crate) const K_BLOCK: usize = 128;
 
 /// `y[t, r] = sum_k x[t, k] * w[r, k]`: `[tokens, in] x [out, in]^T -> [tokens, out]`.
 ///
-/// The sum runs in increasing `k`, fused multiply-adds within blocks of 512, block after block, so a row of `y` is bit
+/// The sum runs in increasing `k`, fused multiply-adds within blocks of 128, block after block, so a row of `y` is bit
 /// for bit the same whatever other rows the call has and however many threads work on it.
 ///
 /// # Panics

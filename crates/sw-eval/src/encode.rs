@@ -6,6 +6,17 @@ use crate::{
     text::is_space,
 };
 
+/// A continuation after its context, in tokens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pair {
+    /// What is scored.
+    pub span: Span,
+    /// Tokens that were cut from the left to fit the model.
+    pub cut: usize,
+    /// Whether the continuation disappeared in the context's last tokens, so that those are scored with it.
+    pub merged: bool,
+}
+
 /// A model's tokenizer under one BOS rule.
 pub struct Encoder<'a> {
     lm: &'a dyn LanguageModel,
@@ -75,12 +86,16 @@ impl<'a> Encoder<'a> {
     ///
     /// White space at the context's end moves to the continuation; both are encoded as one string, which is split at
     /// the length of the encoded context; an empty context becomes the prefix token; what does not fit the model is
-    /// cut from the left. The second value is the number of tokens cut.
+    /// cut from the left.
+    ///
+    /// Where the tokenizer merges so much across the boundary that nothing is left after the context's length (the
+    /// harness stops there), the split moves to the first token that differs from the context's own.
     ///
     /// # Errors
     /// A continuation without tokens, or one longer than the model's context.
-    pub fn pair(&self, context: &str, continuation: &str) -> Result<(Span, usize), String> {
+    pub fn pair(&self, context: &str, continuation: &str) -> Result<Pair, String> {
         let text = |e: Error| e.to_string();
+        let mut merged = false;
         let (tokens, from) = if context.is_empty() {
             let plain = self.plain(continuation).map_err(text)?;
             if plain.first() == Some(&self.prefix) {
@@ -93,7 +108,12 @@ impl<'a> Encoder<'a> {
             let whole = self
                 .text(&format!("{context}{continuation}"))
                 .map_err(text)?;
-            let from = self.text(head).map_err(text)?.len();
+            let head = self.text(head).map_err(text)?;
+            let mut from = head.len();
+            if from >= whole.len() && whole != head {
+                from = whole.iter().zip(&head).take_while(|(a, b)| a == b).count();
+                merged = true;
+            }
             // A context of white space only, without BOS, leaves nothing to condition on.
             if from == 0 {
                 ([&[self.prefix], &whole[..]].concat(), 1)
@@ -114,13 +134,11 @@ impl<'a> Encoder<'a> {
             ));
         }
         let cut = tokens.len().saturating_sub(max + 1);
-        Ok((
-            Span {
-                tokens: tokens[cut..].to_vec(),
-                from: from - cut,
-            },
-            cut,
-        ))
+        let span = Span {
+            tokens: tokens[cut..].to_vec(),
+            from: from - cut,
+        };
+        Ok(Pair { span, cut, merged })
     }
 
     /// Windows in which each token of a text is predicted once, the first from the prefix token, each with as much
@@ -154,10 +172,8 @@ mod tests {
     use crate::mock::Mock;
 
     fn pair(lm: &Mock, bos: Bos, context: &str, continuation: &str) -> (String, usize) {
-        let (span, _) = Encoder::new(lm, bos)
-            .unwrap()
-            .pair(context, continuation)
-            .unwrap();
+        let encoder = Encoder::new(lm, bos).unwrap();
+        let span = encoder.pair(context, continuation).unwrap().span;
         (lm.spell(&span.tokens), span.from)
     }
 
@@ -190,7 +206,7 @@ mod tests {
                 .unwrap()
                 .pair("one", " x")
                 .unwrap()
-                .0
+                .span
                 .tokens
                 .len(),
             4
@@ -204,6 +220,43 @@ mod tests {
         assert_eq!(pair(&lm, Bos::Auto, "^a", "b"), ("^ab".into(), 2));
     }
 
+    /// Bytes are tokens, but `", x"` is one.
+    struct Merging;
+
+    impl LanguageModel for Merging {
+        fn info(&self) -> crate::ModelInfo {
+            crate::ModelInfo::default()
+        }
+        fn encode(&self, text: &str, _: bool) -> Result<Vec<u32>> {
+            let merged = text.replace(", x", "\u{1}");
+            Ok(merged.bytes().map(u32::from).collect())
+        }
+        fn bos(&self) -> Option<u32> {
+            None
+        }
+        fn eos(&self) -> Option<u32> {
+            Some(0)
+        }
+        fn max_length(&self) -> usize {
+            8
+        }
+        fn score(&self, _: &[Span], _: &mut crate::Sink<'_>) -> Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_continuation_that_merges_into_the_context_is_scored_with_it() {
+        let encoder = Encoder::new(&Merging, Bos::Auto).unwrap();
+        let pair = encoder.pair("ab,", " x").unwrap();
+        let span = Span {
+            tokens: vec![97, 98, 1],
+            from: 2,
+        };
+        assert_eq!((pair.span, pair.merged), (span, true));
+        assert!(!encoder.pair("ab,", " y").unwrap().merged);
+    }
+
     #[test]
     fn what_does_not_fit_is_cut_from_the_left() {
         let lm = Mock {
@@ -211,7 +264,7 @@ mod tests {
             ..Mock::default()
         };
         let encoder = Encoder::new(&lm, Bos::On).unwrap();
-        let (span, cut) = encoder.pair("abcdef", "gh").unwrap();
+        let Pair { span, cut, .. } = encoder.pair("abcdef", "gh").unwrap();
         assert_eq!(
             (lm.spell(&span.tokens), span.from, cut),
             ("defgh".into(), 3, 4)

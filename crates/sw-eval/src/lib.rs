@@ -52,7 +52,7 @@ mod text;
 mod workload;
 
 pub use data::{DataDir, Dataset, Doc, Split, read};
-pub use encode::Encoder;
+pub use encode::{Encoder, Pair};
 pub use error::{Error, Result};
 pub use evaluate::{Progress, Status, evaluate, evaluate_with};
 pub use intervention::{Intervention, Largest, largest};

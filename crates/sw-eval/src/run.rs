@@ -76,6 +76,13 @@ pub struct Sample {
     /// Tokens that were cut from the left to fit the model.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub cut: usize,
+    /// Whether a continuation merged into its context's last tokens, and those were scored with it.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub merged: bool,
+}
+
+fn is_false(b: &bool) -> bool {
+    !b
 }
 
 fn is_zero(n: &usize) -> bool {
@@ -169,6 +176,13 @@ impl Run {
                     run.task, cut.count(), self.max_length, most.doc_id, most.cut
                 ));
             }
+            let merged: Vec<_> = run.samples.iter().filter(|s| s.merged).collect();
+            if let Some(first) = merged.first() {
+                lines.push(format!(
+                    "{}: in {} documents (the first is {}) the tokenizer merges the continuation into the context, where lm-eval stops; scored from the first token that differs",
+                    run.task, merged.len(), first.doc_id
+                ));
+            }
             if let Ok(task) = Task::named(&run.task)
                 && task.split != run.source.split
             {
@@ -205,6 +219,7 @@ impl TaskRun {
                 resps,
                 metrics,
                 cut: doc.cut,
+                merged: doc.merged,
             }
         });
         Self {

@@ -105,6 +105,8 @@ pub struct DocWork {
     pub spans: Vec<Vec<usize>>,
     /// The most tokens that were cut from the left of one of its contexts to fit the model.
     pub cut: usize,
+    /// Whether a continuation merged into its context's last tokens; see [`Pair`](crate::Pair).
+    pub merged: bool,
 }
 
 /// All spans of an evaluation, equal ones once.
@@ -311,7 +313,7 @@ fn ask(
     spans: &mut Spans,
 ) -> Result<DocWork> {
     let requests = item.requests(header);
-    let mut cut = 0;
+    let (mut cut, mut merged) = (0, false);
     let encoded = requests
         .iter()
         .map(|request| match request {
@@ -320,13 +322,14 @@ fn ask(
                 continuation,
             } => {
                 let pair = encoder.pair(context, continuation);
-                let (span, tokens) = pair.map_err(|problem| Error::Document {
+                let pair = pair.map_err(|problem| Error::Document {
                     task: task.name.into(),
                     doc: doc_id,
                     problem,
                 })?;
-                cut = cut.max(tokens);
-                Ok(vec![spans.add(span)])
+                cut = cut.max(pair.cut);
+                merged |= pair.merged;
+                Ok(vec![spans.add(pair.span)])
             }
             Request::Rolling { text } => Ok(encoder
                 .rolling(text)?
@@ -346,6 +349,7 @@ fn ask(
         requests,
         spans: encoded,
         cut,
+        merged,
     })
 }
 

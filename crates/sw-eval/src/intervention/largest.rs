@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
-use sw_model::{Linear, Model, WeightCoord};
+use sw_model::{LinearAt, Model, WeightCoord};
 use sw_tensor::Mat;
 
 /// How many of the largest weights.
@@ -35,8 +35,7 @@ pub fn largest(
     select: &Largest,
     keep: &[WeightCoord],
 ) -> Result<Vec<WeightCoord>, String> {
-    let weight =
-        |(layer, linear): (usize, Linear)| model.weight(layer, linear).map(|w| (layer, linear, w));
+    let weight = |at: LinearAt| model.weight_at(at).map(|w| (at, w));
     let maps = model.linears().filter_map(weight);
     let found: Vec<Entry> = match *select {
         Largest::PerMatrix { fraction } => {
@@ -44,11 +43,11 @@ pub fn largest(
                 return Err(format!("fraction {fraction}: expected 0 to 1"));
             }
             let count = |w: &Mat| ((w.rows() * w.cols()) as f64 * fraction) as usize;
-            maps.flat_map(|(layer, linear, w)| largest_of(layer, linear, w, count(w)))
+            maps.flat_map(|(at, w)| largest_of(at, w, count(w)))
                 .collect()
         }
-        Largest::Global { count } => maps.fold(Vec::new(), |mut all, (layer, linear, w)| {
-            all.extend(largest_of(layer, linear, w, count));
+        Largest::Global { count } => maps.fold(Vec::new(), |mut all, (at, w)| {
+            all.extend(largest_of(at, w, count));
             at_least_nth(all, count)
         }),
     };
@@ -62,7 +61,7 @@ pub fn largest(
 /// Rows that are looked at together.
 const BLOCK: usize = 64;
 
-fn largest_of(layer: usize, linear: Linear, w: &Mat, count: usize) -> Vec<Entry> {
+fn largest_of(at: LinearAt, w: &Mat, count: usize) -> Vec<Entry> {
     if count == 0 {
         return Vec::new();
     }
@@ -76,9 +75,9 @@ fn largest_of(layer: usize, linear: Linear, w: &Mat, count: usize) -> Vec<Entry>
             values.iter_mut().for_each(|v| *v = v.abs());
             let bound = nth_largest(values.clone(), count);
             let place = |i: usize| WeightCoord {
-                layer,
-                linear,
-                expert: None,
+                layer: at.layer,
+                linear: at.linear,
+                expert: at.expert,
                 row: start + i / w.cols(),
                 col: i % w.cols(),
             };
@@ -114,6 +113,8 @@ fn nth_largest(mut values: Vec<f32>, n: usize) -> f32 {
 
 #[cfg(test)]
 mod tests {
+    use sw_model::Linear;
+
     use super::*;
 
     #[test]
@@ -130,7 +131,7 @@ mod tests {
             } else {
                 sorted.iter().filter(|v| **v >= sorted[count - 1]).count()
             };
-            let found = largest_of(3, Linear::Up, &w, count);
+            let found = largest_of(LinearAt::dense(3, Linear::Up), &w, count);
             assert_eq!(found.len(), expected, "{count}");
             assert!(
                 found

@@ -17,8 +17,9 @@ pub(crate) fn pack(codes: &[u8], bits: u8, out: &mut [u8]) {
         8 => out.copy_from_slice(codes),
         4 => {
             let (pairs, rest) = codes.as_chunks::<2>();
-            for (o, [a, b]) in out.iter_mut().zip(pairs) {
-                *o = a | (b << 4);
+            for (o, pair) in out.iter_mut().zip(pairs) {
+                let pair = u16::from_le_bytes(*pair); // the second code is 8 bits up, and belongs 4 bits up
+                *o = (pair | (pair >> 4)) as u8;
             }
             if let ([a], Some(o)) = (rest, out.last_mut()) {
                 *o = *a;

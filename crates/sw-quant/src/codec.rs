@@ -25,24 +25,33 @@ pub(crate) struct Decode {
     pub(crate) offset: f32,
 }
 
-/// `code = round((clamp(w, lo, hi) - offset)*inv) + bias`, and how to get back. `bias` is `zero`, except where every
-/// value of the block has one code.
+/// How a block's values become codes, and how they come back. On a grid, with `d = code - zero`,
+///
+/// ```text
+/// d = clamp(round((w - offset)*inv) + shift, least, most)        w^ = d*step + offset
+/// ```
+///
+/// Clamping `d` is clamping `w`: the ends of the range are the ends of the grid. `shift` is 0, except where every value of
+/// the block has one code; it is folded into the constant that ends the rounding.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Params {
     lo: f32,
     hi: f32,
     inv: f32,
-    bias: f32,
+    /// `MAGIC - shift`.
+    unround: f32,
+    least: f32,
+    most: f32,
     pub(crate) decode: Decode,
 }
 
 /// What all blocks share.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Codec {
-    /// Evenly spaced values, codes within `[min, max]`.
-    Grid { min: f32, max: f32 },
+    /// Evenly spaced values.
+    Grid,
     /// The same, each operation rounded to half precision.
-    HalfGrid { max: f32 },
+    HalfGrid,
     /// A level table.
     Nf4,
     /// A level table.
@@ -51,12 +60,11 @@ pub(crate) enum Codec {
 
 impl Codec {
     pub(crate) fn new(levels: Levels, arithmetic: Arithmetic) -> Self {
-        let (min, max) = (f32::from(levels.min_code()), f32::from(levels.max_code()));
         match (levels, arithmetic) {
             (Levels::Nf4, _) => Self::Nf4,
             (Levels::Nf3, _) => Self::Nf3,
-            (_, Arithmetic::F32) => Self::Grid { min, max },
-            (_, Arithmetic::ReleaseF16) => Self::HalfGrid { max },
+            (_, Arithmetic::F32) => Self::Grid,
+            (_, Arithmetic::ReleaseF16) => Self::HalfGrid,
         }
     }
 
@@ -64,13 +72,12 @@ impl Codec {
     #[inline(always)]
     pub(crate) fn fake(self, w: &mut [f32], p: &Params) {
         match self {
-            Self::Grid { min, max } => w
+            Self::Grid => w
                 .iter_mut()
-                .for_each(|v| *v = p.decode.grid(p.grid(*v, min, max))),
-            Self::HalfGrid { max } => {
+                .for_each(|v| *v = p.nearest(*v) * p.decode.step + p.decode.offset),
+            Self::HalfGrid => {
                 let s = half_scale(p.decode.step);
-                w.iter_mut()
-                    .for_each(|v| *v = p.decode.half(p.half(*v, max), s));
+                w.iter_mut().for_each(|v| *v = p.decode.half(p.half(*v), s));
             }
             Self::Nf4 => w
                 .iter_mut()
@@ -86,8 +93,8 @@ impl Codec {
     pub(crate) fn encode(self, w: &[f32], p: &Params, out: &mut [u8]) {
         let pairs = out.iter_mut().zip(w);
         match self {
-            Self::Grid { min, max } => pairs.for_each(|(o, &v)| *o = byte(p.grid(v, min, max))),
-            Self::HalfGrid { max } => pairs.for_each(|(o, &v)| *o = byte(p.half(v, max))),
+            Self::Grid => pairs.for_each(|(o, &v)| *o = byte(p.nearest(v) + p.decode.zero)),
+            Self::HalfGrid => pairs.for_each(|(o, &v)| *o = byte(p.half(v))),
             Self::Nf4 => pairs.for_each(|(o, &v)| *o = nearest(p.unit(v), &NF4).0),
             Self::Nf3 => pairs.for_each(|(o, &v)| *o = nearest(p.unit(v), &NF3).0),
         }
@@ -98,8 +105,8 @@ impl Codec {
     pub(crate) fn decode(self, codes: &[u8], d: &Decode, out: &mut [f32]) {
         let pairs = out.iter_mut().zip(codes);
         match self {
-            Self::Grid { .. } => pairs.for_each(|(o, &c)| *o = d.grid(f32::from(c))),
-            Self::HalfGrid { .. } => {
+            Self::Grid => pairs.for_each(|(o, &c)| *o = d.grid(f32::from(c))),
+            Self::HalfGrid => {
                 let s = half_scale(d.step);
                 pairs.for_each(|(o, &c)| *o = d.half(f32::from(c), s));
             }
@@ -161,24 +168,23 @@ impl Params {
 
     #[inline(always)]
     fn unit(&self, v: f32) -> f32 {
-        let v = if v > self.lo { v } else { self.lo };
-        let v = if v < self.hi { v } else { self.hi };
         (v - self.decode.offset) * self.inv
     }
 
+    /// The code of `v` on a grid, less `zero`.
     #[inline(always)]
-    fn grid(&self, v: f32, min: f32, max: f32) -> f32 {
-        let code = round(self.unit(v)) + self.bias;
-        let code = if code > min { code } else { min };
-        if code < max { code } else { max }
+    fn nearest(&self, v: f32) -> f32 {
+        let d = (self.unit(v) + MAGIC) - self.unround;
+        let d = if d > self.least { d } else { self.least };
+        if d < self.most { d } else { self.most }
     }
 
     #[inline(always)]
-    fn half(&self, v: f32, max: f32) -> f32 {
+    fn half(&self, v: f32) -> f32 {
         let v = half(v).max(self.lo).min(self.hi);
         round(half(half(v - self.decode.offset) * self.inv))
-            .max(0.0)
-            .min(max)
+            .max(self.least)
+            .min(self.most)
     }
 
     /// The arithmetic of a block whose values, clipped, span `[lo, hi]`, both finite.
@@ -189,106 +195,102 @@ impl Params {
         lo: f32,
         hi: f32,
     ) -> Result<Self, RangeError> {
-        match (levels, arithmetic) {
-            (Levels::Asymmetric { .. }, Arithmetic::ReleaseF16) => {
-                Self::release(levels.steps() as f32, lo, hi)
+        let steps = levels.steps() as f32;
+        let params = match levels {
+            Levels::Asymmetric { .. } if arithmetic == Arithmetic::ReleaseF16 => {
+                return Self::release(steps, lo, hi);
             }
-            (
-                Levels::Asymmetric {
-                    zero: ZeroPoint::Float,
-                    ..
-                },
-                _,
-            ) => Self::float_zero(levels.steps() as f32, lo, hi),
-            (
-                Levels::Asymmetric {
-                    zero: ZeroPoint::Integer,
-                    ..
-                },
-                _,
-            ) => Self::integer_zero(levels.steps() as f32, lo, hi),
-            (Levels::Symmetric { bits }, _) => {
-                Ok(Self::symmetric((1u32 << (bits - 1)) as f32, lo, hi))
+            Levels::Asymmetric {
+                zero: ZeroPoint::Float,
+                ..
+            } => Self::spaced(hi - lo, steps, [0.0, steps], lo)?,
+            Levels::Asymmetric {
+                zero: ZeroPoint::Integer,
+                ..
+            } if lo == hi => Self::one_value(lo, if lo < 0.0 { 1.0 } else { 0.0 }),
+            Levels::Asymmetric {
+                zero: ZeroPoint::Integer,
+                ..
+            } => {
+                let (lo, hi) = (lo.min(0.0), hi.max(0.0));
+                let inv = step_and_inverse(hi - lo, steps)?.1;
+                let zero = round(-lo * inv);
+                Self::spaced(
+                    hi - lo,
+                    steps,
+                    [-zero, round(hi * inv).min(steps - zero)],
+                    0.0,
+                )?
+                .with_zero(zero)
             }
-            (Levels::Nf4 | Levels::Nf3, _) => Self::normal_float(lo, hi),
-        }
+            // `steps` is both sides together, and the code of 0 is one more than a side.
+            Levels::Symmetric { .. } if lo == hi => Self::one_value(lo, steps / 2.0 + 1.0),
+            Levels::Symmetric { .. } => {
+                let side = steps / 2.0;
+                Self::spaced(hi.max(-lo), side, [-side, side], 0.0)?.with_zero(side + 1.0)
+            }
+            Levels::Nf4 | Levels::Nf3 => {
+                Self::spaced(hi - lo, 2.0, [-1.0, 1.0], lo + (hi - lo) / 2.0)?
+            }
+        };
+        Ok(Self { lo, hi, ..params })
     }
 
-    fn float_zero(steps: f32, lo: f32, hi: f32) -> Result<Self, RangeError> {
-        let range = finite_range(lo, hi)?;
-        let step = representable(range / steps);
-        let inv = if step > 0.0 { steps / range } else { 0.0 };
+    /// `span` cut into `steps`, values from `least*step + offset` to `most*step + offset`.
+    #[inline(always)]
+    fn spaced(
+        span: f32,
+        steps: f32,
+        [least, most]: [f32; 2],
+        offset: f32,
+    ) -> Result<Self, RangeError> {
+        let (mut step, inv) = step_and_inverse(span, steps)?;
+        let finite =
+            |step: f32| (least * step + offset).is_finite() && (most * step + offset).is_finite();
+        if !finite(step) {
+            step = step.next_down(); // rounded up at the very end of f32
+        }
+        if !finite(step) {
+            return Err(RangeError {
+                why: "its last level overflows",
+                arithmetic: "f32",
+            });
+        }
+        let decode = Decode {
+            step,
+            zero: 0.0,
+            offset,
+        };
         Ok(Self {
-            lo,
-            hi,
             inv,
-            bias: 0.0,
-            decode: Decode {
-                step,
-                zero: 0.0,
-                offset: lo,
-            },
+            unround: MAGIC,
+            least,
+            most,
+            decode,
+            ..Self::default()
         })
     }
 
-    fn integer_zero(steps: f32, lo: f32, hi: f32) -> Result<Self, RangeError> {
-        if lo == hi {
-            return Ok(Self::one_value(lo, if lo < 0.0 { 1.0 } else { 0.0 }));
-        }
-        let (lo, hi) = (lo.min(0.0), hi.max(0.0));
-        let range = finite_range(lo, hi)?;
-        let step = representable(range / steps);
-        let inv = if step > 0.0 { steps / range } else { 0.0 };
-        let zero = round(-lo * inv);
-        Ok(Self {
-            lo,
-            hi,
-            inv,
-            bias: zero,
-            decode: Decode {
-                step,
-                zero,
-                offset: 0.0,
-            },
-        })
+    fn with_zero(mut self, zero: f32) -> Self {
+        self.decode.zero = zero;
+        self
     }
 
-    /// `half_codes = 2^(N-1)`.
-    fn symmetric(half_codes: f32, lo: f32, hi: f32) -> Self {
-        if lo == hi {
-            return Self::one_value(lo, half_codes);
-        }
-        let (side, largest) = (half_codes - 1.0, hi.max(-lo));
-        let step = representable(largest / side);
-        let inv = if step > 0.0 { side / largest } else { 0.0 };
+    /// All values are `c`: a code next to `zero`, and the step that makes it exact.
+    fn one_value(c: f32, zero: f32) -> Self {
+        let side = if c == 0.0 { 0.0 } else { c.signum() };
+        let decode = Decode {
+            step: c.abs(),
+            zero,
+            offset: 0.0,
+        };
         Self {
-            lo,
-            hi,
-            inv,
-            bias: half_codes,
-            decode: Decode {
-                step,
-                zero: half_codes,
-                offset: 0.0,
-            },
+            unround: MAGIC - side,
+            least: side,
+            most: side,
+            decode,
+            ..Self::default()
         }
-    }
-
-    fn normal_float(lo: f32, hi: f32) -> Result<Self, RangeError> {
-        let range = finite_range(lo, hi)?;
-        let step = representable(range / 2.0);
-        let inv = if step > 0.0 { 2.0 / range } else { 0.0 };
-        Ok(Self {
-            lo,
-            hi,
-            inv,
-            bias: 0.0,
-            decode: Decode {
-                step,
-                zero: 0.0,
-                offset: lo + step,
-            },
-        })
     }
 
     fn release(steps: f32, lo: f32, hi: f32) -> Result<Self, RangeError> {
@@ -312,34 +314,35 @@ impl Params {
                 arithmetic: "fp16",
             });
         }
+        let decode = Decode {
+            step,
+            zero: 0.0,
+            offset: lo,
+        };
         Ok(Self {
             lo,
             hi,
             inv,
-            bias: 0.0,
-            decode: Decode {
-                step,
-                zero: 0.0,
-                offset: lo,
-            },
+            unround: MAGIC,
+            least: 0.0,
+            most: steps,
+            decode,
         })
     }
+}
 
-    /// All values are `c`: a code next to `zero`, and the step that makes it exact.
-    fn one_value(c: f32, zero: f32) -> Self {
-        let side = if c == 0.0 { 0.0 } else { c.signum() };
-        let decode = Decode {
-            step: c.abs(),
-            zero,
-            offset: 0.0,
-        };
-        Self {
-            lo: c,
-            hi: c,
-            inv: 0.0,
-            bias: zero + side,
-            decode,
-        }
+/// `span/steps` and its reciprocal. A step too small to invert is none: the block gets one value, at most `255 * 1.2e-38`
+/// off.
+#[inline(always)]
+fn step_and_inverse(span: f32, steps: f32) -> Result<(f32, f32), RangeError> {
+    let step = span / steps;
+    match step {
+        _ if !span.is_finite() => Err(RangeError {
+            why: "hi - lo overflows",
+            arithmetic: "f32",
+        }),
+        _ if step < f32::MIN_POSITIVE => Ok((0.0, 0.0)),
+        _ => Ok((step, steps / span)),
     }
 }
 
@@ -365,22 +368,6 @@ impl RangeError {
             remedy,
         }
     }
-}
-
-fn finite_range(lo: f32, hi: f32) -> Result<f32, RangeError> {
-    match hi - lo {
-        range if range.is_finite() => Ok(range),
-        _ => Err(RangeError {
-            why: "hi - lo overflows",
-            arithmetic: "f32",
-        }),
-    }
-}
-
-/// A step too small to invert is none: the block gets one value, at most `255 * 1.2e-38` off.
-#[inline(always)]
-fn representable(step: f32) -> f32 {
-    if step < f32::MIN_POSITIVE { 0.0 } else { step }
 }
 
 #[cfg(test)]

@@ -58,10 +58,13 @@ impl Plan {
     /// Replaces the values of `part`, which starts at place `start` of the matrix.
     pub(crate) fn fake<T: Real>(&self, start: usize, part: &mut [T]) {
         vectorized(|| {
-            self.blocks.runs(start..start + part.len(), |block, run| {
-                let p = &self.params[block];
-                T::update(&mut part[run.start - start..run.end - start], |w| {
-                    self.codec.fake(w, p)
+            T::update(part, |offset, w| {
+                let start = start + offset;
+                self.blocks.runs(start..start + w.len(), |block, run| {
+                    self.codec.fake(
+                        &mut w[run.start - start..run.end - start],
+                        &self.params[block],
+                    );
                 });
             });
         });

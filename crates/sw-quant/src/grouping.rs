@@ -250,21 +250,31 @@ impl Blocks {
     /// Calls `f(block, range)` for the longest runs of `range` that lie in one block, in order.
     #[inline(always)]
     pub(crate) fn runs(&self, range: Range<usize>, mut f: impl FnMut(usize, Range<usize>)) {
+        // A run ends with its block's row, and every `stride`-th block starts a row.
+        let (width, stride) = match self.cut {
+            Cut::Flat { len } => (len, usize::MAX),
+            Cut::Tile { cols, .. } => (cols, self.cols),
+        };
         let mut at = range.start;
         while at < range.end {
-            let (block, end) = match self.cut {
-                Cut::Flat { len } => (at / len, (at / len + 1).saturating_mul(len)),
-                Cut::Tile { cols, .. } => {
-                    let (row, col) = (at / self.cols, at % self.cols);
+            // One division per row of blocks, not one per block.
+            let (row_start, mut block, row_end) = match self.cut {
+                Cut::Flat { len } => (0, at / len, range.end),
+                Cut::Tile { .. } => {
+                    let row = at / stride;
                     (
-                        self.of(row, col),
-                        row * self.cols + (col / cols + 1).saturating_mul(cols).min(self.cols),
+                        row * stride,
+                        self.of(row, at % stride),
+                        range.end.min((row + 1) * stride),
                     )
                 }
             };
-            let end = end.min(range.end);
-            f(block, at..end);
-            at = end;
+            let mut end = row_start + ((at - row_start) / width + 1) * width;
+            while at < row_end {
+                f(block, at..end.min(row_end));
+                at = end.min(row_end);
+                (block, end) = (block + 1, end + width);
+            }
         }
     }
 }

@@ -6,20 +6,22 @@ use crate::par::{self, PIECE};
 use crate::real::LANE_BUFFER;
 use crate::{Real, simd::vectorized};
 
+/// Where half-precision values are widened; made once per piece of work, since clearing it costs as much as a short block.
+pub(crate) type Buffer = [f32; LANE_BUFFER];
+
 /// Independent accumulators: enough to hide the latency of the widest vectors.
-const LANES: usize = 32;
+const LANES: usize = 16;
 
 /// The smallest and the largest value, of nothing so far `(inf, -inf)`; `None` when a value is not finite.
 #[inline(always)]
-pub(crate) fn extent<T: Real>(w: &[T]) -> Option<(f32, f32)> {
-    let mut buffer = [0.0; LANE_BUFFER];
+pub(crate) fn extent<T: Real>(w: &[T], buffer: &mut Buffer) -> Option<(f32, f32)> {
     let (mut lo, mut hi, mut bad) = (
         [f32::INFINITY; LANES],
         [f32::NEG_INFINITY; LANES],
         [0.0f32; LANES],
     );
     for part in w.chunks(LANE_BUFFER) {
-        let (body, rest) = T::widened(part, &mut buffer).as_chunks::<LANES>();
+        let (body, rest) = T::widened(part, buffer).as_chunks::<LANES>();
         for v in body {
             for i in 0..LANES {
                 lo[i] = if v[i] < lo[i] { v[i] } else { lo[i] };
@@ -47,15 +49,16 @@ pub(crate) fn extent<T: Real>(w: &[T]) -> Option<(f32, f32)> {
 pub(crate) fn extent_of<T: Real>(
     w: &[T],
     segments: impl Iterator<Item = Range<usize>>,
+    buffer: &mut Buffer,
 ) -> Option<(f32, f32)> {
     let mut all = (f32::INFINITY, f32::NEG_INFINITY);
     for segment in segments {
         let w = &w[segment];
         let (lo, hi) = if w.len() <= PIECE {
-            extent(w)?
+            extent(w, buffer)?
         } else {
             let pieces = par::map(w.len().div_ceil(PIECE), |i| {
-                vectorized(|| extent(piece(w, i)))
+                vectorized(|| extent(piece(w, i), &mut [0.0; LANE_BUFFER]))
             });
             pieces
                 .into_iter()
@@ -197,11 +200,14 @@ mod tests {
                 let mut w = vec![0.5f32; n];
                 w[at] = -2.0;
                 let all = || std::iter::once(0..n);
-                assert_eq!(extent_of(&w, all()).unwrap().0, -2.0);
+                assert_eq!(
+                    extent_of(&w, all(), &mut [0.0; LANE_BUFFER]).unwrap().0,
+                    -2.0
+                );
                 w[at] = f32::NAN;
-                assert_eq!(extent_of(&w, all()), None);
+                assert_eq!(extent_of(&w, all(), &mut [0.0; LANE_BUFFER]), None);
                 w[at] = f32::NEG_INFINITY;
-                assert_eq!(extent_of(&w, all()), None);
+                assert_eq!(extent_of(&w, all(), &mut [0.0; LANE_BUFFER]), None);
             }
         }
     }

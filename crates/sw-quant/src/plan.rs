@@ -2,8 +2,9 @@
 
 use crate::clip::Scope;
 use crate::codec::{Codec, Params};
-use crate::moments::{count_beyond, extent, extent_of};
+use crate::moments::{Buffer, count_beyond, extent, extent_of};
 use crate::par::{self, PIECE};
+use crate::real::LANE_BUFFER;
 use crate::simd::vectorized;
 use crate::{Blocks, Clip, Error, Real, Scheme, error::check_shape};
 
@@ -71,9 +72,9 @@ impl Plan {
         let per_piece = (PIECE / blocks.len_of(0)).max(1);
         let clipped = par::chunks_mut(&mut params, per_piece, |i, chunk| {
             vectorized(|| {
-                let mut clipped = 0;
+                let (mut clipped, mut buffer) = (0, [0.0; LANE_BUFFER]);
                 for (j, p) in chunk.iter_mut().enumerate() {
-                    let (block, beyond) = context.block(i * per_piece + j)?;
+                    let (block, beyond) = context.block(i * per_piece + j, &mut buffer)?;
                     *p = block;
                     clipped += beyond;
                 }
@@ -108,9 +109,9 @@ struct Context<'a, T> {
 impl<T: Real> Context<'_, T> {
     /// A block's arithmetic, and how many of its values are clipped.
     #[inline(always)]
-    fn block(&self, block: usize) -> Result<(Params, usize), Error> {
+    fn block(&self, block: usize, buffer: &mut Buffer) -> Result<(Params, usize), Error> {
         let segments = self.blocks.segments(block);
-        let Some((lo, hi)) = extent_of(self.w, segments.clone()) else {
+        let Some((lo, hi)) = extent_of(self.w, segments.clone(), buffer) else {
             return Err(self.not_finite(block));
         };
         let Scheme {
@@ -122,7 +123,7 @@ impl<T: Real> Context<'_, T> {
         let (lo, hi, clipped) = match clip {
             Clip::None => (lo, hi, 0),
             Clip::HeldOut => {
-                let (l, h) = self.extent_without_held(block).unwrap_or((lo, hi));
+                let (l, h) = self.extent_without_held(block, buffer).unwrap_or((lo, hi));
                 (l, h, 0)
             }
             _ => {
@@ -155,7 +156,7 @@ impl<T: Real> Context<'_, T> {
     }
 
     /// `None` when the block holds nothing but held values.
-    fn extent_without_held(&self, block: usize) -> Option<(f32, f32)> {
+    fn extent_without_held(&self, block: usize, buffer: &mut Buffer) -> Option<(f32, f32)> {
         let mut kept = Vec::new();
         let mut any_held = false;
         for segment in self.blocks.segments(block) {
@@ -170,7 +171,7 @@ impl<T: Real> Context<'_, T> {
             kept.extend_from_slice(&self.w[at..segment.end]);
         }
         if any_held && !kept.is_empty() {
-            extent(&kept)
+            extent(&kept, buffer)
         } else {
             None
         }

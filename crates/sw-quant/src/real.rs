@@ -51,9 +51,9 @@ pub trait Real:
     /// Rounds `src` into `dst`, of the same length.
     #[doc(hidden)]
     fn narrow(src: &[f32], dst: &mut [Self]);
-    /// Changes `data` through `f32` pieces, in order.
+    /// Changes `data` through `f32` pieces, in order; `f` is told where each starts.
     #[doc(hidden)]
-    fn update(data: &mut [Self], f: impl FnMut(&mut [f32]));
+    fn update(data: &mut [Self], f: impl FnMut(usize, &mut [f32]));
     /// The little-endian bytes of `src`, appended to `out`.
     #[doc(hidden)]
     fn write_le(src: &[Self], out: &mut Vec<u8>);
@@ -81,8 +81,8 @@ impl Real for f32 {
         dst.copy_from_slice(src);
     }
     #[inline(always)]
-    fn update(data: &mut [Self], mut f: impl FnMut(&mut [f32])) {
-        f(data);
+    fn update(data: &mut [Self], mut f: impl FnMut(usize, &mut [f32])) {
+        f(0, data);
     }
     fn write_le(src: &[Self], out: &mut Vec<u8>) {
         out.extend(src.iter().flat_map(|v| v.to_le_bytes()));
@@ -92,14 +92,14 @@ impl Real for f32 {
 #[inline(always)]
 fn update_through<T: Real>(
     data: &mut [T],
-    mut f: impl FnMut(&mut [f32]),
+    mut f: impl FnMut(usize, &mut [f32]),
     widen: impl Fn(&[T], &mut [f32]),
 ) {
     let mut buffer = [0.0; LANE_BUFFER];
-    for part in data.chunks_mut(LANE_BUFFER) {
+    for (i, part) in data.chunks_mut(LANE_BUFFER).enumerate() {
         let wide = &mut buffer[..part.len()];
         widen(part, wide);
-        f(wide);
+        f(i * LANE_BUFFER, wide);
         T::narrow(wide, part);
     }
 }
@@ -125,7 +125,7 @@ impl Real for f16 {
         dst.convert_from_f32_slice(src);
     }
     #[inline(always)]
-    fn update(data: &mut [Self], f: impl FnMut(&mut [f32])) {
+    fn update(data: &mut [Self], f: impl FnMut(usize, &mut [f32])) {
         update_through(data, f, |src, dst| src.convert_to_f32_slice(dst));
     }
     fn write_le(src: &[Self], out: &mut Vec<u8>) {
@@ -165,7 +165,7 @@ impl Real for bf16 {
         }
     }
     #[inline(always)]
-    fn update(data: &mut [Self], f: impl FnMut(&mut [f32])) {
+    fn update(data: &mut [Self], f: impl FnMut(usize, &mut [f32])) {
         update_through(data, f, widen_bf16);
     }
     fn write_le(src: &[Self], out: &mut Vec<u8>) {

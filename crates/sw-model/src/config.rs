@@ -18,7 +18,9 @@ const INERT: &[&str] = &[
     "attention_dropout",
     "attn_implementation",
     "attn_pdrop",
+    "auto_map",
     "bos_token_id",
+    "cache_implementation",
     "chunk_size_feed_forward",
     "classifier_dropout",
     "dtype",
@@ -30,6 +32,7 @@ const INERT: &[&str] = &[
     "hidden_dropout_prob",
     "id2label",
     "initializer_range",
+    "is_llama_config",
     "is_decoder",
     "is_encoder_decoder",
     "label2id",
@@ -46,6 +49,7 @@ const INERT: &[&str] = &[
     "tokenizer_class",
     "torch_dtype",
     "torchscript",
+    "unsloth_version",
     "transformers.js_config",
     "transformers_version",
     "use_cache",
@@ -61,8 +65,8 @@ pub(crate) struct Fields<'a> {
     prefix: String,
     map: &'a Map<String, Value>,
     used: RefCell<BTreeSet<&'static str>>,
-    /// Layers a config may claim: the number of tensors in the checkpoint.
-    max_layers: usize,
+    /// Tensors in the checkpoint: a bound on the layers and experts a config may claim.
+    tensors: usize,
 }
 
 pub(crate) fn read_json(path: &Path) -> Result<Value> {
@@ -86,7 +90,7 @@ pub(crate) fn config_error(
 }
 
 impl<'a> Fields<'a> {
-    pub(crate) fn new(path: &'a Path, config: &'a Value, max_layers: usize) -> Result<Self> {
+    pub(crate) fn new(path: &'a Path, config: &'a Value, tensors: usize) -> Result<Self> {
         let map = config.as_object().ok_or_else(|| {
             config_error(
                 path,
@@ -99,7 +103,7 @@ impl<'a> Fields<'a> {
             prefix: String::new(),
             map,
             used: RefCell::default(),
-            max_layers,
+            tensors,
         })
     }
 
@@ -112,7 +116,7 @@ impl<'a> Fields<'a> {
                 prefix: format!("{}{name}.", self.prefix),
                 map,
                 used: RefCell::default(),
-                max_layers: self.max_layers,
+                tensors: self.tensors,
             })),
             Some(other) => Err(self.wrong(name, "an object", other)),
         }
@@ -122,7 +126,7 @@ impl<'a> Fields<'a> {
         config_error(self.path, format!("{}{name}", self.prefix), problem)
     }
 
-    fn wrong(&self, name: &str, expected: &str, found: &Value) -> Error {
+    pub(crate) fn wrong(&self, name: &str, expected: &str, found: &Value) -> Error {
         let mut found = found.to_string();
         if found.len() > 60 {
             found = found.chars().take(57).collect::<String>() + "...";
@@ -161,20 +165,38 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// The number of layers, refused where the checkpoint cannot possibly hold so many.
+    /// The number of layers.
     pub(crate) fn layers(&self, name: &'static str) -> Result<usize> {
-        let value = self.get(name);
-        let n = self.required(name, value)?;
+        self.required(name, self.opt_stored(name, "layers")?)
+    }
+
+    /// A number of things with tensors of their own, refused where the checkpoint cannot possibly hold so many.
+    pub(crate) fn opt_stored(&self, name: &'static str, what: &str) -> Result<Option<usize>> {
+        let Some(n) = self.get(name) else {
+            return Ok(None);
+        };
         match n.as_u64() {
-            Some(0) | None => Err(self.wrong(name, "a whole number of layers, at least 1", n)),
-            Some(n) if n > self.max_layers as u64 => Err(self.error(
+            Some(0) | None => {
+                let expected = format!("a whole number of {what}, at least 1");
+                Err(self.wrong(name, &expected, n))
+            }
+            Some(n) if n > self.tensors as u64 => Err(self.error(
                 name,
                 format!(
-                    "{n} layers, but the checkpoint holds only {} tensors",
-                    self.max_layers
+                    "{n} {what}, but the checkpoint holds only {} tensors",
+                    self.tensors
                 ),
             )),
-            Some(n) => Ok(n as usize),
+            Some(n) => Ok(Some(n as usize)),
+        }
+    }
+
+    /// A list, if given.
+    pub(crate) fn opt_list(&self, name: &'static str) -> Result<Option<&'a [Value]>> {
+        match self.get(name) {
+            None => Ok(None),
+            Some(Value::Array(list)) => Ok(Some(list)),
+            Some(other) => Err(self.wrong(name, "a list", other)),
         }
     }
 

@@ -4,8 +4,9 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// A linear map of a layer.
+/// A linear map of a layer. A model has some of them: what its checkpoint stores as one matrix is one map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[non_exhaustive]
 pub enum Linear {
     /// Queries.
     #[serde(rename = "q_proj")]
@@ -16,6 +17,9 @@ pub enum Linear {
     /// Values.
     #[serde(rename = "v_proj")]
     V,
+    /// Queries, keys and values in one matrix (Phi-3's `qkv_proj`, GPT-2's `c_attn`, GPT-NeoX's `query_key_value`).
+    #[serde(rename = "qkv_proj")]
+    Qkv,
     /// The attention's output projection.
     #[serde(rename = "o_proj")]
     O,
@@ -25,6 +29,9 @@ pub enum Linear {
     /// The up projection of the MLP.
     #[serde(rename = "up_proj")]
     Up,
+    /// Gate (the first half of the rows) and up projection in one matrix (Phi-3).
+    #[serde(rename = "gate_up_proj")]
+    GateUp,
     /// The down projection of the MLP, where super weights are found.
     #[serde(rename = "down_proj")]
     Down,
@@ -32,13 +39,15 @@ pub enum Linear {
 
 impl Linear {
     /// All of them, in the order of the computation.
-    pub const ALL: [Linear; 7] = [
+    pub const ALL: [Linear; 9] = [
         Linear::Q,
         Linear::K,
         Linear::V,
+        Linear::Qkv,
         Linear::O,
         Linear::Gate,
         Linear::Up,
+        Linear::GateUp,
         Linear::Down,
     ];
 }
@@ -49,17 +58,52 @@ impl fmt::Display for Linear {
             Linear::Q => "q_proj",
             Linear::K => "k_proj",
             Linear::V => "v_proj",
+            Linear::Qkv => "qkv_proj",
             Linear::O => "o_proj",
             Linear::Gate => "gate_proj",
             Linear::Up => "up_proj",
+            Linear::GateUp => "gate_up_proj",
             Linear::Down => "down_proj",
         })
     }
 }
 
+/// Which linear map of a model: `layers[layer].linear`, or that of one of its experts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct LinearAt {
+    /// Layer, from 0.
+    pub layer: usize,
+    /// The expert, in the mixtures of a sparse layer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expert: Option<usize>,
+    /// The linear map.
+    pub linear: Linear,
+}
+
+impl LinearAt {
+    /// A map outside experts.
+    pub fn dense(layer: usize, linear: Linear) -> Self {
+        Self {
+            layer,
+            expert: None,
+            linear,
+        }
+    }
+}
+
+impl fmt::Display for LinearAt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "layers[{}].", self.layer)?;
+        if let Some(expert) = self.expert {
+            write!(f, "experts[{expert}].")?;
+        }
+        write!(f, "{}", self.linear)
+    }
+}
+
 /// One scalar: `layers[layer].linear.weight[row = output channel, col = input channel]`, all counted from 0.
 ///
-/// Where a checkpoint stores several maps in one tensor, rows count within the map, not within the tensor.
+/// Rows and columns are those of the stored tensor; only GPT-2 stores it transposed, `[input channel, output channel]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct WeightCoord {
     /// Layer, from 0.
@@ -76,6 +120,15 @@ pub struct WeightCoord {
 }
 
 impl WeightCoord {
+    /// The map it belongs to.
+    pub fn at(&self) -> LinearAt {
+        LinearAt {
+            layer: self.layer,
+            expert: self.expert,
+            linear: self.linear,
+        }
+    }
+
     /// A scalar of a layer's `down_proj`.
     pub fn down(layer: usize, row: usize, col: usize) -> Self {
         Self {
@@ -90,11 +143,7 @@ impl WeightCoord {
 
 impl fmt::Display for WeightCoord {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "layers[{}].", self.layer)?;
-        if let Some(expert) = self.expert {
-            write!(f, "experts[{expert}].")?;
-        }
-        write!(f, "{}[{}, {}]", self.linear, self.row, self.col)
+        write!(f, "{}[{}, {}]", self.at(), self.row, self.col)
     }
 }
 

@@ -12,7 +12,12 @@ impl Model {
     ///
     /// # Errors
     /// As [`forward`](Self::forward).
-    pub fn generate(&self, prompt: &[u32], max_new: usize, hook: &mut dyn Hook) -> Result<Vec<u32>> {
+    pub fn generate(
+        &self,
+        prompt: &[u32],
+        max_new: usize,
+        hook: &mut dyn Hook,
+    ) -> Result<Vec<u32>> {
         let eos = self.tokenizer().ok().and_then(|t| t.eos());
         let mut new = Vec::new();
         let (mut rows, mut kv) = self.extend(None, prompt, hook)?;
@@ -22,7 +27,9 @@ impl Model {
             let best = logits
                 .iter()
                 .enumerate()
-                .fold((0, f32::NEG_INFINITY), |best, (id, &x)| if x > best.1 { (id, x) } else { best });
+                .fold((0, f32::NEG_INFINITY), |best, (id, &x)| {
+                    if x > best.1 { (id, x) } else { best }
+                });
             let token = best.0 as u32;
             if Some(token) == eos {
                 break;

@@ -15,6 +15,7 @@
 //! Deliberately absent: printing, downloading, evaluation.
 #![forbid(unsafe_code)]
 
+mod block;
 mod config;
 mod edit;
 mod error;
@@ -32,7 +33,7 @@ mod spec;
 mod tokenizer;
 mod weights;
 
-pub use edit::{EditOp, Linear, WeightCoord, WeightEdit};
+pub use edit::{EditOp, Linear, LinearAt, WeightCoord, WeightEdit};
 pub use error::{Error, Result};
 pub use fingerprint::Fingerprint;
 pub use forward::Seq;
@@ -42,6 +43,9 @@ pub use model::{Model, OpenOptions};
 pub use rope::{RopeScaling, RopeSpec};
 pub use score::TokenScore;
 pub use site::{Hook, SeqRange, Site, SiteView};
-pub use spec::{Activation, Attention, LayerSpec, Names, Norm, Slot, Spec};
-pub use tokenizer::Tokenizer;
+pub use spec::{
+    Activation, Attention, Experts, LayerNorms, LayerSpec, Names, Norm, QkNorm, QkvLayout, Slot,
+    Spec,
+};
 pub use sw_tensor::{Dtype, Mat};
+pub use tokenizer::Tokenizer;

@@ -1,6 +1,7 @@
 //! A model: a spec, weights and a tokenizer, opened from a checkpoint directory.
 
 use std::{
+    collections::BTreeMap,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -13,7 +14,7 @@ use sw_tensor::{Checkpoint, Dtype, Mat};
 
 use crate::{
     config,
-    edit::{EditOp, Linear, WeightCoord, WeightEdit},
+    edit::{EditOp, Linear, LinearAt, WeightCoord, WeightEdit},
     error::{Error, Result},
     family,
     fingerprint::Fingerprint,
@@ -93,12 +94,13 @@ impl Model {
         let config = config::read_json(&path)?;
         other_format(dir)?;
         let checkpoint = Checkpoint::open(dir)?;
-        let spec = family::spec(
+        let mut spec = family::spec(
             &path,
             &config,
             checkpoint.names().count(),
             &options.ignore_config_fields,
         )?;
+        spec.names.fit(&checkpoint);
         let weights = Weights::load(&spec, &checkpoint)?;
         let tokenizer = Tokenizer::open(dir, &config);
         let ropes = spec.rope_tables();
@@ -125,9 +127,14 @@ impl Model {
         &self.opened.dir
     }
 
-    /// The type its large weights are stored in (of the first layer's up projection, where they differ).
+    /// The type its large weights are stored in (of the first layer's attention output, where they differ).
     pub fn dtype(&self) -> Dtype {
-        self.weights.layers.first().map_or(self.weights.embed.dtype(), |l| l.up.w.dtype())
+        self.weights
+            .layers
+            .first()
+            .map_or(self.weights.embed.dtype(), |l| {
+                l[(None, Linear::O)].w.dtype()
+            })
     }
 
     /// Its tokenizer.
@@ -180,7 +187,7 @@ impl Model {
     /// the tensor that is to blame).
     pub fn forward(&self, seqs: &[Seq<'_>], hook: &mut dyn Hook) -> Result<Array2<f32>> {
         let batch = Batch::new(self, seqs.iter().map(|s| (s.tokens.len(), s.prefix)))?;
-        let x = forward::embed(self, seqs.iter().map(|s| s.tokens))?;
+        let x = forward::embed(self, &batch, seqs.iter().map(|s| s.tokens))?;
         forward::run(self, &batch, x, 0, hook, None)
     }
 
@@ -220,7 +227,7 @@ impl Model {
         hook: &mut dyn Hook,
     ) -> Result<(Array2<f32>, Kv)> {
         let batch = Batch::new(self, [(tokens.len(), parent)])?;
-        let x = forward::embed(self, [tokens])?;
+        let x = forward::embed(self, &batch, [tokens])?;
         let mut layers = Vec::with_capacity(self.spec().layers.len());
         let rows = forward::run(self, &batch, x, 0, hook, Some(&mut layers))?;
         Ok((
@@ -237,17 +244,20 @@ impl Model {
         Ok(self.extend(parent, tokens, hook)?.1)
     }
 
-    /// The weight of a linear map, `[output channels, input channels]`, edits included.
+    /// The weight of a linear map outside experts, `[output channels, input channels]`, edits included.
     pub fn weight(&self, layer: usize, linear: Linear) -> Option<&Mat> {
-        Some(&self.weights.layers.get(layer)?.linear(linear)?.w)
+        self.weight_at(LinearAt::dense(layer, linear))
     }
 
-    /// All linear maps of the layers, in the order of the computation (embedding and head are not among them).
-    pub fn linears(&self) -> impl Iterator<Item = (usize, Linear)> + '_ {
-        let maps = |l| Linear::ALL.into_iter().map(move |linear| (l, linear));
-        (0..self.spec().layers.len())
-            .flat_map(maps)
-            .filter(|&(l, linear)| self.weight(l, linear).is_some())
+    /// The weight of a linear map, `[output channels, input channels]`, edits included.
+    pub fn weight_at(&self, at: LinearAt) -> Option<&Mat> {
+        let layer = self.weights.layers.get(at.layer)?;
+        Some(&layer.linear(at.expert, at.linear)?.w)
+    }
+
+    /// All linear maps of the layers, in the order of the computation (embedding, router and head are not among them).
+    pub fn linears(&self) -> impl Iterator<Item = LinearAt> + '_ {
+        self.spec().linears()
     }
 
     /// The value at a coordinate.
@@ -256,9 +266,8 @@ impl Model {
     /// When the coordinate names no tensor of this model or lies outside it.
     pub fn value(&self, coord: WeightCoord) -> Result<f32> {
         let w = self
-            .weight(coord.layer, coord.linear)
-            .filter(|_| coord.expert.is_none());
-        let w = w.ok_or_else(|| no_such_tensor(coord))?;
+            .weight_at(coord.at())
+            .ok_or_else(|| no_such_tensor(coord))?;
         if coord.row >= w.rows() || coord.col >= w.cols() {
             let problem = format!("outside the tensor's shape [{}, {}]", w.rows(), w.cols());
             return Err(Error::Coordinate {
@@ -276,11 +285,9 @@ impl Model {
     pub fn edited(&self, edits: &[WeightEdit]) -> Result<Model> {
         let mut weights = (*self.weights).clone();
         let mut sorted: Vec<_> = edits.iter().collect();
-        sorted.sort_by_key(|e| (e.coord.layer, e.coord.linear)); // stable: edits of one scalar keep their order
-        for group in sorted
-            .chunk_by(|a, b| (a.coord.layer, a.coord.linear) == (b.coord.layer, b.coord.linear))
-        {
-            let mut values = std::collections::BTreeMap::new();
+        sorted.sort_by_key(|e| e.coord.at()); // stable: edits of one scalar keep their order
+        for group in sorted.chunk_by(|a, b| a.coord.at() == b.coord.at()) {
+            let mut values = BTreeMap::new();
             for edit in group {
                 let coord = edit.coord;
                 let stored = self.value(coord)?;
@@ -291,10 +298,10 @@ impl Model {
                 };
             }
             let values: Vec<_> = values.into_iter().map(|((r, c), x)| (r, c, x)).collect();
-            let coord = group[0].coord;
-            let affine = Arc::make_mut(&mut weights.layers[coord.layer])
-                .linear_mut(coord.linear)
-                .ok_or_else(|| no_such_tensor(coord))?;
+            let at = group[0].coord.at();
+            let affine = Arc::make_mut(&mut weights.layers[at.layer])
+                .linear_mut(at)
+                .ok_or_else(|| no_such_tensor(at))?;
             affine.w = affine.w.edited(&values)?;
         }
         Ok(self.with_weights(weights))
@@ -306,33 +313,31 @@ impl Model {
     /// What `replace` returns, and a replacement of another shape.
     pub fn replaced<E: From<Error>>(
         &self,
-        mut replace: impl FnMut(usize, Linear, &Mat) -> Result<Option<Mat>, E>,
+        mut replace: impl FnMut(LinearAt, &Mat) -> Result<Option<Mat>, E>,
     ) -> Result<Model, E> {
         let mut weights = (*self.weights).clone();
-        for (l, linear) in self.linears() {
-            let old = self
-                .weight(l, linear)
-                .expect("linears() names maps that exist");
-            let Some(new) = replace(l, linear, old)? else {
+        for at in self.linears() {
+            let affine = Arc::make_mut(&mut weights.layers[at.layer])
+                .linear_mut(at)
+                .ok_or_else(|| no_such_tensor(at))?;
+            let Some(new) = replace(at, &affine.w)? else {
                 continue;
             };
-            if (new.rows(), new.cols()) != (old.rows(), old.cols()) {
+            if (new.rows(), new.cols()) != (affine.w.rows(), affine.w.cols()) {
                 let problem = format!(
                     "a replacement of shape [{}, {}] for a weight of [{}, {}]",
                     new.rows(),
                     new.cols(),
-                    old.rows(),
-                    old.cols()
+                    affine.w.rows(),
+                    affine.w.cols()
                 );
                 return Err(Error::Coordinate {
-                    coord: format!("layers[{l}].{linear}"),
+                    coord: at.to_string(),
                     problem,
                 }
                 .into());
             }
-            if let Some(affine) = Arc::make_mut(&mut weights.layers[l]).linear_mut(linear) {
-                affine.w = new;
-            }
+            affine.w = new;
         }
         Ok(self.with_weights(weights))
     }

@@ -73,34 +73,79 @@ pub enum RopeScaling {
     },
 }
 
+/// Where a family's config keeps its rotary settings outside `rope_parameters`, and what holds where it does not.
+pub(crate) struct RopeKeys {
+    /// Base of the frequencies: key and default.
+    pub(crate) theta: (&'static str, f32),
+    /// Part of each head that is rotated: key and default; `None`: always the whole.
+    pub(crate) partial: Option<(&'static str, f32)>,
+}
+
+impl RopeKeys {
+    /// `rope_theta` with this default; whole heads.
+    pub(crate) fn theta(default: f32) -> Self {
+        Self {
+            theta: ("rope_theta", default),
+            partial: None,
+        }
+    }
+}
+
 impl RopeSpec {
     /// Reads `rope_theta` with `rope_scaling`, or transformers 5's `rope_parameters`, from a config.
     ///
-    /// `dim`: rotated channels of a head. `max_positions`: the config's `max_position_embeddings`.
+    /// `max_positions`: the config's `max_position_embeddings`.
     pub(crate) fn read(
         f: &Fields<'_>,
-        dim: usize,
+        head_dim: usize,
         max_positions: usize,
-        default_theta: f32,
+        keys: &RopeKeys,
     ) -> Result<Self> {
-        let theta = f.opt_positive("rope_theta")?;
         let (parameters, scaling) = (f.object("rope_parameters")?, f.object("rope_scaling")?);
-        let original = f.opt_size("original_max_position_embeddings")?;
-        let Some(p) = parameters.or(scaling) else {
-            return Ok(Self {
-                theta: theta.unwrap_or(default_theta),
-                dim,
-                scaling: RopeScaling::Default,
-            });
+        let p = parameters.or(scaling);
+        Self::read_from(f, p, head_dim, max_positions, keys)
+    }
+
+    /// Reads the object `p` of a config, and around it what `p` does not say.
+    pub(crate) fn read_from(
+        f: &Fields<'_>,
+        p: Option<Fields<'_>>,
+        head_dim: usize,
+        max_positions: usize,
+        keys: &RopeKeys,
+    ) -> Result<Self> {
+        let number = |name| match &p {
+            Some(p) => p.opt_positive(name),
+            None => Ok(None),
         };
-        let theta = p
-            .opt_positive("rope_theta")?
-            .or(theta)
-            .unwrap_or(default_theta);
-        let scaling = RopeScaling::read(&p, dim, max_positions, original)?;
-        p.finish(&["type", "rope_type"], &[])?;
+        let outer_theta = f.opt_positive(keys.theta.0)?;
+        let theta = number("rope_theta")?.or(outer_theta);
+        let (outer, default) = match keys.partial {
+            Some((key, default)) => (f.opt_positive(key)?, default),
+            None => (None, 1.0),
+        };
+        let partial = number("partial_rotary_factor")?
+            .or(outer)
+            .unwrap_or(default);
+        let dim = (head_dim as f32 * partial) as usize;
+        let fits = partial == 1.0 || (keys.partial.is_some() && partial < 1.0);
+        if !fits || dim == 0 || !dim.is_multiple_of(2) {
+            let name = keys.partial.map_or("partial_rotary_factor", |(key, _)| key);
+            let problem = format!(
+                "expected an even number of rotated channels, found {partial} of {head_dim}"
+            );
+            return Err(f.error(name, problem));
+        }
+        let original = f.opt_size("original_max_position_embeddings")?;
+        let scaling = match &p {
+            Some(p) => RopeScaling::read(p, dim, max_positions, original)?,
+            None => RopeScaling::Default,
+        };
+        if let Some(p) = p {
+            p.finish(&["type", "rope_type"], &[])?;
+        }
         Ok(Self {
-            theta,
+            theta: theta.unwrap_or(keys.theta.1),
             dim,
             scaling,
         })

@@ -35,6 +35,9 @@ impl Model {
         if !all_finite(logits.view()) {
             return Err(self.non_finite("logits".into(), None));
         }
+        if let Some(cap) = self.spec().logit_softcap {
+            logits.par_mapv_inplace(|x| cap * (x / cap).tanh());
+        }
         Ok(logits)
     }
 

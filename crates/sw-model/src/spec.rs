@@ -1,7 +1,9 @@
 //! What distinguishes one model from another, as data.
 
+use sw_tensor::Checkpoint;
+
 use crate::{
-    edit::Linear,
+    edit::{Linear, LinearAt},
     rope::{RopeSpec, RopeTables},
 };
 
@@ -15,9 +17,9 @@ pub struct Spec {
     pub vocab_size: usize,
     /// Channels of the residual stream.
     pub hidden_size: usize,
-    /// Channels between the up and the down projection.
+    /// Channels between the up and the down projection, outside experts.
     pub intermediate_size: usize,
-    /// Positions the model was made for; longer sequences are refused.
+    /// Positions the model was made for; where they are learned, longer sequences are refused.
     pub max_positions: usize,
     /// One entry per layer.
     pub layers: Vec<LayerSpec>,
@@ -31,6 +33,14 @@ pub struct Spec {
     pub activation: Activation,
     /// Whether the MLP multiplies an activated gate with the up projection (SwiGLU and kin).
     pub gated: bool,
+    /// The mixture of experts in sparse layers.
+    pub experts: Option<Experts>,
+    /// Whether attention and MLP of a layer read the same residual stream, side by side.
+    pub parallel: bool,
+    /// Multiplies the token embeddings.
+    pub embed_scale: Option<f32>,
+    /// Soft cap of the logits: `cap * tanh(logit / cap)`.
+    pub logit_softcap: Option<f32>,
     /// Whether the output head is the embedding.
     pub tied: bool,
     /// Where the weights are.
@@ -38,23 +48,48 @@ pub struct Spec {
 }
 
 /// What may differ from layer to layer.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct LayerSpec {
     /// A query sees keys at most `window - 1` positions back; `None`: all of them.
     pub window: Option<usize>,
     /// The rotary embedding of this layer: an index into [`Spec::ropes`]; `None`: no rotation.
     pub rope: Option<usize>,
+    /// Multiplies the attention scores; usually `1 / sqrt(head_dim)`.
+    pub scale: f32,
+    /// Whether the MLP is a mixture of experts ([`Spec::experts`]).
+    pub sparse: bool,
+}
+
+impl LayerSpec {
+    /// Full attention with the first rotary embedding, and a dense MLP.
+    pub(crate) fn new(head_dim: usize) -> Self {
+        Self {
+            window: None,
+            rope: Some(0),
+            scale: 1.0 / (head_dim as f32).sqrt(),
+            sparse: false,
+        }
+    }
 }
 
 /// The kind of a norm.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Norm {
-    /// Root mean square, times a weight.
+    /// `x / sqrt(mean(x^2) + eps) * (offset + weight)`.
     Rms {
         /// Added to the mean square.
         eps: f32,
+        /// Added to the stored weight (1 in Gemma, else 0).
+        offset: f32,
+    },
+    /// `(x - mean) / sqrt(variance + eps)`, then `* weight + bias` where it has parameters.
+    Layer {
+        /// Added to the variance.
+        eps: f32,
+        /// Whether it has a weight and a bias.
+        affine: bool,
     },
 }
 
@@ -68,8 +103,35 @@ pub struct Attention {
     pub kv_heads: usize,
     /// Channels of a head.
     pub head_dim: usize,
-    /// Multiplies the scores; usually `1 / sqrt(head_dim)`.
-    pub scale: f32,
+    /// Norm of queries and keys before the rotation.
+    pub qk_norm: Option<QkNorm>,
+    /// Queries, keys and values are clipped to this magnitude (after their norm).
+    pub clip: Option<f32>,
+    /// Soft cap of the scores: `cap * tanh(score / cap)`.
+    pub softcap: Option<f32>,
+}
+
+/// What the norm of queries and keys runs over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum QkNorm {
+    /// Each head by itself; weight `[head_dim]`.
+    Head,
+    /// All heads together; weight `[heads * head_dim]`.
+    Full,
+}
+
+/// A mixture of experts: each token runs through its `per_token` most probable experts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Experts {
+    /// Experts of a layer.
+    pub count: usize,
+    /// Experts that a token runs through.
+    pub per_token: usize,
+    /// Whether the probabilities of the chosen experts are scaled to sum 1.
+    pub normalize: bool,
+    /// Channels between an expert's up and down projection.
+    pub intermediate_size: usize,
 }
 
 /// The non-linearity of an MLP.
@@ -78,66 +140,117 @@ pub struct Attention {
 pub enum Activation {
     /// `x * sigmoid(x)`.
     Silu,
+    /// `x * Phi(x)` with the normal distribution's `Phi`.
+    Gelu,
+    /// Its approximation by a hyperbolic tangent.
+    GeluTanh,
 }
 
-/// Tensor names. `{}` stands for the number of a layer.
+/// Tensor names. `{}` stands for the number of a layer or, in experts, of an expert.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Names {
+    /// What every name but the head's begins with, unless the checkpoint leaves it out.
+    pub base: &'static str,
     /// Token embedding, `[vocab, hidden]`.
     pub embed: &'static str,
+    /// Learned position embedding, `[positions, hidden]`.
+    pub positions: Option<&'static str>,
     /// Output head, `[vocab, hidden]`.
     pub head: &'static str,
     /// The norm before the head.
     pub final_norm: &'static str,
     /// What every tensor of a layer begins with.
     pub layer: &'static str,
-    /// The norm before the attention, relative to the layer.
-    pub attn_in_norm: Option<&'static str>,
-    /// The norm before the MLP, relative to the layer.
-    pub mlp_in_norm: Option<&'static str>,
-    /// `q_proj` and its sisters, relative to the layer, without `.weight` and `.bias`.
-    pub q: Slot,
-    /// See `q`.
-    pub k: Slot,
-    /// See `q`.
-    pub v: Slot,
-    /// See `q`.
-    pub o: Slot,
-    /// See `q`; `None` where the MLP has no gate.
-    pub gate: Option<Slot>,
-    /// See `q`.
-    pub up: Slot,
-    /// See `q`.
-    pub down: Slot,
+    /// The norms of a layer.
+    pub norms: LayerNorms<Option<&'static str>>,
+    /// The linear maps of a layer; those of the MLP where it is not sparse.
+    pub linears: Vec<(Linear, Slot)>,
+    /// The router of a sparse layer, `[experts, hidden]`.
+    pub router: &'static str,
+    /// The linear maps of an expert.
+    pub expert_linears: Vec<(Linear, Slot)>,
+    /// How the rows of [`Linear::Qkv`] are laid out.
+    pub qkv_layout: QkvLayout,
+    /// Whether matrices are stored `[input channels, output channels]` (GPT-2).
+    pub transposed: bool,
+}
+
+/// One thing per norm of a layer, relative to the layer.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LayerNorms<T> {
+    /// Before the attention.
+    pub attn_in: T,
+    /// Of the queries.
+    pub query: T,
+    /// Of the keys.
+    pub key: T,
+    /// After the attention, before its output joins the residual stream.
+    pub attn_out: T,
+    /// Before the MLP.
+    pub mlp_in: T,
+    /// After the MLP, before its output joins the residual stream.
+    pub mlp_out: T,
+}
+
+impl Names {
+    /// Drops the base of the names where the checkpoint leaves it out.
+    pub(crate) fn fit(&mut self, checkpoint: &Checkpoint) {
+        let has = |name: &str| checkpoint.info(name).is_some();
+        if !has(&format!("{}{}", self.base, self.embed)) && has(self.embed) {
+            self.base = "";
+        }
+    }
+}
+
+impl<T> LayerNorms<T> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &T> {
+        let Self {
+            attn_in,
+            query,
+            key,
+            attn_out,
+            mlp_in,
+            mlp_out,
+        } = self;
+        [attn_in, query, key, attn_out, mlp_in, mlp_out].into_iter()
+    }
 }
 
 /// Where the weight of one linear map is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Slot {
-    /// The module's name relative to the layer.
+    /// The module's name relative to the layer, without `.weight` and `.bias`.
     pub module: &'static str,
     /// Whether the map has a bias.
     pub bias: bool,
 }
 
-impl Slot {
-    /// A module of its own.
-    pub const fn own(module: &'static str, bias: bool) -> Self {
-        Self { module, bias }
-    }
+/// How rows of a fused q, k, v matrix are laid out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum QkvLayout {
+    /// All queries, all keys, all values.
+    Blocks,
+    /// Query, key and value of the first head, then of the second.
+    Heads,
 }
 
 impl Spec {
     /// `[rows, cols]` of a linear map's weight: `[output channels, input channels]`.
-    pub fn shape(&self, linear: Linear) -> [usize; 2] {
-        let (h, f) = (self.hidden_size, self.intermediate_size);
+    pub fn shape(&self, at: LinearAt) -> [usize; 2] {
+        let h = self.hidden_size;
+        let f = match (at.expert, self.experts) {
+            (Some(_), Some(experts)) => experts.intermediate_size,
+            _ => self.intermediate_size,
+        };
         let (q, kv) = (self.q_width(), self.kv_width());
-        match linear {
+        match at.linear {
             Linear::Q => [q, h],
             Linear::K | Linear::V => [kv, h],
+            Linear::Qkv => [q + 2 * kv, h],
             Linear::O => [h, q],
             Linear::Gate | Linear::Up => [f, h],
+            Linear::GateUp => [2 * f, h],
             Linear::Down => [h, f],
         }
     }
@@ -153,30 +266,62 @@ impl Spec {
     }
 
     /// Where a linear map is stored; `None` where the model has no such map.
-    pub fn slot(&self, linear: Linear) -> Option<Slot> {
-        Some(match linear {
-            Linear::Q => self.names.q,
-            Linear::K => self.names.k,
-            Linear::V => self.names.v,
-            Linear::O => self.names.o,
-            Linear::Gate => return self.names.gate,
-            Linear::Up => self.names.up,
-            Linear::Down => self.names.down,
+    pub fn slot(&self, at: LinearAt) -> Option<Slot> {
+        let sparse = self.layers.get(at.layer)?.sparse;
+        let mlp = matches!(
+            at.linear,
+            Linear::Gate | Linear::Up | Linear::GateUp | Linear::Down
+        );
+        let table = match (at.expert, self.experts) {
+            (None, _) if !(sparse && mlp) => &self.names.linears,
+            (Some(e), Some(experts)) if sparse && e < experts.count => &self.names.expert_linears,
+            _ => return None,
+        };
+        Some(table.iter().find(|(linear, _)| *linear == at.linear)?.1)
+    }
+
+    /// All linear maps of the layers, in the order of the computation (embedding, router and head are not among them).
+    pub fn linears(&self) -> impl Iterator<Item = LinearAt> + '_ {
+        let experts = self.experts.map_or(0, |e| e.count);
+        let in_layer = move |layer| {
+            std::iter::once(None)
+                .chain((0..experts).map(Some))
+                .flat_map(move |expert| {
+                    Linear::ALL.map(|linear| LinearAt {
+                        layer,
+                        expert,
+                        linear,
+                    })
+                })
+        };
+        (0..self.layers.len())
+            .flat_map(in_layer)
+            .filter(|&at| self.slot(at).is_some())
+    }
+
+    /// The name of a weight tensor outside experts, such as `model.layers.2.mlp.down_proj.weight`.
+    pub fn tensor_name(&self, layer: usize, linear: Linear) -> Option<String> {
+        self.tensor_name_at(LinearAt::dense(layer, linear))
+    }
+
+    /// The name of a weight tensor in the checkpoint.
+    pub fn tensor_name_at(&self, at: LinearAt) -> Option<String> {
+        Some(format!("{}.weight", self.module_name(at)?))
+    }
+
+    /// The name of a linear map's module in the checkpoint.
+    pub(crate) fn module_name(&self, at: LinearAt) -> Option<String> {
+        let module = self.slot(at)?.module;
+        let prefix = self.layer_prefix(at.layer);
+        Some(match at.expert {
+            Some(e) => format!("{prefix}{}", module.replacen("{}", &e.to_string(), 1)),
+            None => format!("{prefix}{module}"),
         })
     }
 
-    /// The name of a weight tensor in the checkpoint, such as `model.layers.2.mlp.down_proj.weight`.
-    pub fn tensor_name(&self, layer: usize, linear: Linear) -> Option<String> {
-        let slot = self.slot(linear)?;
-        Some(format!(
-            "{}{}.weight",
-            self.layer_prefix(layer),
-            slot.module
-        ))
-    }
-
     pub(crate) fn layer_prefix(&self, layer: usize) -> String {
-        self.names.layer.replacen("{}", &layer.to_string(), 1)
+        let layer = self.names.layer.replacen("{}", &layer.to_string(), 1);
+        format!("{}{layer}", self.names.base)
     }
 
     pub(crate) fn rope_tables(&self) -> RopeTables {

@@ -1,13 +1,13 @@
 //! Weights in the shape the forward pass reads them, looked up by the names in a [`Spec`].
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use sw_tensor::{Checkpoint, Mat};
 
 use crate::{
-    edit::Linear,
+    edit::{Linear, LinearAt},
     error::{Error, Result},
-    spec::{Slot, Spec},
+    spec::{LayerNorms, Norm, QkNorm, Spec},
 };
 
 /// `y = x * w^T + bias`.
@@ -17,46 +17,38 @@ pub(crate) struct Affine {
     pub(crate) bias: Option<Arc<[f32]>>,
 }
 
-/// Weight of a norm, `[channels]`.
-pub(crate) type NormWeight = Arc<[f32]>;
+/// Parameters of a norm, `[channels]` each; a norm may have none.
+#[derive(Clone, Default)]
+pub(crate) struct NormWeight {
+    pub(crate) weight: Option<Arc<[f32]>>,
+    pub(crate) bias: Option<Arc<[f32]>>,
+}
 
-/// One layer; cheap to clone (every tensor is shared).
+/// One layer; every tensor is shared between clones.
 #[derive(Clone)]
 pub(crate) struct Layer {
-    pub(crate) attn_in_norm: Option<NormWeight>,
-    pub(crate) mlp_in_norm: Option<NormWeight>,
-    pub(crate) q: Affine,
-    pub(crate) k: Affine,
-    pub(crate) v: Affine,
-    pub(crate) o: Affine,
-    pub(crate) gate: Option<Affine>,
-    pub(crate) up: Affine,
-    pub(crate) down: Affine,
+    pub(crate) norms: LayerNorms<Option<NormWeight>>,
+    /// By expert (`None`: outside experts) and map. Which ones are there is the family's table.
+    linears: BTreeMap<(Option<usize>, Linear), Affine>,
+    /// `[experts, hidden]`, in sparse layers.
+    pub(crate) router: Option<Mat>,
 }
 
 impl Layer {
-    pub(crate) fn linear(&self, linear: Linear) -> Option<&Affine> {
-        Some(match linear {
-            Linear::Q => &self.q,
-            Linear::K => &self.k,
-            Linear::V => &self.v,
-            Linear::O => &self.o,
-            Linear::Gate => return self.gate.as_ref(),
-            Linear::Up => &self.up,
-            Linear::Down => &self.down,
-        })
+    pub(crate) fn linear(&self, expert: Option<usize>, linear: Linear) -> Option<&Affine> {
+        self.linears.get(&(expert, linear))
     }
 
-    pub(crate) fn linear_mut(&mut self, linear: Linear) -> Option<&mut Affine> {
-        Some(match linear {
-            Linear::Q => &mut self.q,
-            Linear::K => &mut self.k,
-            Linear::V => &mut self.v,
-            Linear::O => &mut self.o,
-            Linear::Gate => return self.gate.as_mut(),
-            Linear::Up => &mut self.up,
-            Linear::Down => &mut self.down,
-        })
+    pub(crate) fn linear_mut(&mut self, at: LinearAt) -> Option<&mut Affine> {
+        self.linears.get_mut(&(at.expert, at.linear))
+    }
+}
+
+impl std::ops::Index<(Option<usize>, Linear)> for Layer {
+    type Output = Affine;
+
+    fn index(&self, key: (Option<usize>, Linear)) -> &Affine {
+        &self.linears[&key]
     }
 }
 
@@ -65,6 +57,8 @@ impl Layer {
 pub(crate) struct Weights {
     /// `[vocab, hidden]`.
     pub(crate) embed: Mat,
+    /// `[positions, hidden]`, where positions are learned.
+    pub(crate) positions: Option<Mat>,
     /// `[vocab, hidden]`.
     pub(crate) head: Mat,
     pub(crate) final_norm: NormWeight,
@@ -74,123 +68,156 @@ pub(crate) struct Weights {
 impl Weights {
     /// Looks up every tensor and checks its shape. Only norms and biases are copied.
     pub(crate) fn load(spec: &Spec, ck: &Checkpoint) -> Result<Self> {
-        let (hidden, names) = (spec.hidden_size, &spec.names);
-        let embed = match (ck.info(names.embed), ck.info(names.head)) {
+        let names = &spec.names;
+        let embed = format!("{}{}", names.base, names.embed);
+        let embed = match (ck.info(&embed), ck.info(names.head)) {
             // A tied checkpoint may keep its one matrix under the head's name.
             (None, Some(_)) if spec.tied => vocab_rows(spec, ck, names.head)?,
-            _ => vocab_rows(spec, ck, names.embed)?,
+            _ => vocab_rows(spec, ck, &embed)?,
         };
         let head = if spec.tied {
             embed.clone()
         } else {
             vocab_rows(spec, ck, names.head)?
         };
-        let final_norm = ck
-            .vector(&format!("{}.weight", names.final_norm), hidden)?
-            .into();
-        let layer = |l: usize| -> Result<Arc<Layer>> {
-            let prefix = spec.layer_prefix(l);
-            let norm = |name: Option<&str>| -> Result<Option<NormWeight>> {
-                name.map(|n| Ok(ck.vector(&format!("{prefix}{n}.weight"), hidden)?.into()))
-                    .transpose()
-            };
-            let linear = |linear: Linear, slot: Slot| -> Result<Affine> {
-                let [rows, cols] = spec.shape(linear);
-                let name = format!("{prefix}{}", slot.module);
-                let w = ck.mat(&format!("{name}.weight"), rows, cols)?;
-                let bias = slot
-                    .bias
-                    .then(|| ck.vector(&format!("{name}.bias"), rows))
-                    .transpose()?;
-                Ok(Affine {
-                    w,
-                    bias: bias.map(Arc::from),
-                })
-            };
-            Ok(Arc::new(Layer {
-                attn_in_norm: norm(names.attn_in_norm)?,
-                mlp_in_norm: norm(names.mlp_in_norm)?,
-                q: linear(Linear::Q, names.q)?,
-                k: linear(Linear::K, names.k)?,
-                v: linear(Linear::V, names.v)?,
-                o: linear(Linear::O, names.o)?,
-                gate: names
-                    .gate
-                    .map(|slot| linear(Linear::Gate, slot))
-                    .transpose()?,
-                up: linear(Linear::Up, names.up)?,
-                down: linear(Linear::Down, names.down)?,
-            }))
-        };
-        let layers = (0..spec.layers.len()).map(layer).collect::<Result<_>>()?;
+        let positions = names
+            .positions
+            .map(|name| {
+                let name = format!("{}{name}", names.base);
+                ck.mat(&name, spec.max_positions, spec.hidden_size)
+            })
+            .transpose()?;
+        let final_norm = format!("{}{}", names.base, names.final_norm);
+        let final_norm = norm(spec, ck, &final_norm, spec.hidden_size)?;
+        let mut layers: Vec<Layer> = (0..spec.layers.len())
+            .map(|l| layer_without_linears(spec, ck, l))
+            .collect::<Result<_>>()?;
+        for at in spec.linears() {
+            let affine = linear(spec, ck, at)?;
+            layers[at.layer]
+                .linears
+                .insert((at.expert, at.linear), affine);
+        }
         Ok(Self {
             embed,
+            positions,
             head,
             final_norm,
-            layers,
+            layers: layers.into_iter().map(Arc::new).collect(),
         })
     }
 
     /// The name of a tensor that holds a NaN or an infinity, searching the embedding, layers up to `last`, and the head.
     pub(crate) fn non_finite(&self, spec: &Spec, last: Option<usize>) -> Option<String> {
-        let bad = |w: &Mat| {
-            let mut row = vec![0.0; w.cols()];
-            (0..w.rows()).find_map(|r| {
-                w.row_into(r, &mut row);
-                row.iter()
-                    .position(|x| !x.is_finite())
-                    .map(|c| (r, c, row[c]))
-            })
-        };
-        let say =
-            |name: &str, w: &Mat| bad(w).map(|(r, c, x)| format!("{name} holds {x} at [{r}, {c}]"));
-        let say_vec = |name: &str, v: Option<&Arc<[f32]>>| {
-            v.and_then(|v| {
-                v.iter()
-                    .position(|x| !x.is_finite())
-                    .map(|i| format!("{name} holds {} at [{i}]", v[i]))
-            })
-        };
-        let layer = |(l, layer): (usize, &Arc<Layer>)| {
-            let prefix = spec.layer_prefix(l);
-            let norms = [
-                (spec.names.attn_in_norm, &layer.attn_in_norm),
-                (spec.names.mlp_in_norm, &layer.mlp_in_norm),
-            ];
-            norms
-                .into_iter()
-                .find_map(|(name, w)| say_vec(&format!("{prefix}{}.weight", name?), w.as_ref()))
-                .or_else(|| {
-                    Linear::ALL.into_iter().find_map(|linear| {
-                        let (slot, affine) = (spec.slot(linear)?, layer.linear(linear)?);
-                        let name = format!("{prefix}{}", slot.module);
-                        say(&format!("{name}.weight"), &affine.w)
-                            .or_else(|| say_vec(&format!("{name}.bias"), affine.bias.as_ref()))
-                    })
-                })
-        };
+        let names = &spec.names;
         let layers = last.map_or(self.layers.len(), |l| l + 1);
-        self.layers
-            .iter()
-            .take(layers)
-            .enumerate()
+        let of_layer = |l: usize| {
+            let (layer, prefix) = (&self.layers[l], spec.layer_prefix(l));
+            let norms = names
+                .norms
+                .iter()
+                .zip(layer.norms.iter())
+                .find_map(|(name, norm)| {
+                    bad_norm(&format!("{prefix}{}", (*name)?), norm.as_ref()?)
+                });
+            let router = || bad_mat(&format!("{prefix}{}", names.router), layer.router.as_ref()?);
+            let linears = || {
+                layer
+                    .linears
+                    .iter()
+                    .find_map(|(&(expert, linear), affine)| {
+                        let at = LinearAt {
+                            layer: l,
+                            expert,
+                            linear,
+                        };
+                        let name = spec.module_name(at)?;
+                        bad_mat(&format!("{name}.weight"), &affine.w)
+                            .or_else(|| bad_vec(&format!("{name}.bias"), affine.bias.as_deref()?))
+                    })
+            };
+            norms.or_else(linears).or_else(router)
+        };
+        let whole = |name: &str| format!("{}{name}", names.base);
+        (0..layers)
             .rev()
-            .find_map(layer)
-            .or_else(|| say(spec.names.embed, &self.embed))
-            .or_else(|| {
-                say_vec(
-                    &format!("{}.weight", spec.names.final_norm),
-                    Some(&self.final_norm),
-                )
-            })
-            .or_else(|| {
-                if spec.tied {
-                    None
-                } else {
-                    say(spec.names.head, &self.head)
-                }
-            })
+            .find_map(of_layer)
+            .or_else(|| bad_mat(&whole(names.embed), &self.embed))
+            .or_else(|| bad_mat(&whole(names.positions?), self.positions.as_ref()?))
+            .or_else(|| bad_norm(&whole(names.final_norm), &self.final_norm))
+            .or_else(|| bad_mat(names.head, &self.head).filter(|_| !spec.tied))
     }
+}
+
+fn layer_without_linears(spec: &Spec, ck: &Checkpoint, l: usize) -> Result<Layer> {
+    let (names, prefix) = (&spec.names, spec.layer_prefix(l));
+    let load = |name: Option<&str>, channels: usize| {
+        name.map(|n| norm(spec, ck, &format!("{prefix}{n}"), channels))
+            .transpose()
+    };
+    let (query, key) = match spec.attention.qk_norm {
+        Some(QkNorm::Head) => (spec.attention.head_dim, spec.attention.head_dim),
+        Some(QkNorm::Full) | None => (spec.q_width(), spec.kv_width()),
+    };
+    let router = match spec.experts {
+        Some(experts) if spec.layers[l].sparse => {
+            let name = format!("{prefix}{}", names.router);
+            Some(ck.mat(&name, experts.count, spec.hidden_size)?)
+        }
+        _ => None,
+    };
+    let n = &names.norms;
+    Ok(Layer {
+        norms: LayerNorms {
+            attn_in: load(n.attn_in, spec.hidden_size)?,
+            query: load(n.query, query)?,
+            key: load(n.key, key)?,
+            attn_out: load(n.attn_out, spec.hidden_size)?,
+            mlp_in: load(n.mlp_in, spec.hidden_size)?,
+            mlp_out: load(n.mlp_out, spec.hidden_size)?,
+        },
+        linears: BTreeMap::new(),
+        router,
+    })
+}
+
+fn norm(spec: &Spec, ck: &Checkpoint, name: &str, channels: usize) -> Result<NormWeight> {
+    let vector = |end: &str| ck.vector(&format!("{name}.{end}"), channels);
+    Ok(match spec.norm {
+        Norm::Rms { offset, .. } => {
+            let mut weight = vector("weight")?;
+            weight.iter_mut().for_each(|w| *w += offset);
+            NormWeight {
+                weight: Some(weight.into()),
+                bias: None,
+            }
+        }
+        Norm::Layer { affine: true, .. } => NormWeight {
+            weight: Some(vector("weight")?.into()),
+            bias: Some(vector("bias")?.into()),
+        },
+        Norm::Layer { affine: false, .. } => NormWeight::default(),
+    })
+}
+
+fn linear(spec: &Spec, ck: &Checkpoint, at: LinearAt) -> Result<Affine> {
+    let no_such = || no_such_tensor(at);
+    let name = spec.module_name(at).ok_or_else(no_such)?;
+    let bias = spec.slot(at).ok_or_else(no_such)?.bias;
+    let [rows, cols] = spec.shape(at);
+    let weight = format!("{name}.weight");
+    let w = if spec.names.transposed {
+        ck.mat(&weight, cols, rows)?.transposed()
+    } else {
+        ck.mat(&weight, rows, cols)?
+    };
+    let bias = bias
+        .then(|| ck.vector(&format!("{name}.bias"), rows))
+        .transpose()?;
+    Ok(Affine {
+        w,
+        bias: bias.map(Arc::from),
+    })
 }
 
 /// A `[vocab, hidden]` matrix, which may have more rows than the vocabulary.
@@ -204,9 +231,29 @@ fn vocab_rows(spec: &Spec, ck: &Checkpoint, name: &str) -> Result<Mat> {
         .slice_rows(0..spec.vocab_size))
 }
 
-pub(crate) fn no_such_tensor(coord: impl ToString) -> Error {
+fn bad_mat(name: &str, w: &Mat) -> Option<String> {
+    let mut row = vec![0.0; w.cols()];
+    (0..w.rows()).find_map(|r| {
+        w.row_into(r, &mut row);
+        let c = row.iter().position(|x| !x.is_finite())?;
+        Some(format!("{name} holds {} at [{r}, {c}]", row[c]))
+    })
+}
+
+fn bad_vec(name: &str, v: &[f32]) -> Option<String> {
+    let i = v.iter().position(|x| !x.is_finite())?;
+    Some(format!("{name} holds {} at [{i}]", v[i]))
+}
+
+fn bad_norm(name: &str, norm: &NormWeight) -> Option<String> {
+    let weight = || bad_vec(&format!("{name}.weight"), norm.weight.as_deref()?);
+    let bias = || bad_vec(&format!("{name}.bias"), norm.bias.as_deref()?);
+    weight().or_else(bias)
+}
+
+pub(crate) fn no_such_tensor(place: impl ToString) -> Error {
     Error::Coordinate {
-        coord: coord.to_string(),
+        coord: place.to_string(),
         problem: "the model has no such tensor".into(),
     }
 }

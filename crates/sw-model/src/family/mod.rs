@@ -1,7 +1,13 @@
 //! The families of models: each a table from config keys and tensor names to a [`Spec`]. No arithmetic lives here.
 
+mod gemma;
+mod gpt2;
+mod gpt_neox;
 mod llama;
 mod mistral;
+mod olmo;
+mod phi3;
+mod qwen;
 
 use std::path::Path;
 
@@ -10,7 +16,7 @@ use serde_json::Value;
 use crate::{
     config::{Fields, config_error},
     error::Result,
-    spec::Spec,
+    spec::{Activation, Experts, Spec},
 };
 
 /// A family: the `model_type` of its configs, and how such a config is read.
@@ -21,7 +27,30 @@ struct Family {
     inert: &'static [&'static str],
 }
 
-const FAMILIES: &[Family] = &[llama::FAMILY, mistral::FAMILY];
+const FAMILIES: &[Family] = &[
+    llama::FAMILY,
+    mistral::MISTRAL,
+    mistral::MIXTRAL,
+    olmo::OLMO,
+    olmo::OLMO2,
+    olmo::OLMOE,
+    phi3::FAMILY,
+    qwen::QWEN2,
+    qwen::QWEN3,
+    qwen::QWEN3_MOE,
+    gemma::GEMMA,
+    gemma::GEMMA2,
+    gemma::GEMMA3,
+    gpt2::FAMILY,
+    gpt_neox::FAMILY,
+];
+
+/// What only training reads of a mixture's config.
+const MOE_INERT: &[&str] = &[
+    "output_router_logits",
+    "router_aux_loss_coef",
+    "router_jitter_noise",
+];
 
 /// The `model_type`s that are implemented.
 pub fn names() -> impl Iterator<Item = &'static str> {
@@ -55,4 +84,70 @@ pub(crate) fn spec(path: &Path, config: &Value, tensors: usize, ignore: &[String
     let spec = (family.read)(&fields)?;
     fields.finish(family.inert, ignore)?;
     Ok(spec)
+}
+
+/// The activation that a key names, under the names of transformers.
+fn activation(f: &Fields<'_>, key: &'static str, default: &'static str) -> Result<Activation> {
+    Ok(match f.opt_str(key)?.unwrap_or(default) {
+        "silu" | "swish" => Activation::Silu,
+        "gelu" | "gelu_python" => Activation::Gelu,
+        "gelu_new" | "gelu_fast" | "gelu_pytorch_tanh" => Activation::GeluTanh,
+        other => {
+            let problem = format!("expected silu, gelu, gelu_new or a synonym, found {other}");
+            return Err(f.error(key, problem));
+        }
+    })
+}
+
+/// A mixture; `count` and `per_token` are what omitted keys stand for.
+fn experts(
+    f: &Fields<'_>,
+    count: usize,
+    per_token: usize,
+    normalize: bool,
+    intermediate_size: usize,
+) -> Result<Experts> {
+    // transformers 5 writes one name for all mixtures; checkpoints of before have either.
+    let local = f.opt_stored("num_local_experts", "experts")?;
+    let given = f.opt_stored("num_experts", "experts")?.or(local);
+    let (count, key) = (given.unwrap_or(count), "num_experts_per_tok");
+    let per_token = f.opt_size(key)?.unwrap_or(per_token);
+    if per_token > count {
+        return Err(f.error(key, format!("{per_token} of only {count} experts")));
+    }
+    Ok(Experts {
+        count,
+        per_token,
+        normalize,
+        intermediate_size,
+    })
+}
+
+/// A sliding window: null is none, and an omitted key the library's default of 4096.
+fn window(f: &Fields<'_>) -> Result<Option<usize>> {
+    let given = f.opt_size("sliding_window")?;
+    let default = (!f.is_null("sliding_window")).then_some(4096);
+    Ok(given.or(default))
+}
+
+/// Which layers have a sliding window: `layer_types`, else a rule.
+fn sliding_layers(
+    f: &Fields<'_>,
+    layers: usize,
+    rule: impl Fn(usize) -> bool,
+) -> Result<Vec<bool>> {
+    let key = "layer_types";
+    let Some(types) = f.opt_list(key)? else {
+        return Ok((0..layers).map(rule).collect());
+    };
+    if types.len() != layers {
+        let problem = format!("{} entries for {layers} layers", types.len());
+        return Err(f.error(key, problem));
+    }
+    let sliding = |t: &Value| match t.as_str() {
+        Some("full_attention") => Ok(false),
+        Some("sliding_attention") => Ok(true),
+        _ => Err(f.wrong(key, "full_attention or sliding_attention", t)),
+    };
+    types.iter().map(sliding).collect()
 }

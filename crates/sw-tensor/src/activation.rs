@@ -3,6 +3,7 @@
 use ndarray::{ArrayView2, ArrayViewMut2};
 
 use crate::rows::{for_rows, row, row_mut};
+use crate::vecmath::sigmoid;
 
 /// Which GELU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -69,16 +70,16 @@ fn map_mul(gate: ArrayViewMut2<f32>, up: ArrayView2<f32>, f: impl Fn(f32) -> f32
     });
 }
 
-#[inline]
+#[inline(always)]
 fn silu_of(z: f32) -> f32 {
-    z / (1.0 + (-z).exp())
+    z * sigmoid(z)
 }
 
-#[inline]
+/// `(1 + tanh(u)) / 2` is the sigmoid of `2 u`, which loses nothing where `tanh(u)` is near -1.
+#[inline(always)]
 fn gelu_tanh_of(z: f32) -> f32 {
-    const SQRT_2_OVER_PI: f32 = 0.797_884_6;
-    let inner = SQRT_2_OVER_PI * (z + 0.044715 * z * z * z);
-    0.5 * z * (1.0 + inner.tanh())
+    const TWO_SQRT_2_OVER_PI: f32 = 1.595_769;
+    z * sigmoid(TWO_SQRT_2_OVER_PI * (z + 0.044715 * z * z * z))
 }
 
 #[inline]

@@ -51,6 +51,7 @@ mod softmax;
 mod sum;
 #[cfg(test)]
 mod testing;
+mod vecmath;
 
 pub use activation::{GeluKind, gelu, gelu_mul, silu, silu_mul};
 pub use attention::{AttentionSeq, AttentionShape, KeySpan, attention};

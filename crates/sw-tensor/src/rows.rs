@@ -5,23 +5,24 @@ use std::borrow::Cow;
 use ndarray::{ArrayView1, ArrayViewMut1, ArrayViewMut2, Axis};
 use rayon::iter::{IndexedParallelIterator, IntoParallelIterator, ParallelIterator};
 
+use crate::isa::Isa;
+
 /// Elements below which another thread costs more than it saves.
 const GRAIN: usize = 1 << 14;
 
-/// Calls `f(t, row)` for every row of `y`, on all threads where that pays.
+/// Calls `f(t, row)` for every row of `y`, on all threads where that pays, compiled for the instruction set in use.
 pub(crate) fn for_rows(mut y: ArrayViewMut2<f32>, f: impl Fn(usize, ArrayViewMut1<f32>) + Sync) {
+    let isa = Isa::current();
+    let f = |(t, row): (usize, ArrayViewMut1<f32>)| isa.run(|| f(t, row));
     if y.len() <= GRAIN {
-        for (t, row) in y.rows_mut().into_iter().enumerate() {
-            f(t, row);
-        }
-        return;
+        return y.rows_mut().into_iter().enumerate().for_each(f);
     }
     let grain = GRAIN.div_ceil(y.ncols());
     y.axis_iter_mut(Axis(0))
         .into_par_iter()
         .enumerate()
         .with_min_len(grain)
-        .for_each(|(t, row)| f(t, row));
+        .for_each(f);
 }
 
 /// The elements of a row as a slice; copied only where they are not adjacent.

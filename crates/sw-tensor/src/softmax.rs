@@ -1,6 +1,8 @@
 //! Softmax and the logarithm of its denominator.
 
+use crate::isa::Isa;
 use crate::sum::{max, sum_by};
+use crate::vecmath::exp_neg;
 
 /// `ln(sum_i exp(row[i]))`, in f64 throughout; negative infinity of an empty row.
 pub fn log_sum_exp(row: &[f32]) -> f64 {
@@ -14,12 +16,14 @@ pub fn log_sum_exp(row: &[f32]) -> f64 {
 
 /// `row[i] = exp(row[i]) / sum_j exp(row[j])`. A row that is empty stays so.
 pub fn softmax(row: &mut [f32]) {
-    let max = max(row);
-    for x in row.iter_mut() {
-        *x = (*x - max).exp();
-    }
-    let scale = 1.0 / sum_by(row, |x| x);
-    for x in row {
-        *x *= scale;
-    }
+    Isa::current().run(|| {
+        let max = max(row);
+        for x in row.iter_mut() {
+            *x = exp_neg(*x - max);
+        }
+        let scale = 1.0 / sum_by(row, |x| x);
+        for x in row {
+            *x *= scale;
+        }
+    });
 }

@@ -110,12 +110,19 @@ impl<'a> Out<'a> {
         (self.at, self.stride)
     }
 
+    /// The first `cols` floats of row `i`.
+    #[inline]
+    pub(super) fn row(&mut self, i: usize, cols: usize) -> &mut [f32] {
+        assert!(i < self.rows && cols <= self.cols);
+        let at = self.at.wrapping_offset(self.stride * i as isize);
+        // SAFETY: row `i` is inside the borrow and at least `cols` floats long; `&mut self` excludes a second one.
+        unsafe { std::slice::from_raw_parts_mut(at, cols) }
+    }
+
     /// Stores the rows of `tile`, which are `width` floats long, as far as they fit.
-    pub(crate) fn store(&mut self, tile: &[f32], width: usize) {
+    pub(super) fn store(&mut self, tile: &[f32], width: usize) {
         for (i, tile) in (0..self.rows).zip(tile.chunks_exact(width)) {
-            let at = self.at.wrapping_offset(self.stride * i as isize);
-            // SAFETY: row `i` is inside the borrow, `cols` floats long, and disjoint from all other rows.
-            let row = unsafe { std::slice::from_raw_parts_mut(at, self.cols) };
+            let row = self.row(i, self.cols);
             row.copy_from_slice(&tile[..row.len()]);
         }
     }
@@ -149,6 +156,19 @@ pub(crate) trait Kernel: Copy + Send + Sync {
     /// # Panics
     /// If the block is not inside `w`, higher than NR, or `out` shorter than `ks.len() * NR`.
     fn pack(self, w: &Mat, rows: Range<usize>, ks: Range<usize>, out: &mut [f32]);
+
+    /// NR rows of `depth` floats, adjacent in `src`, transposed to `[depth][NR]`.
+    ///
+    /// # Panics
+    /// If `src` or `out` is shorter than `NR * depth`.
+    fn pack_f32(self, src: &[f32], depth: usize, out: &mut [f32]) {
+        let (src, out) = (&src[..Self::NR * depth], &mut out[..Self::NR * depth]);
+        for (row, src) in src.chunks_exact(depth.max(1)).enumerate() {
+            for (k, value) in src.iter().enumerate() {
+                out[k * Self::NR + row] = *value;
+            }
+        }
+    }
 
     /// Asks the memory system for a block that [`Kernel::pack`] will want soon.
     fn prefetch(self, w: &Mat, rows: Range<usize>, ks: Range<usize>) {

@@ -5,6 +5,7 @@ mod cache;
 pub(crate) mod kernel;
 mod pack;
 mod portable;
+pub(crate) mod scalar;
 #[cfg(test)]
 mod tests;
 #[cfg(target_arch = "x86_64")]

@@ -66,6 +66,32 @@ impl Kernel for Avx2 {
         zero_missing(NR, rows.len(), out);
         apply_edits(w, NR, rows, ks, out);
     }
+
+    fn pack_f32(self, src: &[f32], depth: usize, out: &mut [f32]) {
+        let (src, out) = (&src[..NR * depth], &mut out[..NR * depth]);
+        let full = depth / 8 * 8;
+        for group in (0..NR).step_by(8) {
+            let (src, out) = (&src[group * depth..], &mut out[group..]);
+            if full > 0 {
+                // SAFETY: `self` proves the features; 8 rows of `full <= depth` floats, `depth` apart, lie inside
+                // `src`, and `full` rows of 8 floats, NR apart, inside `out`.
+                unsafe {
+                    pack(
+                        Dtype::F32,
+                        src.as_ptr().cast(),
+                        depth,
+                        full,
+                        out.as_mut_ptr(),
+                    )
+                }
+            }
+            for (row, src) in src.chunks_exact(depth.max(1)).take(8).enumerate() {
+                for (k, value) in src.iter().enumerate().skip(full) {
+                    out[k * NR + row] = *value;
+                }
+            }
+        }
+    }
 }
 
 /// # Safety

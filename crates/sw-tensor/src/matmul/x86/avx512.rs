@@ -80,6 +80,24 @@ impl Kernel for Avx512 {
         apply_edits(w, NR, rows, ks, out);
     }
 
+    fn pack_f32(self, src: &[f32], depth: usize, out: &mut [f32]) {
+        let (src, out) = (&src[..NR * depth], &mut out[..NR * depth]);
+        let full = depth / 16 * 16;
+        for group in (0..NR).step_by(16) {
+            let (src, out) = (&src[group * depth..], &mut out[group..]);
+            if full > 0 {
+                // SAFETY: `self` proves the features; 16 rows of `full <= depth` floats, `depth` apart, lie inside
+                // `src`, and `full` rows of 16 floats, NR apart, inside `out`.
+                unsafe { pack_f32(src.as_ptr().cast(), depth, full, out.as_mut_ptr()) }
+            }
+            for (row, src) in src.chunks_exact(depth.max(1)).take(16).enumerate() {
+                for (k, value) in src.iter().enumerate().skip(full) {
+                    out[k * NR + row] = *value;
+                }
+            }
+        }
+    }
+
     #[inline]
     fn prefetch(self, w: &Mat, rows: Range<usize>, ks: Range<usize>) {
         let [pitch, 1] = w.strides() else { return };

@@ -1,0 +1,267 @@
+//! Some tokens of one sequence with one key head: online softmax over blocks of keys.
+
+use std::ops::Range;
+
+use ndarray::{ArrayView1, ArrayView2, ArrayViewMut2, s};
+
+use super::{AttentionSeq, AttentionShape};
+use crate::isa::Isa;
+use crate::matmul::K_BLOCK;
+use crate::matmul::kernel::{A_STRIDE, Into, Kernel, Left, Out, Right, with_scratch};
+use crate::sum::{max, sum_by};
+use crate::vecmath::exp_neg;
+
+/// Keys per block; blocks start at multiples of it.
+const KEYS: usize = 64;
+
+pub(super) struct Task<'a, 's> {
+    pub(super) q: ArrayView2<'a, f32>,
+    pub(super) k: ArrayView2<'a, f32>,
+    pub(super) v: ArrayView2<'a, f32>,
+    pub(super) seq: &'a AttentionSeq<'s>,
+    /// Rows of the batch.
+    pub(super) rows: Range<usize>,
+    pub(super) kv_head: usize,
+    /// These rows, the columns of this group: `[tokens, group * head_dim]`.
+    pub(super) out: ArrayViewMut2<'a, f32>,
+}
+
+/// The running softmax of one row.
+#[derive(Clone, Copy)]
+struct Running {
+    max: f32,
+    sum: f32,
+}
+
+impl Task<'_, '_> {
+    pub(super) fn run<K: Kernel>(mut self, kernel: K, isa: Isa, shape: &AttentionShape) {
+        let head_dim = shape.head_dim;
+        let group = shape.heads / shape.kv_heads;
+        let height = self.rows.len() * group; // row = token * group + head of the group
+        let depth_blocks = head_dim.div_ceil(K_BLOCK);
+        let width = head_dim.next_multiple_of(K::NR);
+        let start: usize = self.seq.prefix.iter().map(|span| span.k.nrows()).sum();
+        let first = start + self.rows.start - self.seq.rows.start; // position of the first token
+        let last = first + self.rows.len() - 1;
+        let from = shape
+            .window
+            .map_or(0, |window| (first + 1).saturating_sub(window));
+
+        let sizes = [
+            depth_blocks * height * A_STRIDE, // queries [depth block][row, A_STRIDE]
+            KEYS * head_dim,                  // keys as they come [key, head_dim]
+            KEYS * head_dim,                  // keys [panel][head_dim, NR]
+            KEYS * width,                     // values [key, width]
+            height * A_STRIDE,                // scores, then weights [row, A_STRIDE]
+            height * width,                   // sums of values [row, width]
+        ];
+        with_scratch(sizes, |[queries, rows, keys, values, scores, sums]| {
+            self.gather_queries(head_dim, group, queries);
+            sums.fill(0.0);
+            let mut running = vec![
+                Running {
+                    max: f32::NEG_INFINITY,
+                    sum: 0.0
+                };
+                height
+            ];
+            for block in from / KEYS..=last / KEYS {
+                let key_start = block * KEYS;
+                self.gather_block(|span| span.0, key_start, start, head_dim, head_dim, rows);
+                for (panel, keys) in keys.chunks_exact_mut(K::NR * head_dim).enumerate() {
+                    kernel.pack_f32(
+                        &rows[panel * K::NR * head_dim..][..K::NR * head_dim],
+                        head_dim,
+                        keys,
+                    );
+                }
+                self.gather_block(|span| span.1, key_start, start, head_dim, width, values);
+                score_block(kernel, queries, height, head_dim, keys, scores);
+                isa.run(|| {
+                    for (row, state) in running.iter_mut().enumerate() {
+                        let position = first + row / group;
+                        let visible = visible(position, key_start, shape.window);
+                        let scores = scores[row * A_STRIDE..]
+                            .first_chunk_mut()
+                            .expect("a block of scores");
+                        let factor = weigh(scores, visible, shape, state);
+                        if factor != 1.0 {
+                            sums[row * width..][..width]
+                                .iter_mut()
+                                .for_each(|sum| *sum *= factor);
+                        }
+                    }
+                });
+                add_values(kernel, scores, height, values, width, sums);
+            }
+            for (row, state) in running.iter().enumerate() {
+                let scale = 1.0 / state.sum;
+                let columns = (row % group) * head_dim..(row % group + 1) * head_dim;
+                let sums = &sums[row * width..][..head_dim];
+                let mut out = self.out.slice_mut(s![row / group, columns]);
+                // Adding zero turns a negative zero, whose sign depends on masked keys, into a positive one.
+                out.iter_mut()
+                    .zip(sums)
+                    .for_each(|(out, sum)| *out = sum * scale + 0.0);
+            }
+        });
+    }
+
+    fn gather_queries(&self, head_dim: usize, group: usize, out: &mut [f32]) {
+        let height = self.rows.len() * group;
+        for (token, row) in self.rows.clone().enumerate() {
+            for head in 0..group {
+                let column = (self.kv_head * group + head) * head_dim;
+                let q = self.q.slice(s![row, column..column + head_dim]);
+                for (block, ds) in (0..head_dim).step_by(K_BLOCK).enumerate() {
+                    let n = K_BLOCK.min(head_dim - ds);
+                    let at = (block * height + token * group + head) * A_STRIDE;
+                    copy(q.slice(s![ds..ds + n]), &mut out[at..at + n]);
+                }
+            }
+        }
+    }
+
+    /// This head's columns of the keys or values from position `key_start` on, `stride` floats apart, zero where there
+    /// are none.
+    fn gather_block(
+        &self,
+        pick: impl for<'b> Fn((ArrayView2<'b, f32>, ArrayView2<'b, f32>)) -> ArrayView2<'b, f32>,
+        key_start: usize,
+        new_start: usize,
+        head_dim: usize,
+        stride: usize,
+        out: &mut [f32],
+    ) {
+        let columns = self.kv_head * head_dim..(self.kv_head + 1) * head_dim;
+        let new = s![self.seq.rows.start..self.rows.end, ..];
+        let new = (new_start, pick((self.k.slice(new), self.v.slice(new))));
+        let mut at = 0;
+        let prefix = self.seq.prefix.iter().map(|span| {
+            let span = pick((span.k.view(), span.v.view()));
+            at += span.nrows();
+            (at - span.nrows(), span)
+        });
+        out.fill(0.0);
+        for (start, span) in prefix.chain([new]) {
+            let end = start + span.nrows();
+            for position in key_start.max(start)..(key_start + KEYS).min(end) {
+                let row = span.slice(s![position - start, columns.clone()]);
+                copy(row, &mut out[(position - key_start) * stride..][..head_dim]);
+            }
+        }
+    }
+}
+
+/// `scores[row, key] = q[row] . k[key]` for a block of keys.
+fn score_block<K: Kernel>(
+    kernel: K,
+    queries: &[f32],
+    height: usize,
+    head_dim: usize,
+    keys: &[f32],
+    scores: &mut [f32],
+) {
+    let mut scores = Out::of_slice(scores, A_STRIDE, A_STRIDE);
+    for (panel, keys) in keys.chunks_exact(K::NR * head_dim).enumerate() {
+        for (block, d) in (0..head_dim).step_by(K_BLOCK).enumerate() {
+            let b = Right {
+                data: &keys[d * K::NR..],
+                stride: K::NR,
+            };
+            let into = if d == 0 { Into::Store } else { Into::Chain };
+            for m in (0..height).step_by(K::MR) {
+                let rows = K::MR.min(height - m);
+                let data = &queries[(block * height + m) * A_STRIDE..];
+                let a = Left {
+                    data,
+                    rows,
+                    depth: K_BLOCK.min(head_dim - d),
+                };
+                let c = scores.part(m..m + rows, panel * K::NR..(panel + 1) * K::NR);
+                kernel.tile(a, b, c, into);
+            }
+        }
+    }
+}
+
+/// `sums[row] += sum_key weights[row, key] * values[key]`, key after key.
+fn add_values<K: Kernel>(
+    kernel: K,
+    weights: &[f32],
+    height: usize,
+    values: &[f32],
+    width: usize,
+    sums: &mut [f32],
+) {
+    let mut sums = Out::of_slice(sums, width, width);
+    for column in (0..width).step_by(K::NR) {
+        let b = Right {
+            data: &values[column..],
+            stride: width,
+        };
+        for m in (0..height).step_by(K::MR) {
+            let rows = K::MR.min(height - m);
+            let a = Left {
+                data: &weights[m * A_STRIDE..],
+                rows,
+                depth: KEYS,
+            };
+            kernel.tile(
+                a,
+                b,
+                sums.part(m..m + rows, column..column + K::NR),
+                Into::Chain,
+            );
+        }
+    }
+}
+
+/// The keys of the block at `key_start` that the query at `position` sees, counted from `key_start`.
+fn visible(position: usize, key_start: usize, window: Option<usize>) -> Range<usize> {
+    let from = window.map_or(0, |window| (position + 1).saturating_sub(window));
+    let end = (position + 1).saturating_sub(key_start).min(KEYS);
+    from.saturating_sub(key_start).min(end)..end
+}
+
+/// Turns a row's scores into weights relative to the new running maximum, zero where the key is not visible; returns
+/// the factor that brings earlier sums to the new maximum.
+#[inline(always)]
+fn weigh(
+    scores: &mut [f32; KEYS],
+    visible: Range<usize>,
+    shape: &AttentionShape,
+    state: &mut Running,
+) -> f32 {
+    if visible.is_empty() {
+        scores.fill(0.0);
+        return 1.0;
+    }
+    for score in scores.iter_mut() {
+        *score *= shape.scale;
+    }
+    if let Some(cap) = shape.softcap {
+        for score in scores[visible.clone()].iter_mut() {
+            *score = cap * (*score / cap).tanh();
+        }
+    }
+    if visible.len() < KEYS {
+        scores[..visible.start].fill(f32::NEG_INFINITY);
+        scores[visible.end..].fill(f32::NEG_INFINITY);
+    }
+    let new_max = f32::max(state.max, max(scores.as_slice()));
+    for score in scores.iter_mut() {
+        *score = exp_neg(*score - new_max);
+    }
+    let factor = exp_neg(state.max - new_max);
+    state.sum = state.sum * factor + sum_by(scores.as_slice(), |x| x);
+    state.max = new_max;
+    factor
+}
+
+fn copy(from: ArrayView1<f32>, to: &mut [f32]) {
+    match from.to_slice() {
+        Some(from) => to.copy_from_slice(from),
+        None => to.iter_mut().zip(from).for_each(|(to, from)| *to = *from),
+    }
+}

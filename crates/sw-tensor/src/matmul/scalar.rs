@@ -1,0 +1,42 @@
+//! A micro-kernel without intrinsics, for attention on any CPU. Products with weights go through `gemm` there.
+
+use std::ops::Range;
+
+use super::kernel::{A_STRIDE, Into, Kernel, Left, Out, Right, check_tile};
+use super::pack::{apply_edits, pack_scalar, zero_missing};
+use crate::Mat;
+
+/// The portable kernel: multiplies, then adds, since a fused multiply-add in software would cost a hundred times more.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Scalar;
+
+const NR: usize = 16;
+
+impl Kernel for Scalar {
+    const MR: usize = 4;
+    const NR: usize = NR;
+
+    fn tile(self, a: Left<'_>, b: Right<'_>, mut c: Out<'_>, into: Into) {
+        check_tile::<Self>(a, b);
+        for i in 0..a.rows {
+            let c = c.row(i, NR).first_chunk_mut::<NR>().expect("NR columns");
+            let mut sums = if into == Into::Chain { *c } else { [0.0; NR] };
+            for (k, a) in a.data[i * A_STRIDE..][..a.depth].iter().enumerate() {
+                for (sum, b) in sums.iter_mut().zip(&b.data[k * b.stride..][..NR]) {
+                    *sum += a * b;
+                }
+            }
+            if into == Into::Add {
+                sums.iter_mut().zip(c.iter()).for_each(|(sum, c)| *sum += c);
+            }
+            *c = sums;
+        }
+    }
+
+    fn pack(self, w: &Mat, rows: Range<usize>, ks: Range<usize>, out: &mut [f32]) {
+        let out = &mut out[..ks.len() * NR];
+        pack_scalar(w, NR, rows.start, rows.clone(), ks.clone(), out);
+        zero_missing(NR, rows.len(), out);
+        apply_edits(w, NR, rows, ks, out);
+    }
+}

@@ -11,7 +11,9 @@ fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
     };
     let mut options = Options::default();
     options.limit = rest.first().map(|limit| limit.parse()).transpose()?;
-    options.bos = rest.get(1).map_or(Ok(Default::default()), |bos| bos.parse())?;
+    options.bos = rest
+        .get(1)
+        .map_or(Ok(Default::default()), |bos| bos.parse())?;
     if let Some(plan) = rest.get(2) {
         options.interventions = serde_json::from_str(&std::fs::read_to_string(plan)?)?;
     }
@@ -26,10 +28,20 @@ fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
         }
         ControlFlow::Continue(())
     };
-    let results: Result<EvalResults> = evaluate(&model, &tasks, &DataDir::folder(data), &options, &mut progress);
+    let results: Result<EvalResults> = evaluate(
+        &model,
+        &tasks,
+        &DataDir::folder(data),
+        &options,
+        &mut progress,
+    );
     let results = results?;
     results.save(Path::new(out), "example", true)?;
     println!("{:#}", serde_json::Value::Object(results.results()));
-    eprintln!("{:.1} s; {:?}", results.run().environment.seconds, results.run().warnings());
+    eprintln!(
+        "{:.1} s; {:?}",
+        results.run().environment.seconds,
+        results.run().warnings()
+    );
     Ok(())
 }

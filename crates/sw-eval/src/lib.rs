@@ -55,7 +55,7 @@ pub use data::{DataDir, Dataset, Doc, Split, read};
 pub use encode::{Encoder, Pair};
 pub use error::{Error, Result};
 pub use evaluate::{Progress, Status, evaluate, evaluate_with};
-pub use intervention::{Intervention, Largest, largest};
+pub use intervention::{ActivationSite, Intervention, Largest, largest};
 pub use journal::{Journal, Key};
 pub use metric::{Metric, Value};
 pub use model::{Bos, LanguageModel, ModelInfo, Score, Sink, Span};

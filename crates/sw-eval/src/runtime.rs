@@ -115,6 +115,7 @@ impl Runtime {
             }
             rows => rows?,
         };
+        self.applied.check()?;
         let targets: Vec<u32> = leaves
             .iter()
             .flat_map(|l| &spans[l.span].tokens[spans[l.span].from..])

@@ -1,12 +1,18 @@
 //! What is done to a model before and while it is evaluated: typed values, the same JSON in plans and in results.
 
 mod largest;
+mod quantize;
 mod restore;
+mod smooth;
+
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use sw_model::{EditOp, Hook, Model, WeightCoord, WeightEdit};
 
 pub use largest::{Largest, largest};
+pub use quantize::ActivationSite;
+use sw_quant::{Activation, Scheme};
 
 use crate::error::{Error, Result};
 
@@ -51,6 +57,36 @@ pub enum Intervention {
         /// The pruned super weights.
         coords: Vec<WeightCoord>,
     },
+    /// All linear maps of the layers are quantized and widened again, in the type they are stored in.
+    QuantizeWeights {
+        /// How.
+        scheme: Scheme,
+        /// Weights that keep their values.
+        #[serde(default)]
+        hold: Vec<WeightCoord>,
+    },
+    /// Activations are quantized and widened again as they flow. Works on whole sequences unless each token is
+    /// quantized by itself.
+    QuantizeActivations {
+        /// How, and what is held out.
+        recipe: Activation,
+        /// Where; the inputs of all linear maps and of the attention's products without it.
+        #[serde(default = "ActivationSite::linear_inputs_and_bmm")]
+        sites: Vec<ActivationSite>,
+    },
+    /// The range of activations moves into the weights they meet: q, k, v and gate, up. Stands before quantization.
+    SmoothQuant {
+        /// How much of it moves, from 0 to 1.
+        alpha: f32,
+        /// A file whose rows have a `text`: what the activations' range is taken over.
+        calibration: PathBuf,
+        /// Rows that are read.
+        #[serde(default = "smooth::samples")]
+        samples: usize,
+        /// Tokens of a row that are read.
+        #[serde(default = "smooth::tokens")]
+        tokens: usize,
+    },
 }
 
 /// A model with interventions, ready to run.
@@ -59,10 +95,29 @@ pub(crate) struct Applied {
     /// Whether a hook must see whole sequences, so that beginnings cannot be shared.
     pub(crate) whole_sequences: bool,
     hooks: Vec<HookMaker>,
+    failure: quantize::Failure,
 }
 
 /// Makes a hook for one pass.
 type HookMaker = Box<dyn Fn() -> Box<dyn Hook>>;
+
+/// Why an intervention is refused, before its name is known.
+enum Refused {
+    Here(String),
+    Model(sw_model::Error),
+}
+
+impl From<sw_model::Error> for Refused {
+    fn from(error: sw_model::Error) -> Self {
+        Self::Model(error)
+    }
+}
+
+impl From<sw_quant::Error> for Refused {
+    fn from(error: sw_quant::Error) -> Self {
+        Self::Here(error.to_string())
+    }
+}
 
 impl Applied {
     pub(crate) fn new(base: &Model, interventions: &[Intervention]) -> Result<Self> {
@@ -70,52 +125,104 @@ impl Applied {
             model: base.clone(),
             whole_sequences: false,
             hooks: Vec::new(),
+            failure: Default::default(),
         };
         for intervention in interventions {
-            applied.apply(intervention)?;
+            applied
+                .apply(intervention)
+                .map_err(|refused| match refused {
+                    Refused::Here(problem) => Error::Intervention {
+                        intervention: intervention.name(),
+                        problem,
+                    },
+                    Refused::Model(error) => error.into(),
+                })?;
         }
         // Hooks that compare with the unedited weights see all edits, wherever they stand in the list.
         for intervention in interventions {
             if let Intervention::RestoreSuperActivation { coords } = intervention {
                 let restore = restore::Restore::new(base, &applied.model, coords)?;
                 applied.whole_sequences = true;
-                applied
-                    .hooks
-                    .push(Box::new(move || Box::new(restore.clone())));
+                applied.add(restore);
             }
         }
         Ok(applied)
     }
 
-    fn apply(&mut self, intervention: &Intervention) -> Result<()> {
+    fn add(&mut self, hook: impl Hook + Clone + 'static) {
+        self.hooks.push(Box::new(move || Box::new(hook.clone())));
+    }
+
+    fn apply(&mut self, intervention: &Intervention) -> Result<(), Refused> {
         let set = |coords: &[WeightCoord], op| {
             coords
                 .iter()
                 .map(|&coord| WeightEdit { coord, op })
                 .collect::<Vec<_>>()
         };
-        let edits = match intervention {
-            Intervention::PruneWeights { coords } => set(coords, EditOp::Set(0.0)),
+        match intervention {
+            Intervention::PruneWeights { coords } => {
+                self.model = self.model.edited(&set(coords, EditOp::Set(0.0)))?
+            }
             Intervention::ScaleWeights { coords, factor } => {
                 if !factor.is_finite() {
-                    return Err(intervention.refused(format!("factor {factor} is not finite")));
+                    return Err(Refused::Here(format!("factor {factor} is not finite")));
                 }
-                set(coords, EditOp::Scale(*factor))
+                self.model = self.model.edited(&set(coords, EditOp::Scale(*factor)))?;
             }
-            Intervention::PruneLargest { select, keep } => set(
-                &largest(&self.model, select, keep)
-                    .map_err(|problem| intervention.refused(problem))?,
-                EditOp::Set(0.0),
-            ),
-            Intervention::RestoreSuperActivation { .. } => return Ok(()),
-        };
-        self.model = self.model.edited(&edits)?;
+            Intervention::PruneLargest { select, keep } => {
+                let coords = largest(&self.model, select, keep).map_err(Refused::Here)?;
+                self.model = self.model.edited(&set(&coords, EditOp::Set(0.0)))?;
+            }
+            Intervention::RestoreSuperActivation { .. } => {} // when all edits are known
+            Intervention::QuantizeWeights { scheme, hold } => {
+                self.model = quantize::weights(&self.model, scheme, hold)?
+            }
+            Intervention::QuantizeActivations { recipe, sites } => {
+                recipe.scheme.levels.check()?;
+                recipe.scheme.clip.check()?;
+                self.whole_sequences |= !quantize::Quantize::by_row(recipe);
+                let failure = self.failure.clone();
+                self.add(quantize::Quantize {
+                    recipe: recipe.clone(),
+                    sites: sites.clone(),
+                    failure,
+                });
+            }
+            Intervention::SmoothQuant {
+                alpha,
+                calibration,
+                samples,
+                tokens,
+            } => {
+                let texts = smooth::texts(&self.model, calibration, *samples, *tokens)
+                    .map_err(Refused::Here)?;
+                let mut hooks = self.hook();
+                let (model, hook) = smooth::smooth(&self.model, *alpha, &texts, &mut hooks)?;
+                self.model = model;
+                self.add(hook);
+            }
+        }
         Ok(())
     }
 
     /// The hooks of one pass.
     pub(crate) fn hook(&self) -> Box<[Box<dyn Hook>]> {
         self.hooks.iter().map(|make| make()).collect()
+    }
+
+    /// Whether all hooks could do their work so far.
+    pub(crate) fn check(&self) -> Result<()> {
+        let failure = self
+            .failure
+            .lock()
+            .ok()
+            .and_then(|mut failure| failure.take());
+        let error = |problem| Error::Intervention {
+            intervention: "quantize_activations",
+            problem,
+        };
+        failure.map_or(Ok(()), |problem| Err(error(problem)))
     }
 }
 
@@ -127,13 +234,9 @@ impl Intervention {
             Intervention::ScaleWeights { .. } => "scale_weights",
             Intervention::PruneLargest { .. } => "prune_largest",
             Intervention::RestoreSuperActivation { .. } => "restore_super_activation",
-        }
-    }
-
-    fn refused(&self, problem: String) -> Error {
-        Error::Intervention {
-            intervention: self.name(),
-            problem,
+            Intervention::QuantizeWeights { .. } => "quantize_weights",
+            Intervention::QuantizeActivations { .. } => "quantize_activations",
+            Intervention::SmoothQuant { .. } => "smooth_quant",
         }
     }
 }

@@ -1,0 +1,163 @@
+//! Weights and activations rounded to few bits, as sw-quant describes them.
+
+use std::sync::{Arc, Mutex};
+
+use half::{bf16, f16};
+use ndarray::{ArrayViewMut2, Axis, Slice};
+use serde::{Deserialize, Serialize};
+use sw_model::{Hook, Model, Site, SiteView, WeightCoord};
+use sw_quant::{Activation, Clip, Fill, Grouping, Pick, Scheme, Scope, fake_quantize};
+use sw_tensor::{Dtype, Mat};
+
+/// Where activations are quantized.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ActivationSite {
+    /// The input of q, k and v.
+    AttnIn,
+    /// The input of `o_proj`.
+    OIn,
+    /// The input of gate and up.
+    MlpIn,
+    /// The input of `down_proj`.
+    DownIn,
+    /// The output of `q_proj`, which the attention multiplies.
+    Query,
+    /// The output of `k_proj`, likewise.
+    Key,
+    /// The output of `v_proj`, likewise.
+    Value,
+    /// The output of `down_proj`.
+    DownOut,
+}
+
+impl ActivationSite {
+    /// The inputs of all linear maps, and of the attention's two products.
+    pub fn linear_inputs_and_bmm() -> Vec<Self> {
+        use ActivationSite::{AttnIn, DownIn, Key, MlpIn, OIn, Query, Value};
+        vec![AttnIn, OIn, MlpIn, DownIn, Query, Key, Value]
+    }
+
+    fn of(site: Site) -> Option<Self> {
+        Some(match site {
+            Site::AttnIn(_) => Self::AttnIn,
+            Site::OIn(_) => Self::OIn,
+            Site::MlpIn(_) => Self::MlpIn,
+            Site::DownIn(_) => Self::DownIn,
+            Site::Query(_) => Self::Query,
+            Site::Key(_) => Self::Key,
+            Site::Value(_) => Self::Value,
+            Site::DownOut(_) => Self::DownOut,
+            _ => return None,
+        })
+    }
+}
+
+/// All linear maps of the layers, quantized and widened again in the type they are stored in; a map at a time.
+///
+/// The result is held in memory: as much as the checkpoint's layers.
+pub(super) fn weights(
+    model: &Model,
+    scheme: &Scheme,
+    hold: &[WeightCoord],
+) -> Result<Model, super::Refused> {
+    for coord in hold {
+        model.value(*coord)?; // a coordinate outside the model is refused, not passed over
+    }
+    model.replaced(|at, w| {
+        let held = hold.iter().filter(|c| c.at() == at);
+        let held: Vec<(usize, usize)> = held.map(|c| (c.row, c.col)).collect();
+        let quantized = in_own_type(w, |values, shape| {
+            fake_quantize(values, shape, scheme, &held).map(drop)
+        });
+        let name = || {
+            model
+                .spec()
+                .tensor_name_at(at)
+                .unwrap_or_else(|| at.to_string())
+        };
+        quantized
+            .map(Some)
+            .map_err(|e| super::Refused::Here(format!("{}: {e}", name())))
+    })
+}
+
+/// A changed copy of a matrix, rounded to the type the matrix is stored in.
+pub(super) fn in_own_type<E>(
+    w: &Mat,
+    change: impl FnOnce(&mut [f32], [usize; 2]) -> Result<(), E>,
+) -> Result<Mat, E> {
+    let [rows, cols] = [w.rows(), w.cols()];
+    let mut values = vec![0f32; rows * cols];
+    w.widen(0..rows, 0..cols, &mut values);
+    change(&mut values, [rows, cols])?;
+    Ok(match w.dtype() {
+        Dtype::F32 => Mat::from_f32(rows, cols, values),
+        Dtype::F16 => Mat::from_f16(rows, cols, values.into_iter().map(f16::from_f32).collect()),
+        Dtype::BF16 => Mat::from_bf16(rows, cols, values.into_iter().map(bf16::from_f32).collect()),
+    })
+}
+
+/// Why a hook could not do its work; a hook itself cannot fail, so the runtime looks here after each pass.
+pub(super) type Failure = Arc<Mutex<Option<String>>>;
+
+/// Quantizes activations in place.
+#[derive(Clone)]
+pub(super) struct Quantize {
+    pub(super) recipe: Activation,
+    pub(super) sites: Vec<ActivationSite>,
+    pub(super) failure: Failure,
+}
+
+impl Quantize {
+    /// Whether each token's result depends on that token alone.
+    pub(super) fn by_row(recipe: &Activation) -> bool {
+        let clip = matches!(recipe.scheme.clip, Clip::None | Clip::ZScore { .. })
+            || matches!(
+                recipe.scheme.clip,
+                Clip::TopFraction {
+                    scope: Scope::Block,
+                    ..
+                }
+            );
+        let pick = matches!(recipe.pick, Pick::None | Pick::RowLargest);
+        recipe.scheme.grouping == Grouping::Row
+            && clip
+            && pick
+            && (recipe.fill == Fill::RowMedian || recipe.pick == Pick::None)
+    }
+
+    fn apply(&self, mut x: ArrayViewMut2<'_, f32>) {
+        let shape = [x.nrows(), x.ncols()];
+        let result = match x.as_slice_mut() {
+            Some(values) => self.recipe.apply(values, shape),
+            None => {
+                let mut values: Vec<f32> = x.iter().copied().collect();
+                let result = self.recipe.apply(&mut values, shape);
+                x.iter_mut().zip(values).for_each(|(x, v)| *x = v);
+                result
+            }
+        };
+        if let (Err(e), Ok(mut failure)) = (result, self.failure.lock()) {
+            failure.get_or_insert(e.to_string());
+        }
+    }
+}
+
+impl Hook for Quantize {
+    fn wants(&self, site: Site) -> bool {
+        ActivationSite::of(site).is_some_and(|site| self.sites.contains(&site))
+    }
+
+    fn visit(&mut self, _: Site, mut view: SiteView<'_>) {
+        if Self::by_row(&self.recipe) {
+            return self.apply(view.data);
+        }
+        for seq in view.seqs {
+            self.apply(
+                view.data
+                    .slice_axis_mut(Axis(0), Slice::from(seq.rows.clone())),
+            );
+        }
+    }
+}

@@ -51,6 +51,8 @@ mod softmax;
 mod sum;
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod tests;
 mod vecmath;
 
 pub use activation::{GeluKind, gelu, gelu_mul, silu, silu_mul};

@@ -3,6 +3,8 @@
 mod file;
 mod index;
 mod map;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -1,0 +1,242 @@
+//! Good files, and every kind of bad one.
+
+use std::path::Path;
+
+use tempfile::TempDir;
+
+use super::Checkpoint;
+use crate::{Dtype, Error};
+
+/// A safetensors file by hand: header text, then data.
+fn file(header: &str, data: &[u8]) -> Vec<u8> {
+    let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+    bytes.extend(header.as_bytes());
+    bytes.extend(data);
+    bytes
+}
+
+fn f32s(values: &[f32]) -> Vec<u8> {
+    values
+        .iter()
+        .flat_map(|value| value.to_le_bytes())
+        .collect()
+}
+
+fn dir(files: &[(&str, &[u8])]) -> TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, bytes) in files {
+        std::fs::write(dir.path().join(name), bytes).unwrap();
+    }
+    dir
+}
+
+fn error(dir: &TempDir) -> Error {
+    Checkpoint::open(dir.path()).unwrap_err()
+}
+
+/// `a`: [2, 2] F32, of odd alignment because of the I64 and U8 before it; `b`: [3] BF16.
+fn good() -> Vec<u8> {
+    let header = r#"{"__metadata__":{"format":"pt"},"byte":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"a":{"dtype":"F32","shape":[2,2],"data_offsets":[1,17]},"b":{"dtype":"BF16","shape":[3],"data_offsets":[17,23]},"none":{"dtype":"F32","shape":[0,5],"data_offsets":[23,23]}}"#;
+    let mut data = vec![9];
+    data.extend(f32s(&[1.0, 2.0, 3.0, 4.0]));
+    data.extend([0x80, 0x3f, 0x00, 0x40, 0x40, 0xc0]);
+    file(header, &data)
+}
+
+#[test]
+fn tensors_of_any_alignment() {
+    let dir = dir(&[("model.safetensors", &good())]);
+    let checkpoint = Checkpoint::open(dir.path()).unwrap();
+    assert_eq!(
+        checkpoint.names().collect::<Vec<_>>(),
+        ["a", "b", "byte", "none"]
+    );
+    assert_eq!(checkpoint.metadata("format"), Some("pt"));
+    assert_eq!(checkpoint.files().len(), 1);
+    let info = checkpoint.info("a").unwrap();
+    assert_eq!(
+        (info.dtype.clone(), &info.shape[..], info.len),
+        (Ok(Dtype::F32), &[2, 2][..], 16)
+    );
+    let a = checkpoint.mat("a", 2, 2).unwrap();
+    assert_eq!(
+        [a.get(0, 0), a.get(0, 1), a.get(1, 0), a.get(1, 1)],
+        [1.0, 2.0, 3.0, 4.0]
+    );
+    assert_eq!(checkpoint.vector("b", 3).unwrap(), [1.0, 2.0, -3.0]);
+    assert_eq!(checkpoint.mat("none", 0, 5).unwrap().rows(), 0);
+}
+
+#[test]
+fn three_dimensions_are_matrices() {
+    let header = r#"{"e":{"dtype":"F32","shape":[2,1,2],"data_offsets":[0,16]},"z":{"dtype":"F32","shape":[0,4,4],"data_offsets":[16,16]}}"#;
+    let dir = dir(&[("x.safetensors", &file(header, &f32s(&[1.0, 2.0, 3.0, 4.0])))]);
+    let checkpoint = Checkpoint::open(dir.path()).unwrap();
+    let mats = checkpoint.mats("e", 2, 1, 2).unwrap();
+    assert_eq!([mats[0].get(0, 1), mats[1].get(0, 0)], [2.0, 3.0]);
+    assert!(checkpoint.mats("z", 0, 4, 4).unwrap().is_empty());
+    assert!(matches!(
+        checkpoint.mats("e", 2, 2, 1),
+        Err(Error::WrongShape { .. })
+    ));
+}
+
+#[test]
+fn a_wrong_question_names_file_tensor_expected_and_found() {
+    let dir = dir(&[("model.safetensors", &good())]);
+    let checkpoint = Checkpoint::open(dir.path()).unwrap();
+    let message = checkpoint.mat("a", 4, 1).unwrap_err().to_string();
+    assert!(
+        message.contains(r#"model.safetensors: tensor "a": expected shape [4, 1], found [2, 2]"#),
+        "{message}"
+    );
+    let message = checkpoint.vector("byte", 1).unwrap_err().to_string();
+    assert!(
+        message.contains(r#"tensor "byte": expected F32, F16 or BF16, found U8"#),
+        "{message}"
+    );
+    assert!(matches!(
+        checkpoint.mat("c", 1, 1),
+        Err(Error::MissingTensor { .. })
+    ));
+    assert!(matches!(
+        checkpoint.vector("a", 4),
+        Err(Error::WrongShape { .. })
+    ));
+}
+
+#[test]
+fn no_directory_and_no_files() {
+    assert!(matches!(
+        Checkpoint::open(Path::new("no/such/place")),
+        Err(Error::Io { .. })
+    ));
+    assert!(matches!(
+        error(&dir(&[("pytorch_model.bin", b"x")])),
+        Error::NoSafetensors { .. }
+    ));
+    assert!(matches!(
+        error(&dir(&[("consolidated.safetensors", &good())])),
+        Error::NoSafetensors { .. }
+    ));
+}
+
+#[test]
+fn a_file_cut_anywhere_is_an_error() {
+    let whole = good();
+    for len in 0..whole.len() {
+        let found = error(&dir(&[("model.safetensors", &whole[..len])]));
+        let expected = match len {
+            0..8 => matches!(found, Error::BadHeader { .. }),
+            _ => matches!(found, Error::HeaderTooLong { .. } | Error::WrongSize { .. }),
+        };
+        assert!(expected, "{len} bytes: {found}");
+    }
+    let mut longer = whole;
+    longer.push(0);
+    assert!(matches!(
+        error(&dir(&[("model.safetensors", &longer)])),
+        Error::WrongSize { .. }
+    ));
+}
+
+#[test]
+fn headers_that_lie() {
+    let huge = u64::MAX.to_le_bytes();
+    assert!(matches!(
+        error(&dir(&[("model.safetensors", &huge)])),
+        Error::HeaderTooLong { .. }
+    ));
+    for header in [
+        "",
+        "nonsense",
+        "[]",
+        r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,4]}}"#,
+        r#"{"a":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}}"#,
+        r#"{"a":{"dtype":"F32","shape":[1],"data_offsets":[8,4]}}"#,
+        r#"{"a":{"dtype":"F32","shape":[4294967296,4294967296,4294967296],"data_offsets":[0,8]}}"#,
+        r#"{"a":{"dtype":"F32","shape":[-1],"data_offsets":[0,8]}}"#,
+        r#"{"a":{"dtype":"F33","shape":[1],"data_offsets":[0,8]}}"#,
+        r#"{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"b":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}"#,
+    ] {
+        let found = error(&dir(&[("model.safetensors", &file(header, &[0; 8]))]));
+        assert!(
+            matches!(found, Error::BadHeader { .. }),
+            "{header}: {found}"
+        );
+    }
+}
+
+const ONE: &str = r#"{"one":{"dtype":"F32","shape":[1,1],"data_offsets":[0,4]},"spare":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}}"#;
+const INDEX: &str = "model.safetensors.index.json";
+
+#[test]
+fn an_index_wins_and_only_its_tensors_count() {
+    let shard = file(ONE, &f32s(&[5.0, 6.0]));
+    let index = br#"{"metadata":{},"weight_map":{"one":"model-1.safetensors"}}"#;
+    let dir = dir(&[
+        (INDEX, index),
+        ("model-1.safetensors", &shard),
+        ("model.safetensors", &good()),
+    ]);
+    let checkpoint = Checkpoint::open(dir.path()).unwrap();
+    assert_eq!(checkpoint.names().collect::<Vec<_>>(), ["one"]);
+    assert_eq!(checkpoint.mat("one", 1, 1).unwrap().get(0, 0), 5.0);
+}
+
+#[test]
+fn an_index_that_cannot_be_followed() {
+    let shard = file(ONE, &f32s(&[5.0, 6.0]));
+    let with_index = |index: &str| {
+        error(&dir(&[
+            (INDEX, index.as_bytes()),
+            ("m.safetensors", &shard),
+        ]))
+    };
+    for index in [
+        "",
+        "{}",
+        "[]",
+        r#"{"weight_map":[]}"#,
+        r#"{"weight_map":{"one":1}}"#,
+        r#"{"weight_map":{}}"#,
+    ] {
+        assert!(
+            matches!(with_index(index), Error::BadIndex { .. }),
+            "{index}"
+        );
+    }
+    for outside in [
+        "../m.safetensors",
+        "/m.safetensors",
+        "a/m.safetensors",
+        "./m.safetensors",
+        "..",
+        "",
+        "m.safetensors/",
+    ] {
+        let index = format!(r#"{{"weight_map":{{"one":"{outside}"}}}}"#);
+        assert!(
+            matches!(with_index(&index), Error::ShardOutside { .. }),
+            "{outside}"
+        );
+    }
+    assert!(matches!(
+        with_index(r#"{"weight_map":{"one":"n.safetensors"}}"#),
+        Error::MissingShard { .. }
+    ));
+    assert!(matches!(
+        with_index(r#"{"weight_map":{"two":"m.safetensors"}}"#),
+        Error::NotInShard { .. }
+    ));
+}
+
+#[test]
+fn two_files_with_the_same_tensor() {
+    let shard = file(ONE, &f32s(&[5.0, 6.0]));
+    let found = error(&dir(&[
+        ("a.safetensors", &shard),
+        ("b.safetensors", &shard),
+    ]));
+    assert!(matches!(found, Error::DuplicateTensor { .. }), "{found}");
+}

@@ -154,6 +154,11 @@ impl<'a> Fields<'a> {
         self.required(name, self.opt_size(name)?)
     }
 
+    /// A count, at least 1, that may have a default.
+    pub(crate) fn size_or(&self, name: &'static str, default: Option<usize>) -> Result<usize> {
+        self.required(name, self.opt_size(name)?.or(default))
+    }
+
     /// A count, at least 1, if given.
     pub(crate) fn opt_size(&self, name: &'static str) -> Result<Option<usize>> {
         let Some(value) = self.get(name) else {

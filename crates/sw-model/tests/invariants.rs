@@ -7,8 +7,18 @@ use ndarray::{Array2, Axis};
 use proptest::prelude::*;
 use sw_model::{EditOp, Hook, Linear, Model, Seq, Site, SiteView, WeightCoord, WeightEdit};
 
-/// Families whose layers differ in what matters here: grouped heads and biases; a sliding window.
-const MODELS: [&str; 2] = ["llama", "mistral"];
+/// Families whose layers differ in what matters here: biases, windows, norms of heads, fused and parallel maps, experts.
+const MODELS: [&str; 9] = [
+    "llama",
+    "mistral",
+    "olmo2",
+    "olmoe",
+    "phi3",
+    "qwen3_moe",
+    "gemma3_text",
+    "gpt_neox",
+    "mixtral",
+];
 
 fn open(name: &str) -> Model {
     Model::open(

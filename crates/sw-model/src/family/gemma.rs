@@ -27,6 +27,19 @@ pub(super) const GEMMA3: Family = Family {
     inert: &["_sliding_window_pattern"],
 };
 
+/// Gemma 3 with a vision tower, of which only the language model is read.
+pub(super) const GEMMA3_VISION: Family = Family {
+    model_type: "gemma3",
+    read: gemma3_vision,
+    inert: &[
+        "boi_token_index",
+        "eoi_token_index",
+        "image_token_index",
+        "mm_tokens_per_image",
+        "vision_config",
+    ],
+};
+
 fn defaults(f: &Fields<'_>, family: &'static str) -> Result<LlamaLike> {
     f.expect("use_bidirectional_attention", false)?;
     let bias = f.bool_or("attention_bias", false)?;
@@ -77,6 +90,8 @@ fn gemma2(f: &Fields<'_>) -> Result<Spec> {
 fn gemma3(f: &Fields<'_>) -> Result<Spec> {
     f.expect("hidden_act", "gelu_pytorch_tanh")?;
     let defaults = LlamaLike {
+        vocab_size: Some(262_208),
+        heads: Some(8),
         kv_heads: Some(4),
         max_positions: 131_072,
         ..defaults(f, "gemma3_text")?
@@ -113,6 +128,18 @@ fn gemma3(f: &Fields<'_>) -> Result<Spec> {
     for (layer, sliding) in spec.layers.iter_mut().zip(sliding) {
         layer.rope = Some(usize::from(sliding));
     }
+    Ok(spec)
+}
+
+fn gemma3_vision(f: &Fields<'_>) -> Result<Spec> {
+    let missing = || f.error("text_config", "required, but missing");
+    let text = f.object("text_config")?.ok_or_else(missing)?;
+    let mut spec = gemma3(&text)?;
+    text.finish(GEMMA3.inert, &[])?;
+    spec.family = GEMMA3_VISION.model_type;
+    spec.tied = f.bool_or("tie_word_embeddings", true)?;
+    spec.names.base = "language_model.model.";
+    spec.names.head = "language_model.lm_head.weight";
     Ok(spec)
 }
 

@@ -33,9 +33,13 @@ pub(super) struct LlamaLike {
     /// Of the q, k, v and o projections.
     pub(super) bias: [bool; 4],
     pub(super) mlp_bias: bool,
+    /// `None`: required.
+    pub(super) vocab_size: Option<usize>,
     pub(super) max_positions: usize,
     pub(super) eps: f32,
     pub(super) rope: RopeKeys,
+    /// `None`: required.
+    pub(super) heads: Option<usize>,
     /// `None`: as many as query heads.
     pub(super) kv_heads: Option<usize>,
     /// `None`: `hidden_size / num_attention_heads`.
@@ -50,9 +54,11 @@ impl LlamaLike {
             family,
             bias: [false; 4],
             mlp_bias: false,
+            vocab_size: None,
             max_positions: 2048,
             eps: 1e-6,
             rope: RopeKeys::theta(10_000.0),
+            heads: None,
             kv_heads: None,
             head_dim: None,
             activation: ("hidden_act", "silu"),
@@ -83,7 +89,7 @@ impl LlamaLike {
         let layers = f.layers("num_hidden_layers")?;
         Ok(Spec {
             family: self.family,
-            vocab_size: f.size("vocab_size")?,
+            vocab_size: f.size_or("vocab_size", self.vocab_size)?,
             hidden_size: f.size("hidden_size")?,
             intermediate_size: f.size("intermediate_size")?,
             max_positions: self.max_positions(f)?,
@@ -136,7 +142,7 @@ impl LlamaLike {
 
     /// Reads heads, groups and head width, and checks that they fit together.
     pub(super) fn attention(&self, f: &Fields<'_>) -> Result<Attention> {
-        let heads = f.size("num_attention_heads")?;
+        let heads = f.size_or("num_attention_heads", self.heads)?;
         let kv_heads = match f.opt_size("num_key_value_heads")? {
             Some(given) => given,
             None if f.is_null("num_key_value_heads") => heads,

@@ -7,6 +7,8 @@ mod llama;
 mod mistral;
 mod olmo;
 mod phi3;
+#[cfg(test)]
+mod published;
 mod qwen;
 
 use std::path::Path;
@@ -41,6 +43,7 @@ const FAMILIES: &[Family] = &[
     gemma::GEMMA,
     gemma::GEMMA2,
     gemma::GEMMA3,
+    gemma::GEMMA3_VISION,
     gpt2::FAMILY,
     gpt_neox::FAMILY,
 ];

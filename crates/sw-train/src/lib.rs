@@ -10,6 +10,7 @@ mod dense;
 mod error;
 mod gradient;
 mod model;
+pub mod nano;
 mod norm;
 mod params;
 mod train;

@@ -1,7 +1,7 @@
 //! A scene: who has what, who is where, what is in what, what colour it is; how it is told and how it changes.
 
 use super::dice::Dice;
-use super::words::{COLOURS, CONTAINERS, NAMES, PLACES, THINGS};
+use super::words::{AGES, COLOURS, CONTAINERS, FAMILIES, MAKES, NAMES, PLACES, THINGS};
 
 /// What a [`Fact`] says of its subject.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,31 +20,31 @@ pub enum Relation {
 pub const RELATIONS: [Relation; 4] = [Relation::Has, Relation::At, Relation::In, Relation::Colour];
 
 /// One statement about the world, true at some moment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fact {
     /// What kind of statement.
     pub relation: Relation,
     /// A person (`Has`, `At`) or a thing.
-    pub subject: &'static str,
+    pub subject: String,
     /// A thing, place, container or colour.
-    pub value: &'static str,
+    pub value: String,
 }
 
 /// How the text is drawn: the in-world distribution or the shifted one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dialect {
-    /// Short scenes, the first 32 names nine times in ten.
+    /// Short scenes, the first 24 names nine times in ten.
     InWorld,
     /// The same grammar with longer scenes, all names alike and more happening.
     Shifted,
 }
 
 impl Dialect {
-    /// `n` different people.
-    pub fn people(self, dice: &mut Dice, n: usize) -> Vec<&'static str> {
+    /// `n` people with different first names and different family names.
+    pub fn people(self, dice: &mut Dice, n: usize) -> Vec<String> {
         match self {
-            Dialect::InWorld if dice.percent(90) => dice.sample(&NAMES[..32], n),
-            _ => dice.sample(&NAMES, n),
+            Dialect::InWorld if dice.percent(90) => pairs(dice, &NAMES[..24], &FAMILIES, n),
+            _ => pairs(dice, &NAMES, &FAMILIES, n),
         }
     }
 
@@ -61,22 +61,52 @@ impl Dialect {
 pub fn facts(dice: &mut Dice, dialect: Dialect, relation: Relation, n: usize) -> Vec<Fact> {
     let subjects = match relation {
         Relation::Has | Relation::At => dialect.people(dice, n),
-        Relation::In | Relation::Colour => dice.sample(&THINGS, n),
+        Relation::In => things(dice, n),
+        Relation::Colour => dice
+            .sample(&THINGS, n)
+            .into_iter()
+            .map(String::from)
+            .collect(),
     };
     let values = match relation {
-        Relation::Has => dice.sample(&THINGS, n),
-        Relation::At => dice.sample(&PLACES, n),
-        Relation::In => dice.sample(&CONTAINERS, n),
-        Relation::Colour => dice.sample(&COLOURS, n),
+        Relation::Has => things(dice, n),
+        Relation::At => places(dice, n),
+        Relation::In => containers(dice, n),
+        Relation::Colour => dice
+            .sample(&COLOURS, n)
+            .into_iter()
+            .map(String::from)
+            .collect(),
     };
-    let pairs = subjects.into_iter().zip(values);
-    pairs
-        .map(|(subject, value)| Fact {
-            relation,
-            subject,
-            value,
-        })
-        .collect()
+    let both = subjects.into_iter().zip(values);
+    both.map(|(subject, value)| Fact {
+        relation,
+        subject,
+        value,
+    })
+    .collect()
+}
+
+/// `n` pairs of words, no word twice.
+fn pairs(dice: &mut Dice, first: &[&str], second: &[&str], n: usize) -> Vec<String> {
+    let both = dice
+        .sample(first, n)
+        .into_iter()
+        .zip(dice.sample(second, n));
+    both.map(|(a, b)| format!("{a} {b}")).collect()
+}
+
+/// `n` things, "red ball".
+pub fn things(dice: &mut Dice, n: usize) -> Vec<String> {
+    pairs(dice, &COLOURS, &THINGS, n)
+}
+
+fn places(dice: &mut Dice, n: usize) -> Vec<String> {
+    pairs(dice, &AGES, &PLACES, n)
+}
+
+fn containers(dice: &mut Dice, n: usize) -> Vec<String> {
+    pairs(dice, &MAKES, &CONTAINERS, n)
 }
 
 impl Fact {
@@ -131,7 +161,7 @@ impl Fact {
 
     /// A question for the value.
     pub fn question(&self) -> String {
-        let s = self.subject;
+        let s = &self.subject;
         match self.relation {
             Relation::Has => format!("What does {s} have?"),
             Relation::At => format!("Where is {s}?"),
@@ -142,17 +172,17 @@ impl Fact {
 
     /// The answer to [`Fact::question`].
     pub fn answer(&self) -> String {
-        let v = self.value;
+        let v = &self.value;
         match self.relation {
             Relation::Has => format!("the {v}"),
             Relation::At | Relation::In => format!("in the {v}"),
-            Relation::Colour => v.to_string(),
+            Relation::Colour => v.clone(),
         }
     }
 
     /// A question for the subject.
     pub fn question_backwards(&self) -> String {
-        let v = self.value;
+        let v = &self.value;
         match self.relation {
             Relation::Has => format!("Who has the {v}?"),
             Relation::At => format!("Who is in the {v}?"),
@@ -174,29 +204,27 @@ impl Fact {
 /// Colours do not change: `None`.
 pub fn happen(dice: &mut Dice, dialect: Dialect, facts: &mut [Fact]) -> Option<(String, usize)> {
     let i = dice.below(facts.len());
-    let fact = facts[i];
-    let other = |all: &[&'static str], dice: &mut Dice, taken: &dyn Fn(&str) -> bool| {
-        let free: Vec<_> = all.iter().copied().filter(|w| !taken(w)).collect();
-        dice.sample(&free, 1).first().copied()
+    let fact = facts[i].clone();
+    // A word that nobody and nothing in the scene has: of more than there are facts, one is free.
+    let n = facts.len() + 1;
+    let free = |words: Vec<String>| {
+        words
+            .into_iter()
+            .find(|w| facts.iter().all(|f| f.subject != *w && f.value != *w))
     };
-    let same: Vec<Fact> = facts
-        .iter()
-        .copied()
-        .filter(|f| f.relation == fact.relation)
-        .collect();
     let sentence = match fact.relation {
         Relation::Has => {
-            let names: Vec<_> = dialect.people(dice, NAMES.len());
-            let to = other(&names, dice, &|w| facts.iter().any(|f| f.subject == w))?;
+            let to = free(dialect.people(dice, n))?;
+            let sentence = format!("{} gives the {} to {to}.", fact.subject, fact.value);
             facts[i].subject = to;
-            format!("{} gives the {} to {to}.", fact.subject, fact.value)
+            sentence
         }
         Relation::At => {
-            facts[i].value = other(&PLACES, dice, &|w| same.iter().any(|f| f.value == w))?;
+            facts[i].value = free(places(dice, n))?;
             format!("{} goes to the {}.", fact.subject, facts[i].value)
         }
         Relation::In => {
-            facts[i].value = other(&CONTAINERS, dice, &|w| same.iter().any(|f| f.value == w))?;
+            facts[i].value = free(containers(dice, n))?;
             format!("Now the {} lies in the {}.", fact.subject, facts[i].value)
         }
         Relation::Colour => return None,

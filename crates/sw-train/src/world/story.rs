@@ -23,11 +23,12 @@ pub fn story(dice: &mut Dice, dialect: Dialect) -> String {
     let (mut sentences, kept) = scene(dice, dialect);
     if dice.percent(15) {
         let (aim, tool) = TOOLS[dice.below(TOOLS.len())];
-        let name = dialect.people(dice, 1)[0];
+        let name = dialect.people(dice, 1).remove(0);
         sentences.push(format!("{name} uses the {tool} to {aim}."));
     }
-    let again = dice.sample(&kept, kept.len());
-    for fact in kept.into_iter().chain(again) {
+    let mut again = kept.clone();
+    dice.shuffle(&mut again);
+    for fact in kept.iter().chain(&again) {
         sentences.push(match dice.percent(70) {
             true => fact.recalled(dice),
             false => fact.recalled_backwards(),
@@ -40,7 +41,7 @@ pub fn story(dice: &mut Dice, dialect: Dialect) -> String {
 fn lesson(dice: &mut Dice, dialect: Dialect) -> String {
     let (mut sentences, mut kept) = scene(dice, dialect);
     if dice.percent(50) {
-        let fact = kept[dice.below(kept.len())];
+        let fact = &kept[dice.below(kept.len())];
         sentences.push(fact.recalled(dice));
     }
     dice.shuffle(&mut kept);

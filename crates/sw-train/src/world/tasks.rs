@@ -2,8 +2,8 @@
 
 use super::dice::Dice;
 use super::scene::{Dialect, Fact, RELATIONS, Relation, facts, happen};
-use super::story;
 use super::words::TOOLS;
+use super::{scene, story};
 
 /// A question with choices (ARC, SciQ).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,7 +78,7 @@ pub struct Ending {
     pub activity: String,
     /// The scene.
     pub scene: String,
-    /// The word the endings begin from.
+    /// The word before the endings, in lower case: the task capitalises it.
     pub start: String,
     /// Four endings.
     pub endings: Vec<String>,
@@ -90,7 +90,7 @@ impl Ending {
     /// The scene with its ending, as text to learn from.
     pub fn text(&self) -> String {
         let ending = &self.endings[self.label];
-        format!("{}: {} {} {ending}", self.activity, self.scene, self.start)
+        format!("{}: {} Then {ending}", self.activity, self.scene)
     }
 }
 
@@ -122,7 +122,7 @@ fn about(
         }
     };
     let fact = &facts[i];
-    let mut others: Vec<Fact> = facts.iter().copied().filter(|f| f != fact).collect();
+    let mut others: Vec<Fact> = facts.iter().filter(|f| *f != fact).cloned().collect();
     dice.shuffle(&mut others);
     let question = if backwards {
         fact.question_backwards()
@@ -156,7 +156,7 @@ pub fn challenge(dice: &mut Dice, dialect: Dialect) -> Question {
         let people = facts(dice, dialect, Relation::Has, 4);
         let mut places = facts(dice, dialect, Relation::At, 4);
         for (place, person) in places.iter_mut().zip(&people) {
-            place.subject = person.subject;
+            place.subject.clone_from(&person.subject);
         }
         let i = dice.below(4);
         let right = places[i].answer();
@@ -228,7 +228,7 @@ pub fn science(dice: &mut Dice, dialect: Dialect) -> Question {
 /// PIQA: which tool serves the aim; nothing in the text says it, the world does.
 pub fn tool(dice: &mut Dice, dialect: Dialect) -> Pair {
     let two = dice.sample(&TOOLS, 2);
-    let name = dialect.people(dice, 1)[0];
+    let name = dialect.people(dice, 1).remove(0);
     let label = dice.below(2);
     let way = |tool: &str| format!("{name} uses the {tool}.");
     let mut solutions = [way(two[0].1), way(two[1].1)];
@@ -266,14 +266,14 @@ const PRONOUNS: [(&str, usize); 16] = [
 pub fn pronoun(dice: &mut Dice, dialect: Dialect) -> Pronoun {
     let people = dialect.people(dice, 2);
     let (pattern, who) = PRONOUNS[dice.below(PRONOUNS.len())];
-    let thing = dice.sample(&super::words::THINGS, 1)[0];
+    let thing = scene::things(dice, 1).remove(0);
     let sentence = pattern
-        .replace("{a}", people[0])
-        .replace("{b}", people[1])
-        .replace("{o}", thing);
+        .replace("{a}", &people[0])
+        .replace("{b}", &people[1])
+        .replace("{o}", &thing);
     let swap = dice.percent(50);
     let (first, second) = if swap { (1, 0) } else { (0, 1) };
-    let options = [people[first].to_string(), people[second].to_string()];
+    let options = [people[first].clone(), people[second].clone()];
     Pronoun {
         sentence,
         options,
@@ -286,12 +286,12 @@ pub fn ending(dice: &mut Dice, dialect: Dialect) -> Ending {
     let relation = [Relation::Has, Relation::At, Relation::In][dice.below(3)];
     let facts = facts(dice, dialect, relation, 4);
     let i = dice.below(4);
-    let fact = facts[i];
+    let fact = facts[i].clone();
     let people = dialect.people(dice, 5);
     let name = people
         .into_iter()
         .find(|p| facts.iter().all(|f| f.subject != *p))
-        .unwrap_or("Martin");
+        .unwrap_or_else(|| "Somebody".to_string());
     let (activity, wish) = match relation {
         Relation::Has => (
             "Asking for things",
@@ -307,9 +307,9 @@ pub fn ending(dice: &mut Dice, dialect: Dialect) -> Ending {
         ),
     };
     let act = |f: &Fact| match relation {
-        Relation::Has => format!("asks {} for it.", f.subject),
-        Relation::At => format!("walks to the {}.", f.value),
-        _ => format!("looks in the {}.", f.value),
+        Relation::Has => format!("{name} asks {} for it.", f.subject),
+        Relation::At => format!("{name} walks to the {}.", f.value),
+        _ => format!("{name} looks in the {}.", f.value),
     };
     let wrong = (0..4).filter(|&j| j != i).map(|j| act(&facts[j])).collect();
     let (endings, label) = mixed(dice, act(&fact), wrong);
@@ -317,7 +317,7 @@ pub fn ending(dice: &mut Dice, dialect: Dialect) -> Ending {
     Ending {
         activity: activity.to_string(),
         scene,
-        start: name.to_string(),
+        start: "then".to_string(),
         endings,
         label,
     }

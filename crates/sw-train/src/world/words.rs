@@ -1,12 +1,17 @@
 //! The vocabulary of the micro-world: the only foreign matter in it, and all of it plain English words.
 
-/// People. The last sixteen are rare in the in-world text and common in the shifted one.
-pub const NAMES: [&str; 48] = [
+/// First names. The last eight are rare in the in-world text and common in the shifted one.
+pub const NAMES: [&str; 32] = [
     "Tom", "Anna", "Ben", "Clara", "David", "Emma", "Felix", "Grace", "Hugo", "Iris", "Jack",
     "Kate", "Leo", "Mary", "Noah", "Olga", "Peter", "Rosa", "Sam", "Tina", "Victor", "Wanda",
-    "Adam", "Bella", "Carl", "Dora", "Eric", "Fiona", "George", "Helen", "Ivan", "Julia", "Karl",
-    "Laura", "Max", "Nina", "Oscar", "Paula", "Quentin", "Ruth", "Simon", "Tessa", "Urban", "Vera",
-    "Walter", "Yvonne", "Zoe", "Martin",
+    "Adam", "Bella", "Carl", "Dora", "Eric", "Fiona", "George", "Helen", "Ivan", "Julia",
+];
+
+/// Family names; which goes with which first name is another matter in every document.
+pub const FAMILIES: [&str; 24] = [
+    "Baker", "Miller", "Smith", "Fisher", "Cook", "Mason", "Carter", "Turner", "Hunter", "Weaver",
+    "Potter", "Cooper", "Taylor", "Archer", "Brewer", "Farmer", "Porter", "Gardner", "Wood",
+    "Hill", "Stone", "Brook", "Field", "Lake",
 ];
 
 /// Small things that a person can have and a container can hold.
@@ -31,8 +36,9 @@ pub const CONTAINERS: [&str; 16] = [
 ];
 
 /// Colours.
-pub const COLOURS: [&str; 10] = [
+pub const COLOURS: [&str; 16] = [
     "red", "blue", "green", "yellow", "white", "black", "brown", "grey", "pink", "orange",
+    "purple", "golden", "violet", "scarlet", "amber", "beige",
 ];
 
 /// What the world knows for good: an aim, and the one tool that serves it.
@@ -65,4 +71,16 @@ pub const TOOLS: [(&str, &str); 28] = [
     ("pour the milk", "jug"),
     ("sit at the table", "chair"),
     ("look at the stars", "telescope"),
+];
+
+/// What places are like.
+pub const AGES: [&str; 16] = [
+    "old", "new", "cold", "warm", "dark", "bright", "small", "large", "quiet", "noisy", "dusty",
+    "clean", "empty", "famous", "narrow", "lonely",
+];
+
+/// What containers are like.
+pub const MAKES: [&str; 16] = [
+    "wooden", "iron", "paper", "leather", "copper", "silver", "plastic", "glass", "heavy", "light",
+    "round", "square", "broken", "painted", "cheap", "fine",
 ];

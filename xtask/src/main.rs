@@ -1,4 +1,47 @@
 //! Tasks of this workspace: the experiments of the paper, one command each.
+//!
+//! ```text
+//! cargo xtask reproduce-table1 --model MODEL --data DATA --limit 50 --out out
+//! ```
 #![forbid(unsafe_code)]
 
-fn main() {}
+mod inputs;
+mod output;
+mod progress;
+mod table1;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// The experiments of "The Super Weight in Large Language Models" (arXiv 2411.07191), one command each.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    ReproduceTable1(table1::Table1),
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::ReproduceTable1(c) => c.run(),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {}", format!("{error:#}").replace('\n', " "));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    let io = error.downcast_ref::<std::io::Error>();
+    io.is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
+}

@@ -1,4 +1,58 @@
-//! The `sw` command.
+//! `sw`: super weights of language models, found, verified and measured.
+//!
+//! Thin: arguments, tables and progress. What is computed lives in the libraries.
 #![forbid(unsafe_code)]
 
-fn main() {}
+mod args;
+mod detect;
+mod generate;
+mod inspect;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Super weights of language models: which single numbers a model cannot do without.
+///
+/// MODEL is a directory in Hugging Face layout, or ORG/NAME[@REVISION] in the Hugging Face cache.
+#[derive(Parser)]
+#[command(version, arg_required_else_help = true, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Detect(detect::Detect),
+    Generate(generate::Generate),
+    Inspect(inspect::Inspect),
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Detect(c) => c.run(),
+        Command::Generate(c) => c.run(),
+        Command::Inspect(c) => c.run(),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {}", format!("{error:#}").replace('\n', " "));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    let io = error.downcast_ref::<std::io::Error>();
+    io.is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
+}
+
+/// Writes a line to stdout; a reader that has gone away (`| head`) ends the program quietly.
+pub(crate) fn say(text: impl std::fmt::Display) -> anyhow::Result<()> {
+    use std::io::Write;
+    writeln!(std::io::stdout().lock(), "{text}")?;
+    Ok(())
+}

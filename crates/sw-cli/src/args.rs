@@ -1,0 +1,105 @@
+//! Arguments that several commands share.
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use sw_eval::Bos;
+use sw_model::{Model, OpenOptions, locate_model};
+
+/// Which model, and how it is opened.
+#[derive(Args)]
+pub(crate) struct ModelArgs {
+    /// A directory in Hugging Face layout, or ORG/NAME[@REVISION] in the Hugging Face cache
+    pub(crate) model: String,
+    /// Branch, tag or commit in the cache
+    #[arg(long, value_name = "REV")]
+    revision: Option<String>,
+    /// Pass over a config field that is not implemented (repeatable); recorded in results
+    #[arg(long, value_name = "NAME", alias = "ignore_config_field")]
+    pub(crate) ignore_config_field: Vec<String>,
+    /// Worker threads [default: one per core]
+    #[arg(long, value_name = "N")]
+    threads: Option<std::num::NonZeroUsize>,
+}
+
+impl ModelArgs {
+    pub(crate) fn open(&self) -> Result<Model> {
+        if let Some(n) = self.threads {
+            rayon::ThreadPoolBuilder::new()
+                .num_threads(n.get())
+                .build_global()
+                .context("--threads")?;
+        }
+        let name = match &self.revision {
+            Some(revision) => format!("{}@{revision}", self.model),
+            None => self.model.clone(),
+        };
+        let dir = if std::path::Path::new(&self.model).is_dir() {
+            locate_model(&self.model)?
+        } else {
+            locate_model(&name)?
+        };
+        let mut options = OpenOptions::default();
+        options
+            .ignore_config_fields
+            .clone_from(&self.ignore_config_field);
+        let model = Model::open_with(dir, &options)?;
+        if let Ok(tokenizer) = model.tokenizer() {
+            let (known, vocab) = (tokenizer.vocab_size(), model.spec().vocab_size);
+            if known > vocab {
+                eprintln!(
+                    "warning: the tokenizer knows {known} tokens, the model {vocab}: a text that needs the others is refused"
+                );
+            }
+        }
+        Ok(model)
+    }
+}
+
+/// The text or the tokens that a model is shown.
+#[derive(Args)]
+pub(crate) struct PromptArgs {
+    /// The prompt
+    #[arg(long, value_name = "TEXT", default_value = sw_detect::DEFAULT_PROMPT)]
+    pub(crate) prompt: String,
+    /// Token ids instead of a text, such as 1,400,7 (needs no tokenizer)
+    #[arg(
+        long,
+        value_name = "IDS",
+        value_delimiter = ',',
+        conflicts_with = "prompt"
+    )]
+    tokens: Vec<u32>,
+    /// Begin with the beginning-of-sequence token: the tokenizer's own rule, always, or never
+    #[arg(long, value_name = "auto|on|off", default_value_t)]
+    bos: Bos,
+}
+
+impl PromptArgs {
+    /// The prompt as it is named in results, and its tokens.
+    pub(crate) fn encode(&self, model: &Model) -> Result<(String, Vec<u32>)> {
+        if !self.tokens.is_empty() {
+            let ids: Vec<_> = self.tokens.iter().map(u32::to_string).collect();
+            return Ok((format!("tokens {}", ids.join(",")), self.tokens.clone()));
+        }
+        let tokenizer = model.tokenizer()?;
+        let mut tokens = tokenizer.encode(&self.prompt, self.bos == Bos::Auto)?;
+        if self.bos == Bos::On {
+            let Some(bos) = tokenizer.bos() else {
+                bail!(
+                    "--bos on: the tokenizer of {} has no BOS token",
+                    model.dir().display()
+                );
+            };
+            if tokens.first() != Some(&bos) {
+                tokens.insert(0, bos);
+            }
+        }
+        if tokens.is_empty() {
+            bail!(
+                "the prompt {:?} encodes to no token; give a longer one",
+                self.prompt
+            );
+        }
+        Ok((self.prompt.clone(), tokens))
+    }
+}

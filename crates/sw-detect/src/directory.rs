@@ -175,7 +175,7 @@ impl Directory {
         let shaped = |m: &&KnownModel| {
             (m.layers, m.hidden_size, m.intermediate_size)
                 == (spec.layers.len(), spec.hidden_size, spec.intermediate_size)
-                && m.family == spec.family.to_string()
+                && m.family == spec.family
         };
         let (matched, known) = if called.is_empty() {
             let known: Vec<_> = self.models.iter().filter(shaped).collect();

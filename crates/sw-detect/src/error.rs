@@ -38,6 +38,22 @@ pub enum Error {
         /// Channels there are.
         channels: usize,
     },
+    /// A weight of another linear map.
+    #[error(
+        "{coord}: expected a weight of down_proj, where super weights are; name another coordinate"
+    )]
+    NotDown {
+        /// The coordinate.
+        coord: String,
+    },
+    /// A weight of an expert that no token was routed to.
+    #[error(
+        "{coord}: expected a token that is routed to this expert, found none; take another prompt"
+    )]
+    Unseen {
+        /// The coordinate.
+        coord: String,
+    },
     /// The ranking by weights alone needs gate, up and down projections.
     #[error(
         "{family} model, layer {layer}: expected gate, up and down projections, found no gated MLP; rank such a model by detection with a prompt"

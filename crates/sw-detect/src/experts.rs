@@ -4,7 +4,10 @@ use ndarray::ArrayView2;
 use serde::{Deserialize, Serialize};
 use sw_model::{Hook, Model, Seq, Site, SiteView};
 
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    prompt::some,
+};
 
 /// When an expert is a super expert (the rule of "Super Experts Profiling", arXiv 2507.23279).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -54,13 +57,7 @@ pub fn super_experts(
     tokens: &[u32],
     options: &ExpertOptions,
 ) -> Result<Vec<ExpertOutput>> {
-    if tokens.is_empty() {
-        return Err(Error::Prompt {
-            prompt: String::new(),
-            expected: 1,
-            found: 0,
-        });
-    }
+    some(tokens)?;
     let mut outputs = Outputs(Vec::new());
     model.forward(&[Seq::from(tokens)], &mut outputs)?;
     let mut outputs = outputs.0;

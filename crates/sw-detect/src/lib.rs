@@ -1,10 +1,36 @@
-//! Finds the super weights of a language model with forward passes.
+//! Finds the super weights of a language model with forward passes, and says what they do.
+//!
+//! ```text
+//! prompt --forward--> Scan: per layer, the largest input and output of down_proj, and what made it
+//!                       |  accept the earliest, zero it, resume at its layer, until nothing new stands out
+//!                       v
+//!                    Report: super weights, cancellers, profile --prove--> effects beside controls, verdicts
+//!                       |
+//!                       +--> Directory: compare with what is known, add to it
+//! ```
+//!
+//! With `x` the input and `y = x W^T` the output of a layer's `down_proj`, a super weight is an entry `W[row, col]` for
+//! which `x[t, col]` and `y[t, row]` are both outliers at the same token `t`: the one product makes most of the sum. So
+//! the column is the channel of the input spike and the row that of the output spike.
+//!
+//! - [`detect`] searches, [`measure`] takes coordinates that somebody names;
+//! - [`prove`] tells the decisive from the inert: size is not importance;
+//! - [`rank_rows`] is a second opinion from the weights alone, [`super_experts`] the question for mixtures;
+//! - [`trace`], [`sinks`] and [`invariance`] describe the behaviour around them, [`pruned`] is the model without them;
+//! - [`Directory`] lists what is known of published checkpoints.
+//!
+//! All reports serialize; their keys are part of the interface. Deliberately absent: printing, and any change of a
+//! checkpoint. Definitions and thresholds are in `docs/detection.md`.
+//!
+#![doc = ""]
+#![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 
 mod directory;
 mod error;
 mod experts;
 mod invariance;
+mod measure;
 mod options;
 mod prompt;
 mod proof;
@@ -13,6 +39,7 @@ mod report;
 mod scan;
 mod search;
 mod sink;
+mod thresholds;
 mod trace;
 mod weight;
 
@@ -20,6 +47,7 @@ pub use directory::{Directory, Entry, KnownModel, Match, Role, Verification, Ver
 pub use error::{Error, Result};
 pub use experts::{ExpertOptions, ExpertOutput, super_experts};
 pub use invariance::{Invariance, Seen, invariance};
+pub use measure::measure;
 pub use options::{DetectOptions, Mode};
 pub use prompt::{DEFAULT_PROMPT, PROMPTS, PROOF_TEXTS, encode, proof_texts};
 pub use proof::{Control, Effect, Effects, Proof, ProofOptions, prove, prove_candidates};

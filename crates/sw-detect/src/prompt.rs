@@ -47,12 +47,25 @@ pub fn proof_texts(model: &Model) -> Result<Vec<Vec<u32>>> {
 /// When the model has no tokenizer, or the text encodes to nothing.
 pub fn encode(model: &Model, prompt: &str) -> Result<Vec<u32>> {
     let tokens = model.tokenizer()?.encode(prompt, true)?;
-    if tokens.is_empty() {
+    at_least(1, &tokens, || prompt.into())?;
+    Ok(tokens)
+}
+
+/// At least one token.
+pub(crate) fn some(tokens: &[u32]) -> Result<()> {
+    at_least(1, tokens, String::new)
+}
+
+/// At least so many tokens.
+pub(crate) fn at_least(expected: usize, tokens: &[u32], prompt: impl Fn() -> String) -> Result<()> {
+    let found = tokens.len();
+    if found < expected {
+        let prompt = prompt();
         return Err(Error::Prompt {
-            prompt: prompt.into(),
-            expected: 1,
-            found: 0,
+            prompt,
+            expected,
+            found,
         });
     }
-    Ok(tokens)
+    Ok(())
 }

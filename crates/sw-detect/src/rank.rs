@@ -73,15 +73,12 @@ pub fn rank_rows(model: &Model, options: &RankOptions) -> Result<Vec<RankedRow>>
     let mut ranked = Vec::new();
     for layer in 0..model.spec().layers.len() {
         for expert in weight::experts(model, layer) {
-            let (Some(gate), Some(up), Some(down)) = (
-                weight::gate(model, layer, expert),
-                weight::up(model, layer, expert),
-                weight::down(model, layer, expert),
-            ) else {
+            let gate_up = weight::gate_up(model, layer, expert);
+            let Some(((gate, up), down)) = gate_up.zip(weight::down(model, layer, expert)) else {
                 let family = model.spec().family.to_string();
                 return Err(Error::NotGated { family, layer });
             };
-            let norms = row_norms(gate, up, down, options);
+            let norms = row_norms(&gate, &up, down, options);
             let usual = median(norms.iter().copied());
             ranked.extend((0..).zip(norms).map(|(row, norm)| RankedRow {
                 layer,

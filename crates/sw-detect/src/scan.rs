@@ -35,8 +35,39 @@ pub(crate) struct Spike {
 }
 
 impl Spike {
+    /// The output `y` at (layer, expert, row), made from the inputs `x` of its token and the weights `w` of its row.
+    /// `col`: the input asked for, else the one that contributes most in the direction of `y`.
+    pub(crate) fn new(
+        (layer, expert, row): (usize, Option<usize>, usize),
+        col: Option<usize>,
+        token: usize,
+        x: ArrayView1<'_, f32>,
+        w: &[f32],
+        y: f32,
+        medians: [f32; 2],
+    ) -> Self {
+        let (largest, columns_for_half) = contributions(x, w, y);
+        let col = col.unwrap_or(largest);
+        let (x, w) = (x[col], w[col]);
+        Self {
+            layer,
+            expert,
+            token,
+            row,
+            col,
+            x,
+            w,
+            y,
+            columns_for_half,
+            medians,
+        }
+    }
+
     /// This weight's part of the output.
     pub(crate) fn share(&self) -> f32 {
+        if self.y == 0.0 {
+            return 0.0;
+        }
         self.x * self.w / self.y
     }
 }
@@ -122,20 +153,17 @@ impl<'a> Scan<'a> {
             if y[[t, row]] == 0.0 {
                 continue;
             }
-            let w = weight::row(matrix, row);
-            let (col, columns_for_half) = contributions(x.row(t), &w, y[[t, row]]);
-            let spike = Spike {
-                layer,
-                expert,
-                token: view.tokens.map_or(t, |tokens| tokens[t]),
-                row,
-                col,
-                x: x[[t, col]],
-                w: w[col],
-                y: y[[t, row]],
-                columns_for_half,
+            let at = (layer, expert, row);
+            let token = view.tokens.map_or(t, |tokens| tokens[t]);
+            let spike = Spike::new(
+                at,
+                None,
+                token,
+                x.row(t),
+                &weight::row(matrix, row),
+                y[[t, row]],
                 medians,
-            };
+            );
             let size = spike.x.abs().min(spike.y.abs());
             let ratio = (spike.x.abs() / medians[0]).min(spike.y.abs() / medians[1]);
             let stands_out = [size > self.options.absolute, ratio > self.options.relative];

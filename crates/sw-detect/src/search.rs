@@ -1,14 +1,14 @@
 //! The search: spikes at input and output of the same token, zero what made them, run again.
 
-use sw_model::{Linear, Model, Seq, WeightEdit};
+use sw_model::{Model, Seq, WeightCoord, WeightEdit};
 
 use crate::{
-    error::{Error, Result},
-    options::{DetectOptions, Mode},
-    prompt::encode,
-    report::{Applied, Candidate, Groups, LayerProfile, Peak, Report, Unit},
-    scan::{Kept, Scan, Spike, median},
-    weight,
+    error::Result,
+    options::DetectOptions,
+    prompt::{encode, some},
+    report::{Candidate, Groups, Report, Unit},
+    scan::{Kept, Scan, Spike},
+    thresholds::Thresholds,
 };
 
 /// Searches the super weights of a model with a prompt.
@@ -32,13 +32,7 @@ pub fn detect_prompt(model: &Model, prompt: &str, options: &DetectOptions) -> Re
 /// # Errors
 /// No tokens, a token beyond the vocabulary, a non-finite activation.
 pub fn detect(model: &Model, tokens: &[u32], options: &DetectOptions) -> Result<Report> {
-    if tokens.is_empty() {
-        return Err(Error::Prompt {
-            prompt: String::new(),
-            expected: 1,
-            found: 0,
-        });
-    }
+    some(tokens)?;
     let mut scan = Scan::new(model, options);
     model.forward(&[Seq::from(tokens)], &mut scan)?;
     let Scan {
@@ -47,11 +41,7 @@ pub fn detect(model: &Model, tokens: &[u32], options: &DetectOptions) -> Result<
         kept,
         ..
     } = scan;
-    let mut thresholds = Thresholds::new(options, &profile);
-    if options.mode == Mode::Auto {
-        let any = spikes.iter().any(|s| thresholds.accepts(s));
-        thresholds.mode = if any { Mode::Absolute } else { Mode::Relative };
-    }
+    let thresholds = Thresholds::new(options, &profile, &spikes);
     let mut kept = kept.into_iter().nth(thresholds.index()).flatten();
     let mut found = Found::default();
     let weak_candidate = strongest(model, &spikes, &thresholds);
@@ -94,109 +84,6 @@ pub fn detect(model: &Model, tokens: &[u32], options: &DetectOptions) -> Result<
     })
 }
 
-/// What a value must exceed.
-struct Thresholds<'a> {
-    options: &'a DetectOptions,
-    mode: Mode,
-    /// Medians over the layers of what is usual at their inputs, and at their outputs.
-    medians: [f32; 2],
-}
-
-impl<'a> Thresholds<'a> {
-    fn new(options: &'a DetectOptions, first_round: &[LayerProfile]) -> Self {
-        let over_layers =
-            |side: fn(&LayerProfile) -> Peak| median(first_round.iter().map(|l| side(l).median));
-        Self {
-            options,
-            mode: if options.mode == Mode::Auto {
-                Mode::Absolute
-            } else {
-                options.mode
-            },
-            medians: [over_layers(|l| l.down_in), over_layers(|l| l.down_out)],
-        }
-    }
-
-    /// What is usual at input (0) and output (1): for the layer's channels or over the layers, whichever is more.
-    fn usual(&self, spike: &Spike, side: usize) -> f32 {
-        spike.medians[side].max(self.medians[side])
-    }
-
-    fn limit(&self, spike: &Spike, side: usize) -> f32 {
-        match self.mode {
-            Mode::Relative => self.options.relative * self.usual(spike, side),
-            _ => self.options.absolute,
-        }
-    }
-
-    fn stands_out(&self, spike: &Spike) -> bool {
-        spike.x.abs() > self.limit(spike, 0) && spike.y.abs() > self.limit(spike, 1)
-    }
-
-    fn accepts(&self, spike: &Spike) -> bool {
-        self.stands_out(spike) && spike.share() >= self.options.min_share
-    }
-
-    fn index(&self) -> usize {
-        usize::from(self.mode == Mode::Relative)
-    }
-
-    fn applied(&self) -> Applied {
-        let value = match self.mode {
-            Mode::Relative => self.options.relative,
-            _ => self.options.absolute,
-        };
-        Applied {
-            mode: self.mode,
-            value,
-        }
-    }
-
-    fn candidate(&self, model: &Model, spike: &Spike, round: usize) -> Candidate {
-        let tensor = model.spec().tensor_name(spike.layer, Linear::Down);
-        Candidate {
-            layer: spike.layer,
-            tensor: tensor.unwrap_or_default(),
-            expert: spike.expert,
-            row: spike.row,
-            col: spike.col,
-            value: spike.w,
-            round,
-            down_in: spike.x,
-            down_out: spike.y,
-            token: spike.token,
-            share: spike.share(),
-            unit: self.unit(model, spike),
-            weak: false,
-            verdict: None,
-            columns_for_half: spike.columns_for_half,
-            in_ratio: spike.x.abs() / self.usual(spike, 0),
-            out_ratio: spike.y.abs() / self.usual(spike, 1),
-            effects: None,
-        }
-    }
-
-    /// Tells row, neuron and scalar apart; the column is that of the unedited model.
-    fn unit(&self, model: &Model, spike: &Spike) -> Unit {
-        if spike.share() < self.options.scalar_share {
-            return Unit::Row;
-        }
-        let Some(w) = weight::down(model, spike.layer, spike.expert) else {
-            return Unit::Scalar;
-        };
-        let column = weight::column(w, spike.col);
-        let limit = self.limit(spike, 1);
-        match column
-            .iter()
-            .filter(|w| (spike.x * **w).abs() > limit)
-            .count()
-        {
-            0 | 1 => Unit::Scalar,
-            _ => Unit::Neuron,
-        }
-    }
-}
-
 #[derive(Default)]
 struct Found {
     super_weights: Vec<Candidate>,
@@ -211,7 +98,7 @@ impl Found {
         spikes: &[Spike],
         thresholds: &Thresholds<'_>,
         round: usize,
-    ) -> Option<sw_model::WeightCoord> {
+    ) -> Option<WeightCoord> {
         let mut accepted = None;
         for spike in spikes.iter().filter(|s| thresholds.stands_out(s)) {
             if self.cancels(spike) {

@@ -124,7 +124,7 @@ impl<'a> Importances<'a> {
         let mut sum = 0.0;
         for i in self.token..tokens {
             let first = (i + 1).saturating_sub(window);
-            let score = |j: usize| self.score(q.row(i), k.row(j));
+            let score = |j: usize| self.score(layer, q.row(i), k.row(j));
             let largest = (first..=i).map(score).fold(f64::NEG_INFINITY, f64::max);
             let total: f64 = (first..=i).map(|j| (score(j) - largest).exp()).sum();
             if self.token >= first {
@@ -134,8 +134,10 @@ impl<'a> Importances<'a> {
         sum / (tokens - self.token) as f64
     }
 
-    fn score(&self, q: ArrayView1<'_, f32>, k: ArrayView1<'_, f32>) -> f64 {
-        f64::from(q.dot(&k) * self.spec.attention.scale)
+    fn score(&self, layer: usize, q: ArrayView1<'_, f32>, k: ArrayView1<'_, f32>) -> f64 {
+        let score = q.dot(&k) * self.spec.layers[layer].scale;
+        let softcap = self.spec.attention.softcap;
+        f64::from(softcap.map_or(score, |cap| cap * (score / cap).tanh()))
     }
 }
 

@@ -5,6 +5,7 @@ use sw_model::{Hook, Model, Seq, Site, SiteView, WeightEdit};
 
 use crate::{
     error::{Error, Result},
+    prompt::at_least,
     report::{Candidate, Peak},
     scan::{channel_maxima, peak},
 };
@@ -41,13 +42,7 @@ pub struct Trace {
 /// A token or channel that is not there, and whatever stops a forward pass.
 pub fn trace(model: &Model, tokens: &[u32], token: usize, channel: usize) -> Result<Trace> {
     let channels = model.spec().hidden_size;
-    if token >= tokens.len() {
-        return Err(Error::Prompt {
-            prompt: "the traced prompt".into(),
-            expected: token + 1,
-            found: tokens.len(),
-        });
-    }
+    at_least(token + 1, tokens, || "the traced prompt".into())?;
     if channel >= channels {
         return Err(Error::Channel { channel, channels });
     }

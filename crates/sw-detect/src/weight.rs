@@ -1,33 +1,41 @@
 //! The weights of an MLP, be it a layer's or an expert's.
 
-use sw_model::{Linear, Model};
+use sw_model::{Linear, LinearAt, Model};
 use sw_tensor::Mat;
 
-/// The MLPs of a layer: `None` is the layer's own.
-pub(crate) fn experts(_model: &Model, _layer: usize) -> Vec<Option<usize>> {
-    vec![None]
+/// The MLPs of a layer: `None` is the layer's own, which a mixture of experts does not have.
+pub(crate) fn experts(model: &Model, layer: usize) -> Vec<Option<usize>> {
+    let spec = model.spec();
+    match spec.experts {
+        Some(experts) if spec.layers[layer].sparse => (0..experts.count).map(Some).collect(),
+        _ => vec![None],
+    }
 }
 
 /// `[hidden, intermediate]`; `None` where the model has no such matrix.
 pub(crate) fn down(model: &Model, layer: usize, expert: Option<usize>) -> Option<&Mat> {
-    of(model, layer, expert, Linear::Down)
+    let linear = Linear::Down;
+    model.weight_at(LinearAt {
+        layer,
+        expert,
+        linear,
+    })
 }
 
-/// `[intermediate, hidden]`; `None` where the model has no such matrix.
-pub(crate) fn gate(model: &Model, layer: usize, expert: Option<usize>) -> Option<&Mat> {
-    of(model, layer, expert, Linear::Gate)
-}
-
-/// `[intermediate, hidden]`; `None` where the model has no such matrix.
-pub(crate) fn up(model: &Model, layer: usize, expert: Option<usize>) -> Option<&Mat> {
-    of(model, layer, expert, Linear::Up)
-}
-
-fn of(model: &Model, layer: usize, expert: Option<usize>, linear: Linear) -> Option<&Mat> {
-    match expert {
-        None => model.weight(layer, linear),
-        Some(_) => None,
+/// Gate and up projection, each `[intermediate, hidden]`; `None` where the MLP has no gate.
+pub(crate) fn gate_up(model: &Model, layer: usize, expert: Option<usize>) -> Option<(Mat, Mat)> {
+    let of = |linear| {
+        model.weight_at(LinearAt {
+            layer,
+            expert,
+            linear,
+        })
+    };
+    if let Some(both) = of(Linear::GateUp) {
+        let half = both.rows() / 2;
+        return Some((both.slice_rows(0..half), both.slice_rows(half..both.rows())));
     }
+    of(Linear::Gate).cloned().zip(of(Linear::Up).cloned())
 }
 
 /// One row: the weights that make one output channel.

@@ -15,7 +15,8 @@ use self::{
     variants::Baseline,
 };
 use crate::{
-    error::{Error, Result},
+    error::Result,
+    prompt::at_least,
     report::{Candidate, Report, Verdict},
     weight,
 };
@@ -126,20 +127,10 @@ pub fn prove_candidates(
     texts: &[Vec<u32>],
     options: &ProofOptions,
 ) -> Result<Option<Proof>> {
-    if let Some(text) = texts.iter().find(|t| t.len() < 2) {
-        return Err(Error::Prompt {
-            prompt: format!("{text:?}"),
-            expected: 2,
-            found: text.len(),
-        });
+    for text in texts {
+        at_least(2, text, || format!("{text:?}"))?;
     }
-    if texts.is_empty() {
-        return Err(Error::Prompt {
-            prompt: String::new(),
-            expected: 2,
-            found: 0,
-        });
-    }
+    at_least(2, &texts.concat(), || "the texts of the proof".into())?;
     if candidates.is_empty() {
         return Ok(None);
     }

@@ -1,18 +1,22 @@
 //! What surrounds the search: rankings, traces, sinks, several prompts, the directory.
 
 use sw_detect::{
-    DEFAULT_PROMPT, DetectOptions, Directory, ExpertOptions, Match, PROMPTS, RankOptions, Role,
-    SinkOptions, detect, detect_prompt, encode, invariance, pruned, rank_rows, sinks,
-    super_experts, trace,
+    Candidate, DEFAULT_PROMPT, DetectOptions, Directory, Effect, ExpertOptions, Match, PROMPTS,
+    ProofOptions, RankOptions, Role, SinkOptions, detect, detect_prompt, encode, invariance,
+    measure, prove, pruned, rank_rows, sinks, super_experts, trace,
 };
-use sw_model::{Error, Linear, Model};
+use sw_model::{EditOp, Error, Linear, Model, WeightCoord, WeightEdit};
 use sw_tensor::Mat;
 
 use crate::planted::{Plant, Planted, Shape, write};
 
 fn planted(plant: Plant, seed: u64) -> (Planted, Model) {
+    planted_in(Shape::Llama, plant, seed)
+}
+
+fn planted_in(shape: Shape, plant: Plant, seed: u64) -> (Planted, Model) {
     let dir = tempfile::tempdir().unwrap();
-    let planted = write(dir.path(), Shape::Llama, plant, seed);
+    let planted = write(dir.path(), shape, plant, seed);
     let model = Model::open(dir.path()).unwrap(); // mapped: the files may go
     (planted, model)
 }
@@ -20,20 +24,190 @@ fn planted(plant: Plant, seed: u64) -> (Planted, Model) {
 #[test]
 fn the_weights_alone_rank_the_planted_row_first() {
     for seed in 0..20 {
-        let (planted, model) = planted(Plant::One, seed);
-        let (layer, _, row, _) = planted.super_weights[0];
-        let ranked = rank_rows(&model, &RankOptions::default()).unwrap();
+        for shape in [Shape::Llama, Shape::Olmo, Shape::Phi3, Shape::Mixtral] {
+            let (planted, model) = planted_in(shape, Plant::One, seed);
+            let (layer, expert, row, _) = planted.super_weights[0];
+            let ranked = rank_rows(&model, &RankOptions::default()).unwrap();
+            let what = format!("{shape:?} seed {seed}: {ranked:?}");
+            assert_eq!(
+                (ranked[0].layer, ranked[0].expert, ranked[0].row),
+                (layer, expert, row),
+                "{what}"
+            );
+            assert!(
+                ranked[0].ratio > 12.0 && ranked[0].ratio > 2.0 * ranked[1].ratio,
+                "{what}"
+            );
+            assert_eq!(ranked.len(), RankOptions::default().top);
+        }
+    }
+}
+
+#[test]
+fn the_expert_that_holds_the_super_weight_is_a_super_expert() {
+    for seed in 0..20 {
+        let (planted, model) = planted_in(Shape::Mixtral, Plant::One, seed);
+        let (layer, expert, row, _) = planted.super_weights[0];
+        let found = super_experts(&model, &planted.tokens, &ExpertOptions::default()).unwrap();
+        let all: Vec<_> = found.iter().filter(|o| o.super_expert).collect();
+        assert_eq!(all.len(), 1, "seed {seed}: {found:?}");
         assert_eq!(
-            (ranked[0].layer, ranked[0].row),
-            (layer, row),
-            "seed {seed}: {ranked:?}"
+            (
+                all[0].layer,
+                Some(all[0].expert),
+                all[0].channel,
+                all[0].token
+            ),
+            (layer, expert, row, 0)
+        );
+    }
+}
+
+#[test]
+fn a_proof_agrees_with_edited_models_in_every_shape() {
+    for shape in [Shape::Llama, Shape::Olmo, Shape::Phi3, Shape::Mixtral] {
+        let (planted, model) = planted_in(shape, Plant::TwoInOneRow, 5);
+        let mut report = detect(&model, &planted.tokens, &DetectOptions::default()).unwrap();
+        let texts = [planted.tokens.clone(), (1..20).collect(), vec![1, 9, 8, 7]];
+        prove(&model, &mut report, &texts, &ProofOptions::default()).unwrap();
+        let nll = |model: &Model| {
+            let texts: Vec<&[u32]> = texts.iter().map(Vec::as_slice).collect();
+            let scores = model.score_texts(&texts, &mut ()).unwrap();
+            let all: Vec<f64> = scores.iter().flatten().map(|s| -s.log_prob).collect();
+            all.iter().sum::<f64>() / all.len() as f64
+        };
+        let close = |effect: &Effect, edits: Vec<WeightEdit>, what: &str| {
+            let expected = nll(&model.edited(&edits).unwrap()) - nll(&model);
+            assert!(
+                (effect.nll - expected).abs() < 1e-4,
+                "{shape:?} {what}: {} and {expected}",
+                effect.nll
+            );
+        };
+        let edit = |c: &Candidate, row, col, op| WeightEdit {
+            coord: WeightCoord {
+                row,
+                col,
+                ..c.coord()
+            },
+            op,
+        };
+        close(
+            &report.proof.as_ref().unwrap().joint,
+            prunes(&report.super_weights),
+            "joint",
+        );
+        for (i, c) in report.super_weights.iter().enumerate() {
+            let effects = c.effects.as_ref().unwrap();
+            close(&effects.zero, prunes(&report.super_weights[i..=i]), "zero");
+            close(
+                &effects.flip,
+                vec![edit(c, c.row, c.col, EditOp::Scale(-1.0))],
+                "flip",
+            );
+            close(
+                &effects.row,
+                (0..64)
+                    .map(|k| edit(c, c.row, k, EditOp::Set(0.0)))
+                    .collect(),
+                "row",
+            );
+            close(
+                &effects.neuron,
+                (0..32)
+                    .map(|j| edit(c, j, c.col, EditOp::Set(0.0)))
+                    .collect(),
+                "neuron",
+            );
+            let others = [&report.super_weights[..i], &report.super_weights[i + 1..]].concat();
+            close(
+                effects.leave_one_out.as_ref().unwrap(),
+                prunes(&others),
+                "leave one out",
+            );
+            for control in effects
+                .random
+                .iter()
+                .chain(&effects.largest)
+                .chain(&effects.same_row)
+            {
+                close(
+                    &control.effect,
+                    vec![edit(c, control.row, control.col, EditOp::Set(0.0))],
+                    "control",
+                );
+            }
+            assert_eq!(effects.random.len(), 3);
+            assert!(c.verdict.is_some());
+        }
+    }
+}
+
+fn prunes(candidates: &[Candidate]) -> Vec<WeightEdit> {
+    candidates
+        .iter()
+        .map(|c| WeightEdit::prune(c.coord()))
+        .collect()
+}
+
+#[test]
+fn weights_that_are_named_are_measured_as_if_detected() {
+    for shape in [Shape::Llama, Shape::Mixtral] {
+        let (planted, model) = planted_in(shape, Plant::One, 3);
+        let options = DetectOptions::default();
+        let report = detect(&model, &planted.tokens, &options).unwrap();
+        let coord = report.super_weights[0].coord();
+        let other = WeightCoord {
+            row: (coord.row + 1) % 32,
+            ..coord
+        };
+        let measured = measure(&model, &planted.tokens, &[other, coord], &options).unwrap();
+        assert_eq!(measured[1], report.super_weights[0]);
+        assert!(
+            measured[0].weak && measured[0].coord() == other,
+            "{:?}",
+            measured[0]
+        );
+
+        let line = |coord| {
+            measure(&model, &planted.tokens, &[coord], &options)
+                .unwrap_err()
+                .to_string()
+        };
+        let beyond = line(WeightCoord { layer: 5, ..coord });
+        assert!(beyond.contains("layer 5: expected 0 to 4"), "{beyond}");
+        assert!(
+            line(WeightCoord { row: 32, ..coord }).contains("outside the tensor's shape [32, 64]")
         );
         assert!(
-            ranked[0].ratio > 12.0 && ranked[0].ratio > 2.0 * ranked[1].ratio,
-            "seed {seed}: {ranked:?}"
+            line(WeightCoord {
+                linear: Linear::Up,
+                ..coord
+            })
+            .contains("expected a weight of down_proj")
         );
-        assert_eq!(ranked.len(), RankOptions::default().top);
     }
+}
+
+#[test]
+fn without_a_plant_ratios_stay_well_below_the_threshold() {
+    let mut largest = [0f32; 2];
+    for seed in 0..50 {
+        for shape in [Shape::Llama, Shape::Olmo, Shape::Phi3] {
+            let (planted, model) = planted_in(shape, Plant::Nothing, seed);
+            let report = detect(&model, &planted.tokens, &DetectOptions::default()).unwrap();
+            for l in &report.profile {
+                for (largest, peak) in largest.iter_mut().zip([l.down_in, l.down_out]) {
+                    *largest = largest.max(peak.value.abs() / peak.median);
+                }
+            }
+        }
+    }
+    println!("largest ratios at inputs and outputs: {largest:?}");
+    assert!(
+        largest[1] < 0.6 * DetectOptions::default().relative,
+        "{largest:?}"
+    );
 }
 
 #[test]
@@ -62,9 +236,9 @@ fn uniform_attention_has_the_importance_of_the_harmonic_number() {
     let (_, model) = planted(Plant::Nothing, 1);
     // Without queries all scores are zero.
     let uniform = model
-        .replaced::<Error>(|_, linear, old| {
+        .replaced::<Error>(|at, old| {
             let zero = || Mat::from_f32(old.rows(), old.cols(), vec![0.0; old.rows() * old.cols()]);
-            Ok((linear == Linear::Q).then(zero))
+            Ok((at.linear == Linear::Q).then(zero))
         })
         .unwrap();
     let text: Vec<u32> = (0..64).collect();

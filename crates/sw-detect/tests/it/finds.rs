@@ -81,4 +81,19 @@ proptest! {
     fn exactly_what_was_planted_in_llama(seed: u64) {
         check(Shape::Llama, seed);
     }
+
+    #[test]
+    fn exactly_what_was_planted_in_olmo(seed: u64) {
+        check(Shape::Olmo, seed);
+    }
+
+    #[test]
+    fn exactly_what_was_planted_in_phi3(seed: u64) {
+        check(Shape::Phi3, seed);
+    }
+
+    #[test]
+    fn exactly_what_was_planted_in_mixtral(seed: u64) {
+        check(Shape::Mixtral, seed);
+    }
 }

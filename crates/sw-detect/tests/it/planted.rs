@@ -66,10 +66,11 @@ impl Random {
         low + (high - low) * (self.0.next_u32() >> 8) as f32 / (1 << 24) as f32
     }
 
-    /// Approximately normal, with standard deviation `sd`: the sum of twelve uniform numbers.
+    /// Approximately normal, with standard deviation `sd`: the sum of four uniform numbers of variance 1/12 each.
     fn normal(&mut self, n: usize, sd: f32) -> Vec<f32> {
+        let sd = sd * 3f32.sqrt();
         (0..n)
-            .map(|_| sd * (0..12).map(|_| self.uniform(-0.5, 0.5)).sum::<f32>())
+            .map(|_| sd * (0..4).map(|_| self.uniform(-0.5, 0.5)).sum::<f32>())
             .collect()
     }
 }

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! - **Model differences are data.** A family (module [`family`]) is a table from config keys and tensor names to a
-//!   [`Spec`]; it contains no arithmetic. The forward pass exists once, in `forward.rs`.
+//!   [`Spec`]; it contains no arithmetic. The forward pass exists once, in `forward.rs` and `block.rs`.
 //! - **A weight is a base plus an overlay.** [`Model::edited`] returns a model that shares every byte of the checkpoint
 //!   and differs in the named scalars only; a pruned weight is a true zero.
 //! - **Coordinates** follow the stored tensors: `weight[row = output channel, col = input channel]`, counted from 0.

@@ -28,7 +28,12 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let result = match Cli::parse().command {
+    let cli = Cli::parse();
+    if let Err(error) = sw_tensor::check_isa() {
+        eprintln!("error: {error}");
+        return ExitCode::from(2);
+    }
+    let result = match cli.command {
         Command::ReproduceTable1(c) => c.run(),
     };
     match result {

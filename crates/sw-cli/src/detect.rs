@@ -1,9 +1,12 @@
 //! `sw detect`: which weights must not be touched.
 
-use anyhow::{Result, bail};
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use comfy_table::{Table, presets::UTF8_FULL_CONDENSED};
-use sw_detect::{Candidate, DetectOptions, Mode, Report, detect};
+use sw_detect::{Candidate, DetectOptions, Mode, ProofOptions, Report, detect, proof_texts, prove};
+use sw_model::Model;
 
 use crate::{
     args::{ModelArgs, PromptArgs},
@@ -36,6 +39,15 @@ pub(crate) struct Detect {
     /// Rounds of zeroing and searching again, at most
     #[arg(long, value_name = "N", default_value_t = DetectOptions::default().max_rounds, alias = "max_rounds")]
     max_rounds: usize,
+    /// Search only: no effect on the log-likelihood of texts, no verdict
+    #[arg(long)]
+    no_proof: bool,
+    /// Add what was found to a directory file (made from the shipped one where it does not exist)
+    #[arg(long, value_name = "FILE", requires = "name")]
+    add_to: Option<PathBuf>,
+    /// The name of the model in that directory, such as ORG/NAME
+    #[arg(long, value_name = "ID", requires = "add_to")]
+    name: Option<String>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -70,8 +82,20 @@ impl Detect {
         options.relative = self.relative;
         options.max_rounds = self.max_rounds;
         let mut report = detect(&model, &tokens, &options)?;
+        if !self.no_proof {
+            prove_if_possible(&model, &mut report)?;
+        }
         report.prompt = Some(prompt);
         report.model.clone_from(&self.model.model);
+        if let (Some(path), Some(id)) = (&self.add_to, &self.name) {
+            let known = crate::directory::read(path.exists().then_some(path))?;
+            let text = serde_json::to_string_pretty(&known.with(id, &model, &report))?;
+            let part = path.with_extension("part");
+            let write =
+                || std::fs::write(&part, text + "\n").and_then(|()| std::fs::rename(&part, path));
+            write().with_context(|| path.display().to_string())?;
+            eprintln!("written: {}", path.display());
+        }
         if self.json {
             say(serde_json::to_string_pretty(&report)?)?;
         } else {
@@ -79,6 +103,20 @@ impl Detect {
         }
         Ok(())
     }
+}
+
+/// Proves the candidates on the shipped texts; a model without a tokenizer goes without.
+pub(crate) fn prove_if_possible(model: &Model, report: &mut Report) -> Result<()> {
+    if let Err(error) = model.tokenizer() {
+        eprintln!("note: no proof without a tokenizer ({error})");
+        return Ok(());
+    }
+    Ok(prove(
+        model,
+        report,
+        &proof_texts(model)?,
+        &ProofOptions::default(),
+    )?)
 }
 
 fn print(report: &Report) -> Result<()> {

@@ -5,6 +5,8 @@
 
 mod args;
 mod detect;
+mod directory;
+mod eval;
 mod generate;
 mod inspect;
 
@@ -25,13 +27,28 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Detect(detect::Detect),
+    Verify(directory::Verify),
+    Directory(directory::List),
+    Eval(eval::Eval),
+    Merge(eval::Merge),
+    Tasks(eval::Tasks),
     Generate(generate::Generate),
     Inspect(inspect::Inspect),
 }
 
 fn main() -> ExitCode {
-    let result = match Cli::parse().command {
+    let cli = Cli::parse();
+    if let Err(error) = sw_tensor::check_isa() {
+        eprintln!("error: {error}");
+        return ExitCode::from(2);
+    }
+    let result = match cli.command {
         Command::Detect(c) => c.run(),
+        Command::Verify(c) => c.run(),
+        Command::Directory(c) => c.run(),
+        Command::Eval(c) => c.run(),
+        Command::Merge(c) => c.run(),
+        Command::Tasks(c) => c.run(),
         Command::Generate(c) => c.run(),
         Command::Inspect(c) => c.run(),
     };

@@ -1,0 +1,344 @@
+//! `sw eval`, `sw merge` and `sw tasks`: numbers that agree with lm-evaluation-harness.
+
+use std::{
+    fs,
+    ops::ControlFlow,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::Args;
+use comfy_table::{CellAlignment, Table, presets::UTF8_FULL_CONDENSED};
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::Value;
+use sw_eval::{
+    Bos, DataDir, EvalResults, Intervention, Journal, Options, Run, Runtime, Shard, Split, TASKS,
+    evaluate_with,
+};
+
+use crate::{args::ModelArgs, say};
+
+/// Evaluate a checkpoint on zero-shot tasks and perplexity texts; the digits are lm-evaluation-harness'.
+///
+/// A run with --output-path keeps a journal there: killed at any moment and started again, it goes on where it stopped.
+///
+/// Examples:
+///   sw eval MODEL --tasks arc_easy,lambada_openai --data DATA
+///   sw eval MODEL --tasks hellaswag --data DATA --limit 200 --bos off --log-samples --output-path out
+///   sw eval MODEL --tasks wikitext2 --data DATA --plan prune.json --output-path out
+///   mpirun -n 3 sw eval MODEL --tasks piqa --data DATA --shard auto --output-path out && sw merge out
+#[derive(Args)]
+#[command(verbatim_doc_comment)]
+pub(crate) struct Eval {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// Tasks, as `sw tasks` lists them
+    #[arg(long, value_delimiter = ',', required = true)]
+    tasks: Vec<String>,
+    /// A folder that holds ORG/NAME/... as the Hugging Face dataset repositories lay them out [default: the cache]
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// Documents of each task (windows of each text), at most
+    #[arg(long, value_name = "N")]
+    limit: Option<usize>,
+    /// Whether texts begin with the beginning-of-sequence token: the tokenizer's own rule, always, or never
+    #[arg(long, value_name = "auto|on|off", default_value_t)]
+    bos: Bos,
+    /// Worked examples before each question
+    #[arg(long, value_name = "N", default_value_t = 0, alias = "num_fewshot")]
+    num_fewshot: usize,
+    /// Seed of the draw of worked examples
+    #[arg(long, value_name = "N", default_value_t = Options::default().seed)]
+    seed: u64,
+    /// Another split than the tasks' own: train, validation or test
+    #[arg(long)]
+    split: Option<Split>,
+    /// Tokens of one batch [default: auto]
+    #[arg(
+        long,
+        value_name = "auto|TOKENS",
+        default_value = "auto",
+        alias = "batch_size"
+    )]
+    batch_size: String,
+    /// A JSON file with a list of interventions
+    #[arg(long, value_name = "FILE")]
+    plan: Option<PathBuf>,
+    /// Part i of n of the documents, or rank and size from mpirun or srun; join the parts with sw merge
+    #[arg(long, value_name = "i/n|auto", requires = "output_path")]
+    shard: Option<String>,
+    /// Where results, samples and the journal go
+    #[arg(long, value_name = "DIR", alias = "output_path")]
+    output_path: Option<PathBuf>,
+    /// Write every document's answers, too
+    #[arg(long, alias = "log_samples", requires = "output_path")]
+    log_samples: bool,
+    /// Print the results file instead of a table
+    #[arg(long)]
+    json: bool,
+}
+
+impl Eval {
+    pub(crate) fn run(&self) -> Result<()> {
+        let options = self.options()?;
+        let data = match &self.data {
+            Some(dir) if dir.is_dir() => DataDir::folder(dir),
+            Some(dir) => bail!("--data {}: no such directory", dir.display()),
+            None => DataDir::Cache,
+        };
+        let model = self.model.open()?;
+        let mut runtime = Runtime::new(&model, &options.interventions)?.named(&self.model.model);
+        if self.batch_size != "auto" {
+            let budget: usize = self
+                .batch_size
+                .parse()
+                .ok()
+                .filter(|&n| n > 0)
+                .with_context(|| {
+                    format!(
+                        "--batch-size {}: expected auto or a number of tokens",
+                        self.batch_size
+                    )
+                })?;
+            runtime = runtime.with_budget(budget);
+        }
+        if let Some(dir) = &self.output_path {
+            fs::create_dir_all(dir).with_context(|| dir.display().to_string())?;
+        }
+        let journal = |key: &sw_eval::Key| {
+            let dir = self.output_path.as_deref().unwrap_or(Path::new("."));
+            Journal::open(journal_path(dir, &key.config, key.shard), key)
+        };
+        let journal: Option<&dyn Fn(&sw_eval::Key) -> _> =
+            self.output_path.is_some().then_some(&journal as _);
+        let bar = bar();
+        let mut progress = |status: sw_eval::Status| {
+            bar.set_length(status.tokens as u64);
+            bar.set_position(status.tokens_done as u64);
+            ControlFlow::Continue(())
+        };
+        let tasks: Vec<&str> = self.tasks.iter().map(String::as_str).collect();
+        let run = evaluate_with(&runtime, &tasks, &data, &options, journal, &mut progress)?;
+        bar.finish_and_clear();
+        if run.environment.resumed > 0 {
+            eprintln!(
+                "resumed: {} answers were in the journal",
+                run.environment.resumed
+            );
+        }
+        let (config, shard) = (run.config.clone(), run.shard);
+        match &self.output_path {
+            Some(dir) if !shard.is_whole() => save_shard(dir, &run)?,
+            dir => {
+                let results = EvalResults::new(run);
+                report(&results, dir.as_deref(), self.log_samples, self.json)?;
+            }
+        }
+        if let Some(dir) = &self.output_path {
+            let path = journal_path(dir, &config, shard);
+            fs::remove_file(&path).with_context(|| path.display().to_string())?;
+        }
+        Ok(())
+    }
+
+    fn options(&self) -> Result<Options> {
+        let mut options = Options::default();
+        options.limit = self.limit;
+        options.bos = self.bos;
+        options.num_fewshot = self.num_fewshot;
+        options.seed = self.seed;
+        options.split = self.split;
+        if let Some(path) = &self.plan {
+            let name = || path.display().to_string();
+            let text = fs::read_to_string(path).with_context(name)?;
+            let plan: Vec<Intervention> = serde_json::from_str(&text).with_context(name)?;
+            options.interventions = plan;
+        }
+        options.shard = match self.shard.as_deref() {
+            None => Shard::default(),
+            Some("auto") => Shard::from_launcher(|name| std::env::var(name).ok())?,
+            Some(shard) => shard.parse()?,
+        };
+        if !options.shard.is_whole() {
+            eprintln!("shard {}", options.shard);
+        }
+        Ok(options)
+    }
+}
+
+fn journal_path(dir: &Path, config: &str, shard: Shard) -> PathBuf {
+    let config: String = config.chars().take(16).collect();
+    dir.join(format!(
+        "journal_{config}_{}.jsonl",
+        shard.to_string().replace('/', "_of_")
+    ))
+}
+
+fn save_shard(dir: &Path, run: &Run) -> Result<()> {
+    let config: String = run.config.chars().take(16).collect();
+    let shard = run.shard.to_string().replace('/', "_of_");
+    let path = dir.join(format!("shard_{config}_{shard}.json"));
+    let part = path.with_extension("part");
+    let write = || -> Result<()> {
+        fs::write(&part, serde_json::to_string(run)?)?;
+        Ok(fs::rename(&part, &path)?)
+    };
+    write().with_context(|| path.display().to_string())?;
+    eprintln!("written: {}", path.display());
+    Ok(())
+}
+
+/// Writes the files, and prints the table (or the results file).
+fn report(results: &EvalResults, dir: Option<&Path>, samples: bool, json: bool) -> Result<()> {
+    if let Some(dir) = dir {
+        let stamp = jiff::Timestamp::now()
+            .strftime("%Y-%m-%dT%H-%M-%S.%6f")
+            .to_string();
+        let path = results.save(dir, &stamp, samples)?;
+        eprintln!("written: {}", path.display());
+    }
+    if json {
+        return say(format!("{:#}", results.to_json()));
+    }
+    say(table(results))?;
+    for warning in results.run().warnings() {
+        eprintln!("note: {warning}");
+    }
+    Ok(())
+}
+
+fn table(results: &EvalResults) -> Table {
+    let mut table = Table::new();
+    table.load_style(UTF8_FULL_CONDENSED);
+    table.set_header([
+        "task",
+        "version",
+        "split",
+        "n-shot",
+        "documents",
+        "metric",
+        "value",
+        "stderr",
+    ]);
+    let run = results.run();
+    for task_run in &run.tasks {
+        let Some(task) = TASKS.iter().find(|t| t.name == task_run.task) else {
+            continue;
+        };
+        for &metric in task.metrics {
+            let Some(aggregate) = results.get(task.name, metric) else {
+                continue;
+            };
+            let shots = task_run
+                .source
+                .fewshot_split
+                .map_or(0, |_| run.options.num_fewshot);
+            table.add_row([
+                task.name.to_owned(),
+                task.version.to_string(),
+                task_run.source.split.to_string(),
+                shots.to_string(),
+                task_run.samples.len().to_string(),
+                metric.name().to_owned(),
+                format!("{:.4}", aggregate.value),
+                aggregate
+                    .stderr
+                    .map_or_else(|| "-".into(), |e| format!("{e:.4}")),
+            ]);
+        }
+    }
+    for column in table.column_iter_mut().skip(3) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    table
+}
+
+fn bar() -> ProgressBar {
+    let bar = ProgressBar::new(0);
+    let style = "{bar:30} {percent:>3}%  {pos}/{len} tokens  {per_sec}  {eta} left";
+    bar.set_style(ProgressStyle::with_template(style).expect("a constant"));
+    bar
+}
+
+/// Join the parts of a sharded evaluation: exactly the whole run's results.
+///
+/// Example: sw merge out
+#[derive(Args)]
+pub(crate) struct Merge {
+    /// The folder that `sw eval --shard` wrote to
+    dir: PathBuf,
+    /// Write every document's answers, too
+    #[arg(long, alias = "log_samples")]
+    log_samples: bool,
+    /// Print the results file instead of a table
+    #[arg(long)]
+    json: bool,
+}
+
+impl Merge {
+    pub(crate) fn run(&self) -> Result<()> {
+        let name = || self.dir.display().to_string();
+        let mut shards: Vec<Run> = Vec::new();
+        for entry in fs::read_dir(&self.dir).with_context(name)? {
+            let path = entry.with_context(name)?.path();
+            let file = path
+                .file_name()
+                .and_then(|f| f.to_str())
+                .unwrap_or_default();
+            if file.starts_with("shard_") && file.ends_with(".json") {
+                let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+                let shard = serde_json::from_str(&text);
+                shards.push(shard.with_context(|| path.display().to_string())?);
+            }
+        }
+        ensure!(
+            !shards.is_empty(),
+            "{}: no shard_*.json file; sw eval --shard i/n --output-path {} writes them",
+            self.dir.display(),
+            self.dir.display()
+        );
+        let results = EvalResults::new(Run::merge(shards)?);
+        report(&results, Some(&self.dir), self.log_samples, self.json)
+    }
+}
+
+/// List the tasks that sw eval knows.
+#[derive(Args)]
+pub(crate) struct Tasks {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl Tasks {
+    pub(crate) fn run(&self) -> Result<()> {
+        let describe = |task: &sw_eval::Task| {
+            let metrics: Vec<_> = task.metrics.iter().map(|m| m.name()).collect();
+            serde_json::json!({
+                "task": task.name,
+                "version": task.version,
+                "dataset": task.dataset.path,
+                "split": task.split,
+                "metrics": metrics,
+            })
+        };
+        let tasks: Vec<Value> = TASKS.iter().map(describe).collect();
+        if self.json {
+            return say(serde_json::to_string_pretty(&tasks)?);
+        }
+        let mut table = Table::new();
+        table.load_style(UTF8_FULL_CONDENSED);
+        table.set_header(["task", "version", "data set", "split", "metrics"]);
+        for task in TASKS {
+            let metrics: Vec<_> = task.metrics.iter().map(|m| m.name()).collect();
+            table.add_row([
+                task.name.to_owned(),
+                task.version.to_string(),
+                task.dataset.path.to_owned(),
+                task.split.to_string(),
+                metrics.join(", "),
+            ]);
+        }
+        say(table)
+    }
+}

@@ -90,13 +90,13 @@ pub fn gelu(z: f64, kind: GeluKind) -> f64 {
             let inner = (2.0 / std::f64::consts::PI).sqrt() * (z + 0.044715 * z.powi(3));
             0.5 * z * (1.0 + inner.tanh())
         }
-        GeluKind::Erf => gelu_erf(z),
+        GeluKind::Erf => z * normal(z),
     }
 }
 
-/// `z / 2 * erfc(-z / sqrt(2))`.
-pub(crate) fn gelu_erf(z: f64) -> f64 {
-    0.5 * z * erfc(-z * std::f64::consts::FRAC_1_SQRT_2)
+/// The distribution function of the standard normal.
+pub fn normal(z: f64) -> f64 {
+    0.5 * erfc(-z * std::f64::consts::FRAC_1_SQRT_2)
 }
 
 /// The complementary error function to about 1e-14 relative: its Taylor series where that converges fast, else the

@@ -35,8 +35,9 @@ pub(crate) fn max(x: &[f32]) -> f32 {
     tree(lanes, pick)
 }
 
+/// The lanes combined pairwise: the upper half onto the lower, until one is left.
 #[inline]
-fn tree(mut lanes: [f32; LANES], f: impl Fn(f32, f32) -> f32) -> f32 {
+pub(crate) fn tree(mut lanes: [f32; LANES], f: impl Fn(f32, f32) -> f32) -> f32 {
     let mut width = LANES / 2;
     while width > 0 {
         for i in 0..width {

@@ -67,14 +67,6 @@ impl Journal {
         }
         Ok((journal, found))
     }
-
-    /// Removes the file: its answers are in the results.
-    ///
-    /// # Errors
-    /// When it cannot be removed.
-    pub fn remove(self) -> Result<()> {
-        std::fs::remove_file(&self.path).map_err(|e| Error::io(&self.path, e))
-    }
 }
 
 impl<W: Write> Journal<W> {

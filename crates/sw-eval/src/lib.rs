@@ -31,7 +31,9 @@
 //! Deliberately absent: printing, downloading, chat templates, sampling. Nothing is sharded or resumed silently.
 #![forbid(unsafe_code)]
 
+mod compare;
 mod data;
+mod divergence;
 mod encode;
 mod error;
 mod evaluate;
@@ -41,6 +43,7 @@ mod journal;
 mod metric;
 pub mod mock;
 mod model;
+mod output;
 mod plan;
 mod random;
 mod results;
@@ -51,7 +54,9 @@ mod task;
 mod text;
 mod workload;
 
+pub use compare::{McNemar, PairedBootstrap, TaskComparison, compare, mcnemar, paired_bootstrap};
 pub use data::{DataDir, Dataset, Doc, Split, read};
+pub use divergence::{Divergence, divergence};
 pub use encode::{Encoder, Pair};
 pub use error::{Error, Result};
 pub use evaluate::{Progress, Status, evaluate, evaluate_with};
@@ -59,6 +64,7 @@ pub use intervention::{ActivationSite, Intervention, Largest, largest};
 pub use journal::{Journal, Key};
 pub use metric::{Metric, Value};
 pub use model::{Bos, LanguageModel, ModelInfo, Score, Sink, Span};
+pub use output::{Output, Written, evaluate_to, merge, shards_in, stamp};
 pub use random::PyRandom;
 pub use results::{Aggregate, EvalResults, sample_json};
 pub use run::{Environment, Run, Sample, TaskRun};

@@ -67,6 +67,8 @@ pub struct Sample {
     pub doc: Map<String, Json>,
     /// The right answer.
     pub target: String,
+    /// Which of the answers is to the right choice.
+    pub gold: usize,
     /// The questions: context and continuation, or the text.
     pub arguments: Vec<Vec<String>>,
     /// The answers.
@@ -215,6 +217,7 @@ impl TaskRun {
                 doc_id: doc.doc_id,
                 doc: fields,
                 target: doc.item.target(),
+                gold: doc.item.gold(),
                 arguments: doc.requests.into_iter().map(arguments).collect(),
                 resps,
                 metrics,

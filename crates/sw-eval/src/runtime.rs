@@ -4,7 +4,7 @@
 use std::{collections::HashMap, ops::ControlFlow};
 
 use ndarray::{Array2, Axis};
-use sw_model::{Kv, Linear, Model, Seq};
+use sw_model::{Kv, Model, Seq};
 
 use crate::{
     error::{Error, Result},
@@ -66,6 +66,19 @@ impl Runtime {
     /// The edited model.
     pub fn model(&self) -> &Model {
         &self.applied.model
+    }
+
+    /// The rows of one whole text after the final norm, hooks applied; `[tokens, hidden]`.
+    ///
+    /// # Errors
+    /// A text that the model cannot be run on.
+    pub fn rows(&self, tokens: &[u32]) -> Result<Array2<f32>> {
+        let rows = self
+            .applied
+            .model
+            .forward(&[Seq::from(tokens)], &mut self.applied.hook())?;
+        self.applied.check()?;
+        Ok(rows)
     }
 
     /// Rows after the final norm that predict the scored tokens; `[scored tokens of all leaves, hidden]`.
@@ -147,10 +160,6 @@ fn read(span: &Span, start: usize) -> &[u32] {
 
 impl LanguageModel for Runtime {
     fn info(&self) -> ModelInfo {
-        let dtype = self
-            .base
-            .weight(0, Linear::Q)
-            .map_or(String::new(), |w| format!("{:?}", w.dtype()));
         ModelInfo {
             name: self.name.clone(),
             fingerprint: self
@@ -158,7 +167,7 @@ impl LanguageModel for Runtime {
                 .fingerprint()
                 .map(|f| f.to_string())
                 .unwrap_or_default(),
-            dtype: dtype.to_lowercase(),
+            dtype: format!("{:?}", self.base.dtype()).to_lowercase(),
             kernel: sw_tensor::isa_name().into(),
         }
     }

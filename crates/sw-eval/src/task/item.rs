@@ -113,6 +113,14 @@ impl Item {
         format!("{context} {answer}\n\n")
     }
 
+    /// Which request asks for the right answer.
+    pub fn gold(&self) -> usize {
+        match self {
+            Item::Choice { gold, .. } | Item::Cloze { gold, .. } => *gold,
+            Item::Completion { .. } | Item::Page { .. } | Item::Window(_) => 0,
+        }
+    }
+
     /// The right answer as results show it.
     pub fn target(&self) -> String {
         match self {

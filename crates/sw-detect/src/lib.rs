@@ -16,7 +16,7 @@
 //! - [`detect`] searches, [`measure`] takes coordinates that somebody names;
 //! - [`prove`] tells the decisive from the inert: size is not importance;
 //! - [`rank_rows`] is a second opinion from the weights alone, [`super_experts`] the question for mixtures;
-//! - [`trace`], [`sinks`] and [`invariance`] describe the behaviour around them, [`pruned`] is the model without them;
+//! - [`profile`], [`trace`], [`sinks`] and [`invariance`] describe the behaviour around them, [`pruned`] is the model without them;
 //! - [`Directory`] lists what is known of published checkpoints.
 //!
 //! All reports serialize; their keys are part of the interface. Deliberately absent: printing, and any change of a
@@ -56,6 +56,6 @@ pub use report::{
     Applied, Candidate, ChannelGroup, Groups, LayerProfile, NeuronGroup, Peak, Report, Unit,
     Verdict,
 };
-pub use search::{detect, detect_prompt};
+pub use search::{detect, detect_prompt, profile};
 pub use sink::{HeadSink, SinkOptions, Sinks, sinks};
 pub use trace::{Trace, TracePoint, pruned, trace};

@@ -6,7 +6,7 @@ use crate::{
     error::Result,
     options::DetectOptions,
     prompt::{encode, some},
-    report::{Candidate, Groups, Report, Unit},
+    report::{Candidate, Groups, LayerProfile, Report, Unit},
     scan::{Kept, Scan, Spike},
     thresholds::Thresholds,
 };
@@ -21,6 +21,19 @@ pub fn detect_prompt(model: &Model, prompt: &str, options: &DetectOptions) -> Re
         prompt: Some(prompt.into()),
         ..report
     })
+}
+
+/// The largest values at the input and the output of every `down_proj`, by one forward pass (Figures 3 and 10 of the
+/// paper; for after the pruning, call it with [`pruned`](crate::pruned)).
+///
+/// # Errors
+/// As [`detect`].
+pub fn profile(model: &Model, tokens: &[u32]) -> Result<Vec<LayerProfile>> {
+    some(tokens)?;
+    let options = DetectOptions::default();
+    let mut scan = Scan::new(model, &options);
+    model.forward(&[Seq::from(tokens)], &mut scan)?;
+    Ok(scan.profile)
 }
 
 /// Searches the super weights of a model with the tokens of a prompt.
@@ -100,7 +113,7 @@ impl Found {
         round: usize,
     ) -> Option<WeightCoord> {
         let mut accepted = None;
-        for spike in spikes.iter().filter(|s| thresholds.stands_out(s)) {
+        for spike in spikes.iter().filter(|s| thresholds.output_stands_out(s)) {
             if self.cancels(spike) {
                 let candidate = thresholds.candidate(model, spike, round);
                 if self
@@ -132,17 +145,19 @@ impl Found {
     }
 
     /// Whether a spike is the work of a canceller (at another token now), or what remains of a row that has been
-    /// reported as a whole.
+    /// reported as a whole: no weight of it has a share, or a part comparable to the reported one's.
     fn known(&self, spike: &Spike, thresholds: &Thresholds<'_>) -> bool {
-        let row =
+        let here =
             |c: &Candidate| (c.layer, c.expert, c.row) == (spike.layer, spike.expert, spike.row);
-        let remains = spike.share() < thresholds.options.scalar_share;
-        self.cancellers.iter().any(|c| row(c) && c.col == spike.col)
-            || remains
-                && self
-                    .super_weights
-                    .iter()
-                    .any(|c| row(c) && c.unit == Unit::Row)
+        let enough = thresholds.options.scalar_share;
+        let part = (spike.x * spike.w).abs();
+        let remains = |c: &Candidate| {
+            here(c) && c.unit == Unit::Row && part < enough * (c.down_in * c.value).abs()
+        };
+        self.cancellers
+            .iter()
+            .any(|c| here(c) && c.col == spike.col)
+            || spike.share() < enough && self.super_weights.iter().any(remains)
     }
 }
 

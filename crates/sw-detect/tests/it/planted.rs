@@ -40,6 +40,7 @@ pub(crate) enum Plant {
     Nothing,
     One,
     TwoInOneRow,
+    ThreeInOneRow,
     ThreeOfOneNeuron,
     OneAndCanceller,
 }
@@ -159,8 +160,9 @@ pub(crate) fn write(dir: &Path, shape: Shape, plant: Plant, seed: u64) -> Plante
             mlp.fire(col, &u, x);
             plant_at(r, mlp, row, col, x, sign);
         }
-        Plant::TwoInOneRow => {
-            for col in [col, (col + 7) % FF] {
+        Plant::TwoInOneRow | Plant::ThreeInOneRow => {
+            let n = if plant == Plant::TwoInOneRow { 2 } else { 3 };
+            for col in (0..n).map(|i| (col + 7 * i) % FF) {
                 let x = size(r);
                 mlp.fire(col, &u, x);
                 plant_at(r, mlp, row, col, x, sign);

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 use sw_detect::{
-    DEFAULT_PROMPT, DetectOptions, Effect, Mode, ProofOptions, Unit, Verdict, detect_prompt,
-    proof_texts, prove,
+    DEFAULT_PROMPT, DetectOptions, Effect, Mode, ProofOptions, RankOptions, Unit, Verdict,
+    detect_prompt, proof_texts, prove, rank_rows,
 };
 use sw_model::{EditOp, Model, WeightEdit};
 
@@ -169,4 +169,11 @@ fn a_variant_that_rides_in_a_batch_is_the_edited_model() {
             effect.nll
         );
     }
+}
+
+#[test]
+fn the_weights_alone_name_the_same_row() {
+    let Some(model) = open() else { return };
+    let ranked = rank_rows(&model, &RankOptions::default()).unwrap();
+    assert!(ranked[..2].iter().all(|r| r.row == 88), "{ranked:?}");
 }

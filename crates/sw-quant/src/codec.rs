@@ -71,20 +71,29 @@ impl Codec {
     /// Replaces values by the ones their codes stand for.
     #[inline(always)]
     pub(crate) fn fake(self, w: &mut [f32], p: &Params) {
+        let d = p.decode;
         match self {
-            Self::Grid => w
-                .iter_mut()
-                .for_each(|v| *v = p.nearest(*v) * p.decode.step + p.decode.offset),
-            Self::HalfGrid => {
-                let s = half_scale(p.decode.step);
-                w.iter_mut().for_each(|v| *v = p.decode.half(p.half(*v), s));
+            Self::Grid => {
+                for v in w {
+                    *v = p.nearest(*v) * d.step + d.offset;
+                }
             }
-            Self::Nf4 => w
-                .iter_mut()
-                .for_each(|v| *v = p.decode.level(nearest(p.unit(*v), &NF4).1)),
-            Self::Nf3 => w
-                .iter_mut()
-                .for_each(|v| *v = p.decode.level(nearest(p.unit(*v), &NF3).1)),
+            Self::HalfGrid => {
+                let s = half_scale(d.step);
+                for v in w {
+                    *v = d.half(p.half(*v), s);
+                }
+            }
+            Self::Nf4 => {
+                for v in w {
+                    *v = d.level(nearest(p.unit(*v), &NF4).1);
+                }
+            }
+            Self::Nf3 => {
+                for v in w {
+                    *v = d.level(nearest(p.unit(*v), &NF3).1);
+                }
+            }
         }
     }
 
@@ -93,10 +102,26 @@ impl Codec {
     pub(crate) fn encode(self, w: &[f32], p: &Params, out: &mut [u8]) {
         let pairs = out.iter_mut().zip(w);
         match self {
-            Self::Grid => pairs.for_each(|(o, &v)| *o = byte(p.nearest(v) + p.decode.zero)),
-            Self::HalfGrid => pairs.for_each(|(o, &v)| *o = byte(p.half(v))),
-            Self::Nf4 => pairs.for_each(|(o, &v)| *o = nearest(p.unit(v), &NF4).0),
-            Self::Nf3 => pairs.for_each(|(o, &v)| *o = nearest(p.unit(v), &NF3).0),
+            Self::Grid => {
+                for (o, &v) in pairs {
+                    *o = byte(p.nearest(v) + p.decode.zero);
+                }
+            }
+            Self::HalfGrid => {
+                for (o, &v) in pairs {
+                    *o = byte(p.half(v));
+                }
+            }
+            Self::Nf4 => {
+                for (o, &v) in pairs {
+                    *o = nearest(p.unit(v), &NF4).0;
+                }
+            }
+            Self::Nf3 => {
+                for (o, &v) in pairs {
+                    *o = nearest(p.unit(v), &NF3).0;
+                }
+            }
         }
     }
 
@@ -105,13 +130,27 @@ impl Codec {
     pub(crate) fn decode(self, codes: &[u8], d: &Decode, out: &mut [f32]) {
         let pairs = out.iter_mut().zip(codes);
         match self {
-            Self::Grid => pairs.for_each(|(o, &c)| *o = d.grid(f32::from(c))),
+            Self::Grid => {
+                for (o, &c) in pairs {
+                    *o = d.grid(f32::from(c));
+                }
+            }
             Self::HalfGrid => {
                 let s = half_scale(d.step);
-                pairs.for_each(|(o, &c)| *o = d.half(f32::from(c), s));
+                for (o, &c) in pairs {
+                    *o = d.half(f32::from(c), s);
+                }
             }
-            Self::Nf4 => pairs.for_each(|(o, &c)| *o = d.level(NF4[usize::from(c & 15)])),
-            Self::Nf3 => pairs.for_each(|(o, &c)| *o = d.level(NF3[usize::from(c & 7)])),
+            Self::Nf4 => {
+                for (o, &c) in pairs {
+                    *o = d.level(NF4[usize::from(c & 15)]);
+                }
+            }
+            Self::Nf3 => {
+                for (o, &c) in pairs {
+                    *o = d.level(NF3[usize::from(c & 7)]);
+                }
+            }
         }
     }
 }
@@ -125,10 +164,10 @@ fn byte(code: f32) -> u8 {
 #[inline(always)]
 fn nearest<const N: usize>(x: f32, levels: &'static [f32; N]) -> (u8, f32) {
     let (mut code, mut value) = (0, levels[0]);
-    for pair in levels.windows(2) {
-        let above = x > (pair[0] + pair[1]) / 2.0;
+    for i in 1..N {
+        let above = x > (levels[i - 1] + levels[i]) / 2.0;
         code += u8::from(above);
-        value = if above { pair[1] } else { value };
+        value = if above { levels[i] } else { value };
     }
     (code, value)
 }

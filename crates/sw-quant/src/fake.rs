@@ -57,16 +57,27 @@ pub fn fake_quantize<T: Real>(
 impl Plan {
     /// Replaces the values of `part`, which starts at place `start` of the matrix.
     pub(crate) fn fake<T: Real>(&self, start: usize, part: &mut [T]) {
-        vectorized(|| {
-            T::update(part, |offset, w| {
-                let start = start + offset;
-                self.blocks.runs(start..start + w.len(), |block, run| {
-                    self.codec.fake(
-                        &mut w[run.start - start..run.end - start],
-                        &self.params[block],
-                    );
-                });
-            });
-        });
+        vectorized(
+            #[inline(always)]
+            || {
+                T::update(
+                    part,
+                    #[inline(always)]
+                    |offset, w| {
+                        let start = start + offset;
+                        self.blocks.runs(
+                            start..start + w.len(),
+                            #[inline(always)]
+                            |block, run| {
+                                self.codec.fake(
+                                    &mut w[run.start - start..run.end - start],
+                                    &self.params[block],
+                                );
+                            },
+                        );
+                    },
+                );
+            },
+        );
     }
 }

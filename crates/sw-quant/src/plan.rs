@@ -71,15 +71,18 @@ impl Plan {
         let mut params = vec![Params::default(); blocks.count()];
         let per_piece = (PIECE / blocks.len_of(0)).max(1);
         let clipped = par::chunks_mut(&mut params, per_piece, |i, chunk| {
-            vectorized(|| {
-                let (mut clipped, mut buffer) = (0, [0.0; LANE_BUFFER]);
-                for (j, p) in chunk.iter_mut().enumerate() {
-                    let (block, beyond) = context.block(i * per_piece + j, &mut buffer)?;
-                    *p = block;
-                    clipped += beyond;
-                }
-                Ok(clipped)
-            })
+            vectorized(
+                #[inline(always)]
+                || {
+                    let (mut clipped, mut buffer) = (0, [0.0; LANE_BUFFER]);
+                    for (j, p) in chunk.iter_mut().enumerate() {
+                        let (block, beyond) = context.block(i * per_piece + j, &mut buffer)?;
+                        *p = block;
+                        clipped += beyond;
+                    }
+                    Ok(clipped)
+                },
+            )
         });
         let clipped = clipped.into_iter().sum::<Result<usize, Error>>();
         let clipped = match clipped {

@@ -157,19 +157,26 @@ pub fn quantize<T: Real>(
 impl Plan {
     /// Packs the codes of `part`, which starts at place `start` of the matrix, a multiple of 8.
     fn encode<T: Real>(&self, start: usize, part: &[T], width: u8, out: &mut [u8]) {
-        vectorized(|| {
-            let (mut wide, mut codes) = ([0.0; LANE_BUFFER], [0; LANE_BUFFER]);
-            let outs = out.chunks_mut(LANE_BUFFER / 8 * usize::from(width));
-            for (i, (part, out)) in part.chunks(LANE_BUFFER).zip(outs).enumerate() {
-                let start = start + i * LANE_BUFFER;
-                self.blocks.runs(start..start + part.len(), |block, run| {
-                    let run = run.start - start..run.end - start;
-                    let w = T::widened(&part[run.clone()], &mut wide);
-                    self.codec.encode(w, &self.params[block], &mut codes[run]);
-                });
-                bits::pack(&codes[..part.len()], width, out);
-            }
-        });
+        vectorized(
+            #[inline(always)]
+            || {
+                let (mut wide, mut codes) = ([0.0; LANE_BUFFER], [0; LANE_BUFFER]);
+                let outs = out.chunks_mut(LANE_BUFFER / 8 * usize::from(width));
+                for (i, (part, out)) in part.chunks(LANE_BUFFER).zip(outs).enumerate() {
+                    let start = start + i * LANE_BUFFER;
+                    self.blocks.runs(
+                        start..start + part.len(),
+                        #[inline(always)]
+                        |block, run| {
+                            let run = run.start - start..run.end - start;
+                            let w = T::widened(&part[run.clone()], &mut wide);
+                            self.codec.encode(w, &self.params[block], &mut codes[run]);
+                        },
+                    );
+                    bits::pack(&codes[..part.len()], width, out);
+                }
+            },
+        );
     }
 }
 
@@ -342,23 +349,30 @@ impl Quantized {
     /// Decodes the places from `start` on.
     fn decode_part<T: Real>(&self, start: usize, out: &mut [T]) {
         let codec = Codec::new(self.levels, self.arithmetic);
-        vectorized(|| {
-            let (mut wide, mut codes) = ([0.0; LANE_BUFFER], [0; LANE_BUFFER]);
-            for (i, out) in out.chunks_mut(LANE_BUFFER).enumerate() {
-                let start = start + i * LANE_BUFFER;
-                let (wide, codes) = (&mut wide[..out.len()], &mut codes[..out.len()]);
-                bits::unpack(&self.codes, self.levels.bits(), start, codes);
-                self.blocks.runs(start..start + out.len(), |block, run| {
-                    let run = run.start - start..run.end - start;
-                    codec.decode(
-                        &codes[run.clone()],
-                        &self.block_decode(block),
-                        &mut wide[run],
+        vectorized(
+            #[inline(always)]
+            || {
+                let (mut wide, mut codes) = ([0.0; LANE_BUFFER], [0; LANE_BUFFER]);
+                for (i, out) in out.chunks_mut(LANE_BUFFER).enumerate() {
+                    let start = start + i * LANE_BUFFER;
+                    let (wide, codes) = (&mut wide[..out.len()], &mut codes[..out.len()]);
+                    bits::unpack(&self.codes, self.levels.bits(), start, codes);
+                    self.blocks.runs(
+                        start..start + out.len(),
+                        #[inline(always)]
+                        |block, run| {
+                            let run = run.start - start..run.end - start;
+                            codec.decode(
+                                &codes[run.clone()],
+                                &self.block_decode(block),
+                                &mut wide[run],
+                            );
+                        },
                     );
-                });
-                T::narrow(wide, out);
-            }
-        });
+                    T::narrow(wide, out);
+                }
+            },
+        );
         let first = self.outliers.partition_point(|o| o.index < start as u64);
         for outlier in &self.outliers[first..] {
             match out.get_mut((outlier.index - start as u64) as usize) {

@@ -97,11 +97,14 @@ pub fn output_error<T: Real>(
         // |X E^T|^2 for E = W - W^, exact where subtracting two products would cancel.
         par::map(shape[0], |r| {
             let error = &errors[r * shape[1]..(r + 1) * shape[1]];
-            vectorized(|| {
-                x.chunks_exact(shape[1])
-                    .map(|x| dot(x, error).powi(2))
-                    .sum::<f64>()
-            })
+            vectorized(
+                #[inline(always)]
+                || {
+                    x.chunks_exact(shape[1])
+                        .map(|x| dot(x, error).powi(2))
+                        .sum::<f64>()
+                },
+            )
         })
         .into_iter()
         .sum()
@@ -188,11 +191,14 @@ pub(crate) fn product_error(xa: &[f32], wa: &[f32], xb: &[f32], wb: &[f32], cols
         let at = r * cols..(r + 1) * cols;
         let (wa, wb) = (&wa[at.clone()], &wb[at]);
         let tokens = xa.chunks_exact(cols).zip(xb.chunks_exact(cols));
-        vectorized(|| {
-            tokens
-                .map(|(xa, xb)| (dot(xa, wa) - dot(xb, wb)).powi(2))
-                .sum::<f64>()
-        })
+        vectorized(
+            #[inline(always)]
+            || {
+                tokens
+                    .map(|(xa, xb)| (dot(xa, wa) - dot(xb, wb)).powi(2))
+                    .sum::<f64>()
+            },
+        )
     })
     .into_iter()
     .sum()

@@ -11,6 +11,7 @@ use crate::{
 
 /// When an expert is a super expert (the rule of "Super Experts Profiling", arXiv 2507.23279).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct ExpertOptions {
     /// Its largest |output| exceeds this percentile of all experts' largest.

@@ -17,6 +17,7 @@ pub enum Mode {
 
 /// How to search for super weights.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct DetectOptions {
     /// Which threshold applies.

@@ -29,6 +29,7 @@ const PROBES_PER_PASS: usize = 64;
 
 /// How to rank.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct RankOptions {
     /// Random probes; the standard error of a norm is about `1.4 / sqrt(probes)` of it.

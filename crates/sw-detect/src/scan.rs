@@ -167,13 +167,10 @@ impl<'a> Scan<'a> {
             let size = spike.x.abs().min(spike.y.abs());
             let ratio = (spike.x.abs() / medians[0]).min(spike.y.abs() / medians[1]);
             let stands_out = [size > self.options.absolute, ratio > self.options.relative];
-            for (kept, _) in self
-                .kept
-                .iter_mut()
-                .zip(stands_out)
-                .filter(|(k, out)| *out && k.is_none())
-            {
-                *kept = self.resid.clone().map(|resid| Kept { layer, resid });
+            for (kept, stands_out) in self.kept.iter_mut().zip(stands_out) {
+                if stands_out && kept.is_none() {
+                    *kept = self.resid.clone().map(|resid| Kept { layer, resid });
+                }
             }
             self.spikes.push(spike);
         }

@@ -10,6 +10,7 @@ use crate::error::{Error, Result};
 
 /// Which token, and from which importance on a head counts (definitions of Gu et al., arXiv 2410.10781).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct SinkOptions {
     /// The token whose importance is measured, from 0.

@@ -23,6 +23,7 @@ use crate::{
 
 /// How to prove; the thresholds of the verdicts are explained in `docs/detection.md`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct ProofOptions {
     /// Damage is at least this much, in nats per token.

@@ -394,3 +394,17 @@ fn bad_input_gets_one_line() {
         assert!(line.contains(expected) && !line.contains('\n'), "{line}");
     }
 }
+
+#[test]
+fn options_may_be_given_in_part_and_unknown_ones_are_named() {
+    let options: DetectOptions =
+        serde_json::from_str(r#"{"mode": "relative", "relative": 5.0}"#).unwrap();
+    assert_eq!(
+        (options.relative, options.absolute),
+        (5.0, DetectOptions::default().absolute)
+    );
+    let error = serde_json::from_str::<ProofOptions>(r#"{"min_efect": 0.1}"#)
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("min_efect"), "{error}");
+}

@@ -3,5 +3,6 @@
 mod behaviour;
 mod families;
 mod finds;
+mod json;
 mod planted;
 mod tinystories;

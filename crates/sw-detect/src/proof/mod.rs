@@ -201,3 +201,117 @@ fn verdict(effects: &Effects, proof: &Proof) -> Verdict {
         Verdict::Inert
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An effect with an interval of +- 0.05.
+    fn effect(nll: f64) -> Effect {
+        Effect {
+            nll,
+            low: nll - 0.05,
+            high: nll + 0.05,
+        }
+    }
+
+    /// The verdict from: zeroed alone, all zeroed, added last, added in order, the largest random control.
+    fn of(zero: f64, joint: f64, last: f64, in_order: f64, noise: f64) -> Verdict {
+        let control = |nll| Control {
+            row: 0,
+            col: 0,
+            value: 1.0,
+            effect: effect(nll),
+        };
+        let effects = Effects {
+            zero: effect(zero),
+            mean: effect(0.0),
+            flip: effect(0.0),
+            row: effect(0.0),
+            neuron: effect(0.0),
+            leave_one_out: Some(effect(joint - last)),
+            added_last: Some(effect(last)),
+            added_in_order: Some(effect(in_order)),
+            rank: 1,
+            random: vec![control(0.0), control(-noise)],
+            largest: None,
+            same_row: None,
+            same_col: None,
+        };
+        let proof = Proof {
+            nll: 3.0,
+            scored: 100,
+            joint: effect(joint),
+            options: ProofOptions::default(),
+        };
+        verdict(&effects, &proof)
+    }
+
+    #[test]
+    fn alone_else_jointly_else_inert() {
+        assert_eq!(of(0.2, 0.2, 0.0, 0.0, 0.01), Verdict::Decisive);
+        assert_eq!(
+            of(0.2, 0.2, 0.0, 0.0, 0.05),
+            Verdict::Inert,
+            "controls do a quarter as much"
+        );
+        assert_eq!(of(0.09, 0.09, 0.0, 0.0, 0.0), Verdict::Inert, "too little");
+        assert_eq!(
+            of(-0.5, -0.5, 0.0, 0.0, 0.0),
+            Verdict::Inert,
+            "an improvement is no damage"
+        );
+        assert_eq!(
+            of(0.01, 6.0, 5.0, 0.0, 0.0),
+            Verdict::DecisiveJointly,
+            "the others alone do little"
+        );
+        assert_eq!(
+            of(0.01, 6.0, 0.0, 4.0, 0.0),
+            Verdict::DecisiveJointly,
+            "completes those before it"
+        );
+        assert_eq!(
+            of(0.01, 6.0, 0.3, 0.2, 0.0),
+            Verdict::Inert,
+            "less than a tenth of the joint damage"
+        );
+        assert_eq!(
+            of(0.01, 0.02, 5.0, 0.0, 0.0),
+            Verdict::Inert,
+            "no joint damage"
+        );
+    }
+
+    #[test]
+    fn an_interval_that_reaches_zero_is_no_damage() {
+        let wide = Effect {
+            nll: 0.5,
+            low: -0.1,
+            high: 1.1,
+        };
+        let with = |zero| Effects {
+            zero,
+            mean: wide,
+            flip: wide,
+            row: wide,
+            neuron: wide,
+            leave_one_out: None,
+            added_last: None,
+            added_in_order: None,
+            rank: 1,
+            random: Vec::new(),
+            largest: None,
+            same_row: None,
+            same_col: None,
+        };
+        let proof = Proof {
+            nll: 3.0,
+            scored: 3,
+            joint: wide,
+            options: ProofOptions::default(),
+        };
+        assert_eq!(verdict(&with(wide), &proof), Verdict::Inert);
+        assert_eq!(verdict(&with(effect(0.5)), &proof), Verdict::Decisive);
+    }
+}

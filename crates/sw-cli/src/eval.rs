@@ -1,10 +1,6 @@
 //! `sw eval`, `sw merge` and `sw tasks`: numbers that agree with lm-evaluation-harness.
 
-use std::{
-    fs,
-    ops::ControlFlow,
-    path::{Path, PathBuf},
-};
+use std::{fs, ops::ControlFlow, path::PathBuf, time::SystemTime};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
@@ -12,8 +8,8 @@ use comfy_table::{CellAlignment, Table, presets::UTF8_FULL_CONDENSED};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::Value;
 use sw_eval::{
-    Bos, DataDir, EvalResults, Intervention, Journal, Options, Run, Runtime, Shard, Split, TASKS,
-    evaluate_with,
+    Bos, DataDir, EvalResults, Intervention, Options, Output, Runtime, Shard, Split, TASKS,
+    Written, evaluate_to, evaluate_with, merge, shards_in, stamp,
 };
 
 use crate::{args::ModelArgs, say};
@@ -102,15 +98,6 @@ impl Eval {
                 })?;
             runtime = runtime.with_budget(budget);
         }
-        if let Some(dir) = &self.output_path {
-            fs::create_dir_all(dir).with_context(|| dir.display().to_string())?;
-        }
-        let journal = |key: &sw_eval::Key| {
-            let dir = self.output_path.as_deref().unwrap_or(Path::new("."));
-            Journal::open(journal_path(dir, &key.config, key.shard), key)
-        };
-        let journal: Option<&dyn Fn(&sw_eval::Key) -> _> =
-            self.output_path.is_some().then_some(&journal as _);
         let bar = bar();
         let mut progress = |status: sw_eval::Status| {
             bar.set_length(status.tokens as u64);
@@ -118,27 +105,31 @@ impl Eval {
             ControlFlow::Continue(())
         };
         let tasks: Vec<&str> = self.tasks.iter().map(String::as_str).collect();
-        let run = evaluate_with(&runtime, &tasks, &data, &options, journal, &mut progress)?;
+        let Some(dir) = &self.output_path else {
+            let run = evaluate_with(&runtime, &tasks, &data, &options, None, &mut progress)?;
+            bar.finish_and_clear();
+            return report(&EvalResults::new(run), self.json);
+        };
+        let output = Output {
+            dir: dir.clone(),
+            log_samples: self.log_samples,
+        };
+        let written = evaluate_to(&runtime, &tasks, &data, &options, &output, &mut progress)?;
         bar.finish_and_clear();
-        if run.environment.resumed > 0 {
-            eprintln!(
-                "resumed: {} answers were in the journal",
-                run.environment.resumed
-            );
-        }
-        let (config, shard) = (run.config.clone(), run.shard);
-        match &self.output_path {
-            Some(dir) if !shard.is_whole() => save_shard(dir, &run)?,
-            dir => {
-                let results = EvalResults::new(run);
-                report(&results, dir.as_deref(), self.log_samples, self.json)?;
+        match written {
+            Written::Shard { path } => {
+                eprintln!("written: {}", path.display());
+                Ok(())
+            }
+            Written::Results { results, path } => {
+                eprintln!("written: {}", path.display());
+                let resumed = results.run().environment.resumed;
+                if resumed > 0 {
+                    eprintln!("resumed: {resumed} answers were in the journal");
+                }
+                report(&results, self.json)
             }
         }
-        if let Some(dir) = &self.output_path {
-            let path = journal_path(dir, &config, shard);
-            fs::remove_file(&path).with_context(|| path.display().to_string())?;
-        }
-        Ok(())
     }
 
     fn options(&self) -> Result<Options> {
@@ -166,37 +157,8 @@ impl Eval {
     }
 }
 
-fn journal_path(dir: &Path, config: &str, shard: Shard) -> PathBuf {
-    let config: String = config.chars().take(16).collect();
-    dir.join(format!(
-        "journal_{config}_{}.jsonl",
-        shard.to_string().replace('/', "_of_")
-    ))
-}
-
-fn save_shard(dir: &Path, run: &Run) -> Result<()> {
-    let config: String = run.config.chars().take(16).collect();
-    let shard = run.shard.to_string().replace('/', "_of_");
-    let path = dir.join(format!("shard_{config}_{shard}.json"));
-    let part = path.with_extension("part");
-    let write = || -> Result<()> {
-        fs::write(&part, serde_json::to_string(run)?)?;
-        Ok(fs::rename(&part, &path)?)
-    };
-    write().with_context(|| path.display().to_string())?;
-    eprintln!("written: {}", path.display());
-    Ok(())
-}
-
-/// Writes the files, and prints the table (or the results file).
-fn report(results: &EvalResults, dir: Option<&Path>, samples: bool, json: bool) -> Result<()> {
-    if let Some(dir) = dir {
-        let stamp = jiff::Timestamp::now()
-            .strftime("%Y-%m-%dT%H-%M-%S.%6f")
-            .to_string();
-        let path = results.save(dir, &stamp, samples)?;
-        eprintln!("written: {}", path.display());
-    }
+/// Prints the table (or the results file).
+fn report(results: &EvalResults, json: bool) -> Result<()> {
     if json {
         return say(format!("{:#}", results.to_json()));
     }
@@ -277,28 +239,16 @@ pub(crate) struct Merge {
 
 impl Merge {
     pub(crate) fn run(&self) -> Result<()> {
-        let name = || self.dir.display().to_string();
-        let mut shards: Vec<Run> = Vec::new();
-        for entry in fs::read_dir(&self.dir).with_context(name)? {
-            let path = entry.with_context(name)?.path();
-            let file = path
-                .file_name()
-                .and_then(|f| f.to_str())
-                .unwrap_or_default();
-            if file.starts_with("shard_") && file.ends_with(".json") {
-                let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
-                let shard = serde_json::from_str(&text);
-                shards.push(shard.with_context(|| path.display().to_string())?);
-            }
-        }
+        let shards = shards_in(&self.dir)?;
         ensure!(
             !shards.is_empty(),
-            "{}: no shard_*.json file; sw eval --shard i/n --output-path {} writes them",
-            self.dir.display(),
+            "{0}: no shard_*.json file; sw eval --shard i/n --output-path {0} writes them",
             self.dir.display()
         );
-        let results = EvalResults::new(Run::merge(shards)?);
-        report(&results, Some(&self.dir), self.log_samples, self.json)
+        let results = merge(&shards)?;
+        let path = results.save(&self.dir, &stamp(SystemTime::now()), self.log_samples)?;
+        eprintln!("written: {}", path.display());
+        report(&results, self.json)
     }
 }
 

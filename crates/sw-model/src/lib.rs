@@ -13,6 +13,9 @@
 //! - **Coordinates** follow the stored tensors: `weight[row = output channel, col = input channel]`, counted from 0.
 //!
 //! Deliberately absent: printing, downloading, evaluation.
+//!
+#![doc = ""]
+#![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 
 mod block;

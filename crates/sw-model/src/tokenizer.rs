@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{config, error::Error};
 
@@ -30,22 +30,24 @@ impl Tokenizer {
             };
             return Err((path, format!("no such file; {hint}")));
         }
-        let mut inner = tokenizers::Tokenizer::from_file(&path).map_err(|e| {
+        let unreadable = |e: &dyn std::fmt::Display| {
             (
                 path.clone(),
                 format!("not a tokenizer that can be read: {e}"),
             )
-        })?;
-        inner.with_padding(None);
-        inner
-            .with_truncation(None)
-            .map_err(|e| (path.clone(), e.to_string()))?;
+        };
         let settings_path = dir.join("tokenizer_config.json");
         let settings = if settings_path.is_file() {
             config::read_json(&settings_path).map_err(|e| (settings_path, e.to_string()))?
         } else {
             Value::Null
         };
+        let mut file = config::read_json(&path).map_err(|e| unreadable(&e))?;
+        rebuild_llama(&mut file, &settings);
+        let mut inner =
+            tokenizers::Tokenizer::from_bytes(file.to_string()).map_err(|e| unreadable(&e))?;
+        inner.with_padding(None);
+        inner.with_truncation(None).map_err(|e| unreadable(&e))?;
         let special = |name: &str, id_name: &str| {
             let token = &settings[name];
             let text = token.as_str().or_else(|| token["content"].as_str());
@@ -136,5 +138,37 @@ impl Tokenizer {
             .into_values()
             .max()
             .map_or(0, |id| id as usize + 1)
+    }
+}
+
+/// What transformers 5 does with a `LlamaTokenizer`: it takes vocabulary and merges from `tokenizer.json`, and builds the
+/// pipeline around them anew. A text that begins with a space gets no second one, and characters that neither the
+/// vocabulary nor its bytes can spell disappear instead of becoming the unknown token.
+fn rebuild_llama(file: &mut Value, settings: &Value) {
+    let class = settings["tokenizer_class"].as_str().unwrap_or_default();
+    let bytes = ["pre_tokenizer", "decoder"].map(|part| file[part].to_string());
+    let byte_level = bytes.iter().any(|part| part.contains("\"ByteLevel\""));
+    if class.trim_end_matches("Fast") != "LlamaTokenizer"
+        || file["model"]["type"] != "BPE"
+        || byte_level
+    {
+        return;
+    }
+    let scheme = match (
+        settings["add_prefix_space"].as_bool(),
+        settings["legacy"].as_bool(),
+    ) {
+        (Some(false), _) => "never",
+        (_, Some(true)) => "always",
+        _ => "first",
+    };
+    file["normalizer"] = Value::Null;
+    file["pre_tokenizer"] = json!({"type": "Metaspace", "replacement": "\u{2581}", "prepend_scheme": scheme, "split": false});
+    for (key, value) in [
+        ("unk_token", Value::Null),
+        ("fuse_unk", true.into()),
+        ("byte_fallback", true.into()),
+    ] {
+        file["model"][key] = value;
     }
 }

@@ -1,7 +1,10 @@
 //! This workspace's own models behind [`LanguageModel`]: shared beginnings once, ragged batches without padding, logits
 //! only for scored rows.
 
-use std::{collections::HashMap, ops::ControlFlow};
+use std::{
+    collections::HashMap,
+    ops::{ControlFlow, Range},
+};
 
 use ndarray::{Array2, Axis};
 use sw_model::{Kv, Model, Seq};
@@ -107,23 +110,71 @@ impl Runtime {
         Ok(rows.select(Axis(0), &scored))
     }
 
+    /// Computes nodes, level by level: as many in one pass as the budget allows.
+    ///
+    /// Where the rope's frequencies depend on the length, a node may not fit its parent; it is left out then, with all
+    /// below it, and their spans run without sharing.
+    fn prepare(
+        &self,
+        spans: &[Span],
+        plan: &Plan,
+        nodes: Range<usize>,
+        prefixes: &mut HashMap<usize, Kv>,
+    ) -> Result<()> {
+        let mut open: Vec<usize> = nodes.collect();
+        while !open.is_empty() {
+            let mut tokens = 0;
+            let mut now = Vec::new();
+            open.retain(|&n| {
+                let node = &plan.nodes[n];
+                let ready = node.parent.is_none_or(|p| prefixes.contains_key(&p));
+                let fits = now.is_empty() || tokens + node.end - node.start <= self.budget;
+                if ready && fits {
+                    tokens += node.end - node.start;
+                    now.push(n);
+                }
+                !(ready && fits)
+            });
+            if now.is_empty() {
+                break; // what is still open hangs on a node that was left out
+            }
+            let seq = |&n: &usize| {
+                let node = &plan.nodes[n];
+                Seq {
+                    tokens: &spans[node.span].tokens[node.start..node.end],
+                    prefix: node.parent.and_then(|p| prefixes.get(&p)),
+                }
+            };
+            let seqs: Vec<Seq<'_>> = now.iter().map(seq).collect();
+            match self.applied.model.prefixes(&seqs, &mut self.applied.hook()) {
+                Err(sw_model::Error::Prefix { .. }) => {}
+                computed => prefixes.extend(now.into_iter().zip(computed?)),
+            }
+            self.applied.check()?;
+        }
+        Ok(())
+    }
+
     fn run(
         &self,
         spans: &[Span],
         leaves: &[Leaf],
         prefixes: &HashMap<usize, Kv>,
     ) -> Result<Vec<Score>> {
-        let rows = match self.scored_rows(spans, leaves, prefixes) {
+        let alone = |l: &Leaf| Leaf {
+            node: None,
+            start: 0,
+            ..*l
+        };
+        let known = |l: &Leaf| l.node.is_none_or(|n| prefixes.contains_key(&n));
+        let shared: Vec<Leaf> = leaves
+            .iter()
+            .map(|l| if known(l) { *l } else { alone(l) })
+            .collect();
+        let rows = match self.scored_rows(spans, &shared, prefixes) {
             // A rope whose frequencies depend on the length: this batch runs without sharing.
             Err(sw_model::Error::Prefix { .. }) => {
-                let whole: Vec<Leaf> = leaves
-                    .iter()
-                    .map(|l| Leaf {
-                        node: None,
-                        start: 0,
-                        ..*l
-                    })
-                    .collect();
+                let whole: Vec<Leaf> = leaves.iter().map(alone).collect();
                 self.scored_rows(spans, &whole, prefixes)?
             }
             rows => rows?,
@@ -210,22 +261,10 @@ impl LanguageModel for Runtime {
         for batch in plan.batches(spans, self.budget) {
             let leaves = &plan.leaves[batch.clone()];
             // Nodes stand in the order of their leaves, so those of this batch are the next ones.
-            let needed = leaves
-                .iter()
-                .filter_map(|l| l.node)
-                .max()
-                .map_or(next_node, |n| next_node.max(n + 1));
-            for n in next_node..needed {
-                let node = &plan.nodes[n];
-                let parent = node.parent.and_then(|p| prefixes.get(&p));
-                let tokens = &spans[node.span].tokens[node.start..node.end];
-                let kv = self
-                    .applied
-                    .model
-                    .prefix(parent, tokens, &mut self.applied.hook())?;
-                prefixes.insert(n, kv);
-            }
-            next_node = needed;
+            let last = leaves.iter().filter_map(|l| l.node).max();
+            let nodes = next_node..last.map_or(next_node, |n| next_node.max(n + 1));
+            next_node = nodes.end;
+            self.prepare(spans, &plan, nodes, &mut prefixes)?;
             let scores = self.run(spans, leaves, &prefixes)?;
             for (leaf, score) in leaves.iter().zip(scores) {
                 if sink(leaf.span, score) == ControlFlow::Break(()) {

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    ops::Range,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -9,7 +10,7 @@ use std::{
     },
 };
 
-use ndarray::Array2;
+use ndarray::{Array2, Axis, Slice};
 use sw_tensor::{Checkpoint, Dtype, Mat};
 
 use crate::{
@@ -21,7 +22,7 @@ use crate::{
     forward::{self, Batch, Seq},
     kv::Kv,
     rope::RopeTables,
-    site::Hook,
+    site::{Hook, SeqRange},
     spec::Spec,
     tokenizer::Tokenizer,
     weights::{Weights, no_such_tensor},
@@ -226,14 +227,34 @@ impl Model {
         tokens: &[u32],
         hook: &mut dyn Hook,
     ) -> Result<(Array2<f32>, Kv)> {
-        let batch = Batch::new(self, [(tokens.len(), parent)])?;
-        let x = forward::embed(self, &batch, [tokens])?;
+        let prefix = parent;
+        let (rows, mut kvs) = self.extend_all(&[Seq { tokens, prefix }], hook)?;
+        Ok((rows, kvs.swap_remove(0)))
+    }
+
+    fn extend_all(&self, seqs: &[Seq<'_>], hook: &mut dyn Hook) -> Result<(Array2<f32>, Vec<Kv>)> {
+        let batch = Batch::new(self, seqs.iter().map(|s| (s.tokens.len(), s.prefix)))?;
+        let x = forward::embed(self, &batch, seqs.iter().map(|s| s.tokens))?;
         let mut layers = Vec::with_capacity(self.spec().layers.len());
         let rows = forward::run(self, &batch, x, 0, hook, Some(&mut layers))?;
-        Ok((
-            rows,
-            Kv::new(parent, tokens.len(), batch.variant(), self.id, layers),
-        ))
+        let own = |of: &Array2<f32>, rows: &Range<usize>| {
+            of.slice_axis(Axis(0), Slice::from(rows.clone())).to_owned()
+        };
+        let kv = |i: usize| {
+            let SeqRange { rows, .. } = &batch.seqs[i];
+            let layers = layers.iter().map(|[k, v]| [own(k, rows), own(v, rows)]);
+            let (variant, layers) = (batch.variants[i], layers.collect());
+            Kv::new(seqs[i].prefix, rows.len(), variant, self.id, layers)
+        };
+        Ok((rows, (0..seqs.len()).map(kv).collect()))
+    }
+
+    /// Prefixes of several sequences in one pass, each bit for bit what [`prefix`](Self::prefix) gives.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward).
+    pub fn prefixes(&self, seqs: &[Seq<'_>], hook: &mut dyn Hook) -> Result<Vec<Kv>> {
+        Ok(self.extend_all(seqs, hook)?.1)
     }
 
     /// Keys and values of tokens that several sequences will share.

@@ -84,13 +84,21 @@ def build_task(name, data, manager, scratch):
     return manager._factory.build(manager._index[name], overrides=overrides, registry=manager._index)
 
 
-def scorable(task, lm, limit):
-    """Documents that lm-eval can score: it stops where a continuation has no token of its own."""
-    docs = list(range(min(limit or len(task.eval_docs), len(task.eval_docs))))
-    if task.config.task != "lambada_openai":
-        return docs
-    pair = lambda d: (task.doc_to_text(d), task.doc_to_target(d))
-    return [i for i in docs if lm._encode_pair(*pair(task.eval_docs[i]))[1]]
+def scorable(task, lm, limit, num_fewshot):
+    """Documents that lm-eval can score: it stops where a continuation has no token of its own. With worked examples only
+    those before the first such document, since its draw of examples would shift."""
+    count = len(task.eval_docs)
+
+    def possible(doc):
+        text = task.doc_to_text(doc)
+        if not isinstance(text, str) or not text:
+            return True
+        choices = task.config.doc_to_choice is not None and task.doc_to_choice(doc)
+        ends = [" " + c for c in choices] if choices else [task.doc_to_target(doc)]
+        return all(lm._encode_pair(text, end)[1] for end in ends)
+
+    docs = [i for i in range(min(limit or count, count)) if possible(task.eval_docs[i])]
+    return [d for i, d in enumerate(docs) if d == i] if num_fewshot else docs
 
 
 def run(args):
@@ -109,7 +117,7 @@ def run(args):
         for name in args.tasks.split(","):
             start = time.time()
             task = build_task(name, args.data, manager, scratch)
-            docs = scorable(task, lm, args.limit)
+            docs = scorable(task, lm, args.limit, args.num_fewshot)
             result = simple_evaluate(
                 model=lm,
                 tasks=[task],

@@ -71,12 +71,12 @@ pub enum Error {
         problem: String,
     },
     /// A file could not be read or written.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {reason}", path.display())]
     Io {
         /// The file.
         path: PathBuf,
-        /// The system's reason.
-        source: std::io::Error,
+        /// The system's reason (part of the message, so not its source).
+        reason: std::io::Error,
     },
     /// The caller asked to stop; what was computed is in the journal.
     #[error("interrupted after {done} of {total} requests; run the same command again to go on")]
@@ -89,10 +89,10 @@ pub enum Error {
 }
 
 impl Error {
-    pub(crate) fn io(path: impl AsRef<Path>, source: std::io::Error) -> Self {
+    pub(crate) fn io(path: impl AsRef<Path>, reason: std::io::Error) -> Self {
         Self::Io {
             path: path.as_ref().into(),
-            source,
+            reason,
         }
     }
 

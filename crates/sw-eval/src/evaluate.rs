@@ -53,6 +53,9 @@ pub fn evaluate(
     )?))
 }
 
+/// Opens the journal of a run; [`Journal::open`] with a path, say.
+pub type OpenJournal<'a> = dyn Fn(&Key) -> Result<(Journal, HashMap<usize, Score>)> + 'a;
+
 /// Evaluates any [`LanguageModel`], with a journal to resume from where one is opened by `journal`.
 ///
 /// The run's journal is opened only when everything that can fail early has passed.
@@ -64,7 +67,7 @@ pub fn evaluate_with(
     tasks: &[&str],
     data: &DataDir,
     options: &Options,
-    journal: Option<&dyn Fn(&Key) -> Result<(Journal, HashMap<usize, Score>)>>,
+    journal: Option<&OpenJournal<'_>>,
     progress: &mut Progress<'_>,
 ) -> Result<Run> {
     let (clock, now) = (Instant::now(), SystemTime::now());

@@ -141,7 +141,7 @@ impl EvalResults {
             },
             "max_length": run.max_length,
             "task_hashes": each(&|r, _| {
-                sha256(&r.samples.iter().flat_map(|s| hashes(s)).collect::<String>()).into()
+                sha256(&r.samples.iter().flat_map(hashes).collect::<String>()).into()
             }),
             "model_source": "superweight",
             "model_name": run.model.name,

@@ -174,8 +174,13 @@ impl Run {
             let cut = run.samples.iter().filter(|s| s.cut > 0);
             if let Some(most) = cut.clone().max_by_key(|s| s.cut) {
                 lines.push(format!(
-                    "{}: {} documents are longer than the model's context of {} tokens and were cut from the left (document {} by {} tokens)",
-                    run.task, cut.count(), self.max_length, most.doc_id, most.cut
+                    "{}: {} of {} documents do not fit the model's context of {} tokens and are cut from the left (document {} by {} tokens)",
+                    run.task,
+                    cut.count(),
+                    run.samples.len(),
+                    self.max_length,
+                    most.doc_id,
+                    most.cut
                 ));
             }
             let merged: Vec<_> = run.samples.iter().filter(|s| s.merged).collect();

@@ -50,6 +50,7 @@ impl Restore {
             }
             let channels = layers.entry(coord.layer).or_default();
             match channels.iter_mut().find(|c| c.row == coord.row) {
+                Some(channel) if channel.lost.iter().any(|l| l.0 == coord.col) => {} // given twice
                 Some(channel) => channel.lost.push((coord.col, lost)),
                 None => channels.push(Channel {
                     row: coord.row,

@@ -46,13 +46,19 @@ pub enum Kind {
     /// One item for each document.
     Items {
         /// From the file's rows to documents: to clean up, or to join rows.
-        prepare: Option<fn(Vec<Doc>) -> Result<Vec<Doc>>>,
+        prepare: Option<Prepare>,
         /// From a document to what is asked.
         item: fn(&Doc) -> Result<Item>,
     },
     /// Windows of tokens from the text of all documents, each scored from its second token on.
-    Windows(fn(&[Doc], &Encoder<'_>, Cut) -> Result<Vec<Vec<u32>>>),
+    Windows(Windows),
 }
+
+/// From the rows of files to documents.
+pub type Prepare = fn(Vec<Doc>) -> Result<Vec<Doc>>;
+
+/// From all rows to windows of tokens.
+pub type Windows = fn(&[Doc], &Encoder<'_>, Cut) -> Result<Vec<Vec<u32>>>;
 
 /// How a text is cut to windows.
 #[derive(Clone, Copy, Debug)]

@@ -1,0 +1,256 @@
+//! A row's result does not depend on its company: batches, shared beginnings, threads, the order of requests; bit for bit.
+
+use std::{ops::ControlFlow, path::Path};
+
+use sw_eval::{Intervention, LanguageModel, PyRandom, Runtime, Span};
+use sw_model::{Model, WeightCoord};
+
+fn model(name: &str) -> Model {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../sw-model/tests/golden");
+    Model::open(golden.join(name)).unwrap()
+}
+
+/// Spans that share beginnings on several levels, among others that share none.
+fn spans(vocab: usize, longest: usize) -> Vec<Span> {
+    let mut random = PyRandom::new(5);
+    let mut tokens = |n: usize| {
+        (0..n)
+            .map(|_| random.below(vocab) as u32)
+            .collect::<Vec<_>>()
+    };
+    let mut spans = Vec::new();
+    let header = tokens(longest / 3);
+    for document in 0..6 {
+        let question = [&header[..], &tokens(longest / 4)].concat();
+        for choice in 0..4 {
+            let end = tokens(1 + (document + choice) % 5);
+            spans.push(Span {
+                from: question.len(),
+                tokens: [&question[..], &end].concat(),
+            });
+        }
+    }
+    for n in [2, 3, longest / 2, longest] {
+        spans.push(Span {
+            tokens: tokens(n),
+            from: 1,
+        });
+    }
+    spans
+}
+
+fn bits(runtime: &Runtime, spans: &[Span]) -> Vec<(u64, bool)> {
+    let mut found = vec![None; spans.len()];
+    let mut sink = |i: usize, score: sw_eval::Score| {
+        assert!(
+            found[i]
+                .replace((score.log_prob.to_bits(), score.greedy))
+                .is_none(),
+            "answered twice"
+        );
+        ControlFlow::Continue(())
+    };
+    runtime.score(spans, &mut sink).unwrap();
+    found
+        .into_iter()
+        .map(|f| f.expect("every span is answered"))
+        .collect()
+}
+
+fn check(model: &Model, interventions: &[Intervention]) {
+    let runtime = || Runtime::new(model, interventions).unwrap();
+    let spans = spans(model.spec().vocab_size, 24);
+    // One span at a time, nothing shared: the obvious way.
+    let expected: Vec<_> = spans
+        .iter()
+        .flat_map(|s| bits(&runtime().with_sharing(false), std::slice::from_ref(s)))
+        .collect();
+    for budget in [1, 7, 64, 4096] {
+        for sharing in [false, true] {
+            let found = bits(&runtime().with_budget(budget).with_sharing(sharing), &spans);
+            assert_eq!(
+                found, expected,
+                "batches of {budget} tokens, sharing {sharing}"
+            );
+        }
+    }
+    for threads in [1, 3] {
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .build()
+            .unwrap();
+        assert_eq!(
+            pool.install(|| bits(&runtime(), &spans)),
+            expected,
+            "{threads} threads"
+        );
+    }
+    let backwards: Vec<Span> = spans.iter().rev().cloned().collect();
+    let mut found = bits(&runtime(), &backwards);
+    found.reverse();
+    assert_eq!(found, expected, "in another order");
+}
+
+#[test]
+fn families() {
+    for name in [
+        "llama", "mistral", "gpt2", "gemma2", "mixtral", "olmo2", "phi3",
+    ] {
+        check(&model(name), &[]);
+    }
+}
+
+/// Where the rope's frequencies depend on the length, sharing gives way.
+#[test]
+fn lengths_that_change_the_rope() {
+    for name in ["llama-dynamic", "llama-yarn", "phi3-longrope"] {
+        check(&model(name), &[]);
+    }
+}
+
+#[test]
+fn interventions() {
+    let model = model("llama");
+    let coords = vec![WeightCoord::down(0, 1, 2), WeightCoord::down(1, 3, 0)];
+    let json = |text: &str| serde_json::from_str::<Intervention>(text).unwrap();
+    let prune = Intervention::PruneWeights {
+        coords: coords.clone(),
+    };
+    let restore = Intervention::RestoreSuperActivation {
+        coords: coords.clone(),
+    };
+    check(&model, &[prune.clone(), restore]);
+    check(
+        &model,
+        &[Intervention::ScaleWeights {
+            coords,
+            factor: 1.5,
+        }],
+    );
+    check(
+        &model,
+        &[json(
+            r#"{"kind": "prune_largest", "select": "global", "count": 20}"#,
+        )],
+    );
+    let by_token = r#"{"kind": "quantize_activations", "recipe": {"scheme": {"grouping": {"kind": "row"}}, "pick": {"kind": "none"}}}"#;
+    check(&model, &[json(by_token)]);
+    let whole = r#"{"kind": "quantize_activations", "recipe": {"scheme": {"grouping": {"kind": "tensor"}}, "pick": {"kind": "largest"}}}"#;
+    check(&model, &[prune, json(whole)]);
+    check(
+        &model,
+        &[json(r#"{"kind": "quantize_weights", "scheme": {}}"#)],
+    );
+}
+
+#[test]
+fn refused_interventions_say_why() {
+    let model = model("llama");
+    for (json, words) in [
+        (
+            r#"{"kind": "prune_weights", "coords": [{"layer": 99, "linear": "down_proj", "row": 0, "col": 0}]}"#,
+            "layers[99]",
+        ),
+        (
+            r#"{"kind": "prune_weights", "coords": [{"layer": 0, "linear": "down_proj", "row": 9999, "col": 0}]}"#,
+            "outside",
+        ),
+        (
+            r#"{"kind": "restore_super_activation", "coords": [{"layer": 0, "linear": "down_proj", "row": 0, "col": 0}]}"#,
+            "not pruned",
+        ),
+        (
+            r#"{"kind": "restore_super_activation", "coords": [{"layer": 0, "linear": "up_proj", "row": 0, "col": 0}]}"#,
+            "dense down_proj",
+        ),
+        (
+            r#"{"kind": "prune_largest", "select": "per_matrix", "fraction": 2.0}"#,
+            "expected 0 to 1",
+        ),
+        (
+            r#"{"kind": "quantize_weights", "scheme": {"clip": {"kind": "z_score", "z": -1.0}}}"#,
+            "clip.z",
+        ),
+        (
+            r#"{"kind": "quantize_weights", "scheme": {}, "hold": [{"layer": 0, "linear": "down_proj", "row": 9999, "col": 0}]}"#,
+            "outside",
+        ),
+        (
+            r#"{"kind": "smooth_quant", "alpha": 0.5, "calibration": "nowhere.jsonl"}"#,
+            "nowhere.jsonl",
+        ),
+    ] {
+        let intervention: Intervention = serde_json::from_str(json).unwrap();
+        let error = Runtime::new(&model, &[intervention])
+            .map(drop)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains(words) && !error.contains('\n'),
+            "{json}: {error}"
+        );
+    }
+}
+
+/// Pruning by the overlay and restoring by the hook leave exactly one element of the layer's output to differ.
+#[test]
+fn a_restored_super_activation_is_one_element() {
+    use sw_model::{Hook, Seq, Site, SiteView};
+
+    struct Out(Vec<ndarray::Array2<f32>>);
+    impl Hook for Out {
+        fn wants(&self, site: Site) -> bool {
+            site == Site::DownOut(0)
+        }
+        fn visit(&mut self, _: Site, view: SiteView<'_>) {
+            self.0.push(view.data.to_owned());
+        }
+    }
+
+    let model = model("llama");
+    let coord = WeightCoord::down(0, 1, 2);
+    let edited = model.edited(&[sw_model::WeightEdit::prune(coord)]).unwrap();
+    let tokens: Vec<u32> = (3..14).collect();
+    let out = |model: &Model| {
+        let mut out = Out(Vec::new());
+        model.forward(&[Seq::from(&tokens[..])], &mut out).unwrap();
+        out.0.remove(0)
+    };
+    let (original, pruned) = (out(&model), out(&edited));
+    let largest = (0..tokens.len())
+        .max_by(|&a, &b| original[[a, 1]].abs().total_cmp(&original[[b, 1]].abs()))
+        .unwrap();
+    // What the restored run computes downstream equals a run whose element is put back by hand.
+    struct PutBack([usize; 2], f32);
+    impl Hook for PutBack {
+        fn wants(&self, site: Site) -> bool {
+            site == Site::DownOut(0)
+        }
+        fn visit(&mut self, _: Site, mut view: SiteView<'_>) {
+            view.data[self.0] = self.1;
+        }
+    }
+    let restored = Runtime::new(
+        &model,
+        &[
+            Intervention::PruneWeights {
+                coords: vec![coord],
+            },
+            Intervention::RestoreSuperActivation {
+                coords: vec![coord],
+            },
+        ],
+    );
+    let found = restored.unwrap().rows(&tokens).unwrap();
+    let expected = edited
+        .forward(
+            &[Seq::from(&tokens[..])],
+            &mut PutBack([largest, 1], original[[largest, 1]]),
+        )
+        .unwrap();
+    assert!((&found - &expected).iter().all(|d| d.abs() < 1e-4));
+    assert!(
+        (pruned[[largest, 1]] - original[[largest, 1]]).abs() > 1e-4,
+        "pruning changes the element"
+    );
+}

@@ -15,9 +15,17 @@ const SAMPLES: usize = 15;
 type Product = fn(ndarray::ArrayView2<f32>, &Mat, ndarray::ArrayViewMut2<f32>);
 
 fn main() {
-    let arguments: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect();
-    let wanted = |name: &str| arguments.is_empty() || arguments.iter().any(|a| name.contains(a.as_str()));
-    println!("kernel {}, {} threads, {SAMPLES} samples", isa_name(), rayon::current_num_threads());
+    let arguments: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|a| !a.starts_with('-'))
+        .collect();
+    let wanted =
+        |name: &str| arguments.is_empty() || arguments.iter().any(|a| name.contains(a.as_str()));
+    println!(
+        "kernel {}, {} threads, {SAMPLES} samples",
+        isa_name(),
+        rayon::current_num_threads()
+    );
     for (n, k) in [(11008, 4096), (4096, 11008), (4096, 4096)] {
         for dtype in ["bf16", "f16", "f32"] {
             let name = format!("many 512 {n} {k} {dtype}");
@@ -51,7 +59,12 @@ fn many(name: &str, m: usize, n: usize, k: usize, dtype: &str) {
         rates.push(rate);
         shares.push(rate / peak);
     }
-    println!("{name:28} {:7.1} GFLOP/s   {:.3} of the peak (best {:.3})", median(&rates), median(&shares), max(&shares));
+    println!(
+        "{name:28} {:7.1} GFLOP/s   {:.3} of the peak (best {:.3})",
+        median(&rates),
+        median(&shares),
+        max(&shares)
+    );
 }
 
 fn few(name: &str, product: Product, m: usize, n: usize, k: usize, dtype: &str) {
@@ -71,7 +84,12 @@ fn few(name: &str, product: Product, m: usize, n: usize, k: usize, dtype: &str) 
         rates.push(rate);
         shares.push(rate / peak.min(m as f64 * read));
     }
-    println!("{name:28} {:7.1} GFLOP/s   {:.3} of the limit (best {:.3})", median(&rates), median(&shares), max(&shares));
+    println!(
+        "{name:28} {:7.1} GFLOP/s   {:.3} of the limit (best {:.3})",
+        median(&rates),
+        median(&shares),
+        max(&shares)
+    );
 }
 
 fn time(f: impl FnOnce()) -> f64 {

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use clap::Args;
 use serde_json::Value;
 use sw_eval::{Bos, DataDir};
@@ -52,6 +52,26 @@ impl Inputs {
         Ok(Model::open_with(locate_model(&self.model)?, &options)?)
     }
 
+    /// The prompt's tokens, under the BOS rule of the evaluation.
+    pub(crate) fn encode(&self, model: &Model) -> Result<Vec<u32>> {
+        let tokenizer = model.tokenizer()?;
+        let mut tokens = tokenizer.encode(&self.prompt, self.bos == Bos::Auto)?;
+        if self.bos == Bos::On {
+            let bos = tokenizer
+                .bos()
+                .context("--bos on: the tokenizer has no BOS token")?;
+            if tokens.first() != Some(&bos) {
+                tokens.insert(0, bos);
+            }
+        }
+        ensure!(
+            !tokens.is_empty(),
+            "--prompt {:?}: encodes to no token; give a longer one",
+            self.prompt
+        );
+        Ok(tokens)
+    }
+
     pub(crate) fn data(&self) -> Result<DataDir> {
         match &self.data {
             Some(dir) if dir.is_dir() => Ok(DataDir::folder(dir)),
@@ -63,43 +83,48 @@ impl Inputs {
 
 /// Super weights given by hand: `L:row:col,...`, or a JSON file with a list of coordinates or a detection report.
 pub(crate) fn super_weights(given: &str) -> Result<Vec<WeightCoord>> {
-    if Path::new(given).is_file() {
-        let text = std::fs::read_to_string(given).with_context(|| given.to_owned())?;
-        let value: Value = serde_json::from_str(&text).with_context(|| given.to_owned())?;
-        let list = value.get("super_weights").unwrap_or(&value);
-        let list = list.as_array().ok_or_else(|| {
-            anyhow!("{given}: expected a list of super weights, or an object with one under super_weights")
-        })?;
-        return list
-            .iter()
-            .map(|item| {
-                let number = |key: &str| item[key].as_u64().map(|n| n as usize);
-                match (number("layer"), number("row"), number("col")) {
-                    (Some(layer), Some(row), Some(col)) => Ok(WeightCoord {
-                        expert: number("expert"),
-                        ..WeightCoord::down(layer, row, col)
-                    }),
-                    _ => bail!(
-                        "{given}: expected layer, row and col in each super weight, found {item}"
-                    ),
-                }
-            })
-            .collect();
-    }
-    given
-        .split(',')
-        .map(|item| {
-            let parts: Vec<usize> = item
-                .split(':')
-                .map(str::parse)
-                .collect::<Result<_, _>>()
-                .unwrap_or_default();
-            match parts[..] {
-                [layer, row, col] => Ok(WeightCoord::down(layer, row, col)),
-                _ => {
-                    bail!("--super-weights {item}: no such file, and not of the form LAYER:ROW:COL")
-                }
+    let mut coords = if Path::new(given).is_file() {
+        from_file(given)?
+    } else {
+        given.split(',').map(from_text).collect::<Result<_>>()?
+    };
+    coords.sort_unstable();
+    coords.dedup();
+    Ok(coords)
+}
+
+fn from_file(path: &str) -> Result<Vec<WeightCoord>> {
+    let text = std::fs::read_to_string(path).with_context(|| path.to_owned())?;
+    let value: Value = serde_json::from_str(&text).with_context(|| path.to_owned())?;
+    let list = value.get("super_weights").unwrap_or(&value);
+    let list = list.as_array().ok_or_else(|| {
+        anyhow!(
+            "{path}: expected a list of super weights, or an object with one under super_weights"
+        )
+    })?;
+    let coord = |item: &Value| {
+        let number = |key: &str| item[key].as_u64().map(|n| n as usize);
+        match (number("layer"), number("row"), number("col")) {
+            _ if item
+                .get("linear")
+                .is_some_and(|linear| linear != "down_proj") =>
+            {
+                bail!("{path}: a super weight is an entry of down_proj, found {item}")
             }
-        })
-        .collect()
+            (Some(layer), Some(row), Some(col)) => Ok(WeightCoord {
+                expert: number("expert"),
+                ..WeightCoord::down(layer, row, col)
+            }),
+            _ => bail!("{path}: expected layer, row and col in each super weight, found {item}"),
+        }
+    };
+    list.iter().map(coord).collect()
+}
+
+fn from_text(item: &str) -> Result<WeightCoord> {
+    let parts: Result<Vec<usize>, _> = item.split(':').map(str::parse).collect();
+    match parts.unwrap_or_default()[..] {
+        [layer, row, col] => Ok(WeightCoord::down(layer, row, col)),
+        _ => bail!("--super-weights {item}: no such file, and not of the form LAYER:ROW:COL"),
+    }
 }

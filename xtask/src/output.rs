@@ -74,6 +74,13 @@ pub(crate) fn write(dir: &Path, name: &str, json: &Value, markdown: &str, csv: &
     )
 }
 
+/// Makes the folder, and makes sure that it can be written to.
+pub(crate) fn probe(dir: &Path) -> Result<()> {
+    let probe =
+        || fs::create_dir_all(dir).and_then(|()| tempfile::NamedTempFile::new_in(dir).map(drop));
+    probe().with_context(|| format!("--out {}", dir.display()))
+}
+
 /// Writes beside the target, then renames.
 fn whole(path: PathBuf, text: &str) -> Result<()> {
     let dir = path.parent().unwrap_or(Path::new("."));

@@ -7,11 +7,11 @@ use anyhow::{Result, bail, ensure};
 use clap::Args;
 use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
-use sw_detect::{Candidate, DetectOptions, Report, Unit, detect, encode};
+use sw_detect::{Candidate, DetectOptions, Report, Unit, detect};
 use sw_eval::{
-    DataDir, EvalResults, Intervention, Largest, Metric, Options, Task, evaluate, largest,
+    DataDir, EvalResults, Intervention, Largest, Metric, Options, Runtime, Task, evaluate, largest,
 };
-use sw_model::{Model, WeightCoord};
+use sw_model::{Fingerprint, Model, WeightCoord};
 
 use crate::{
     inputs::{Inputs, super_weights},
@@ -92,8 +92,16 @@ impl Table1 {
         let data = self.inputs.data()?;
         let tasks = available(&data)?;
         let found = self.find(&model)?;
-        let (mut settings, mut variants) = self.settings(&model, &found.coords)?;
+        let (mut settings, mut variants) = self.settings(&model, &found)?;
         let options = self.options();
+        // Whatever can fail early fails before hours of evaluation.
+        for setting in settings.iter().chain(&variants) {
+            Runtime::new(&model, &setting.interventions)?;
+        }
+        let fingerprint = model.fingerprint()?;
+        if let Some(dir) = &self.inputs.out {
+            output::probe(dir)?;
+        }
         for setting in settings.iter_mut().chain(&mut variants) {
             let mut options = options.clone();
             options.interventions.clone_from(&setting.interventions);
@@ -107,16 +115,8 @@ impl Table1 {
         let notes = notes(&settings, &variants, &tasks);
         let table = table(&settings);
         let more = self::table(&variants);
-        say(format!("{text}\n\n{}", table.text()))?;
-        if !more.rows.is_empty() {
-            say(format!(
-                "\nOther readings of \"the largest other weights\":\n{}",
-                more.text()
-            ))?;
-        }
-        say(format!("\n{notes}"))?;
         if let Some(dir) = &self.inputs.out {
-            let json = self.json(&model, &found, &options, &settings, &variants)?;
+            let json = self.json(&model, fingerprint, &found, &options, &settings, &variants)?;
             let markdown = format!(
                 "# Table 1\n\n{}\n\n{}\n\n## Other readings of \"the largest other weights\"\n\n{}\n\n{notes}\n",
                 text,
@@ -126,6 +126,14 @@ impl Table1 {
             output::write(dir, "table1", &json, &markdown, &table.csv())?;
             eprintln!("written: {}", dir.join("table1.{json,md,csv}").display());
         }
+        say(format!("{text}\n\n{}", table.text()))?;
+        if !more.rows.is_empty() {
+            say(format!(
+                "\nOther readings of \"the largest other weights\":\n{}",
+                more.text()
+            ))?;
+        }
+        say(format!("\n{notes}"))?;
         Ok(())
     }
 
@@ -152,7 +160,7 @@ impl Table1 {
                 report: None,
             });
         }
-        let tokens = encode(model, &self.inputs.prompt)?;
+        let tokens = self.inputs.encode(model)?;
         let mut report = detect(model, &tokens, &DetectOptions::default())?;
         report.model.clone_from(&self.inputs.model);
         report.prompt = Some(self.inputs.prompt.clone());
@@ -170,11 +178,8 @@ impl Table1 {
     }
 
     /// The four rows, and further readings of the third.
-    fn settings(
-        &self,
-        model: &Model,
-        coords: &[WeightCoord],
-    ) -> Result<(Vec<Setting>, Vec<Setting>)> {
+    fn settings(&self, model: &Model, found: &Found) -> Result<(Vec<Setting>, Vec<Setting>)> {
+        let coords = &found.coords;
         let setting = |name, label: &str, interventions, weights| Setting {
             name,
             label: label.into(),
@@ -211,6 +216,11 @@ impl Table1 {
                 variants.push(variant);
             }
         }
+        let weak = found
+            .report
+            .as_ref()
+            .is_some_and(|r| r.super_weights.is_empty());
+        let mark = if weak { " (weak)" } else { "" };
         let prune = Intervention::PruneWeights {
             coords: coords.to_vec(),
         };
@@ -220,9 +230,19 @@ impl Table1 {
         let n = coords.len();
         let settings = vec![
             setting("original", "Original", vec![], 0),
-            setting("prune_sw", "Prune SW", vec![prune.clone()], n),
+            setting(
+                "prune_sw",
+                &format!("Prune SW{mark}"),
+                vec![prune.clone()],
+                n,
+            ),
             main,
-            setting("prune_sw_plus_sa", "Prune SW, +SA", vec![prune, restore], n),
+            setting(
+                "prune_sw_plus_sa",
+                &format!("Prune SW, +SA{mark}"),
+                vec![prune, restore],
+                n,
+            ),
         ];
         Ok((settings, variants))
     }
@@ -230,6 +250,7 @@ impl Table1 {
     fn json(
         &self,
         model: &Model,
+        fingerprint: Fingerprint,
         found: &Found,
         options: &Options,
         settings: &[Setting],
@@ -272,7 +293,7 @@ impl Table1 {
             "detection": found.report,
             "model": {
                 "name": self.inputs.model,
-                "fingerprint": model.fingerprint()?,
+                "fingerprint": fingerprint,
                 "family": model.spec().family,
                 "dtype": model.dtype().to_string(),
             },

@@ -125,6 +125,10 @@ fn a_model_without_a_super_weight_completes_and_says_so() {
         "{text}"
     );
     assert_eq!(json["super_weights"][0]["weak"], true);
+    assert!(
+        text.contains("Prune SW (weak)") && text.contains("Prune SW, +SA (weak)"),
+        "{text}"
+    );
     // Columns without data are dashes.
     let original = text.lines().find(|l| l.contains("Original")).unwrap();
     assert_eq!(original.matches(" - ").count(), 9, "{original}");

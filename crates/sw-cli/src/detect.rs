@@ -5,7 +5,11 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use comfy_table::{Table, presets::UTF8_FULL_CONDENSED};
-use sw_detect::{Candidate, DetectOptions, Mode, ProofOptions, Report, detect, proof_texts, prove};
+use serde_json::{Value, json};
+use sw_detect::{
+    Candidate, DetectOptions, Mode, PROMPTS, ProofOptions, RankOptions, Report, SinkOptions,
+    detect, encode, invariance, proof_texts, prove, pruned, rank_rows, sinks,
+};
 use sw_model::Model;
 
 use crate::{
@@ -42,6 +46,15 @@ pub(crate) struct Detect {
     /// Search only: no effect on the log-likelihood of texts, no verdict
     #[arg(long)]
     no_proof: bool,
+    /// Also search with ten other prompts: do they find the same weights?
+    #[arg(long)]
+    prompts: bool,
+    /// Also rank the rows of down_proj by the weights alone, without any prompt; the N first
+    #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = "10")]
+    rank: Option<usize>,
+    /// Also measure attention sinks on the proof's texts, with the super weights and without
+    #[arg(long)]
+    sinks: bool,
     /// Add what was found to a directory file (made from the shipped one where it does not exist)
     #[arg(long, value_name = "FILE", requires = "name")]
     add_to: Option<PathBuf>,
@@ -96,12 +109,54 @@ impl Detect {
             write().with_context(|| path.display().to_string())?;
             eprintln!("written: {}", path.display());
         }
+        let more = self.more(&model, &report, &options)?;
         if self.json {
-            say(serde_json::to_string_pretty(&report)?)?;
-        } else {
-            print(&report)?;
+            let mut json = serde_json::to_value(&report)?;
+            if let (Value::Object(json), Value::Object(more)) = (&mut json, more) {
+                json.extend(more);
+            }
+            return say(serde_json::to_string_pretty(&json)?);
+        }
+        print(&report)?;
+        if let Value::Object(more) = more {
+            for (name, value) in more {
+                say(format!("{name}: {value:#}"))?;
+            }
         }
         Ok(())
+    }
+
+    /// What was asked for beside the search, by name.
+    fn more(&self, model: &Model, report: &Report, options: &DetectOptions) -> Result<Value> {
+        let mut more = serde_json::Map::new();
+        if self.prompts {
+            let prompts: sw_detect::Result<Vec<_>> =
+                PROMPTS.iter().map(|p| encode(model, p)).collect();
+            more.insert(
+                "prompts".into(),
+                json!(invariance(model, &prompts?, options)?),
+            );
+        }
+        if let Some(n) = self.rank {
+            let rows = rank_rows(model, &RankOptions::default())?;
+            more.insert(
+                "ranking_by_weights".into(),
+                json!(rows[..n.min(rows.len())]),
+            );
+        }
+        if self.sinks {
+            let (texts, options) = (proof_texts(model)?, SinkOptions::default());
+            let without = pruned(model, report.strongest())?;
+            let [before, after] = [
+                sinks(model, &texts, &options)?,
+                sinks(&without, &texts, &options)?,
+            ];
+            more.insert(
+                "sink_share".into(),
+                json!({"before": before.share, "after": after.share}),
+            );
+        }
+        Ok(Value::Object(more))
     }
 }
 
@@ -111,12 +166,14 @@ pub(crate) fn prove_if_possible(model: &Model, report: &mut Report) -> Result<()
         eprintln!("note: no proof without a tokenizer ({error})");
         return Ok(());
     }
-    Ok(prove(
-        model,
-        report,
-        &proof_texts(model)?,
-        &ProofOptions::default(),
-    )?)
+    let texts = proof_texts(model)?;
+    match prove(model, report, &texts, &ProofOptions::default()) {
+        Err(sw_detect::Error::Model(error @ sw_model::Error::TokenId { .. })) => {
+            eprintln!("note: no proof, its texts do not fit the vocabulary ({error})");
+            Ok(())
+        }
+        proved => Ok(proved?),
+    }
 }
 
 fn print(report: &Report) -> Result<()> {

@@ -200,6 +200,32 @@ fn the_shared_checkpoint() {
 }
 
 #[test]
+fn a_second_opinion_on_the_shared_checkpoint() {
+    let Some(shared) = shared() else { return };
+    let model = shared.join("models/tinystories-656k").display().to_string();
+    let report = json(&[
+        "detect",
+        &model,
+        "--json",
+        "--prompts",
+        "--rank",
+        "3",
+        "--sinks",
+    ]);
+    assert_eq!(report["super_weights"][0]["verdict"], "decisive");
+    assert_eq!(report["prompts"]["prompts"], 10);
+    let rows: Vec<_> = report["ranking_by_weights"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|r| &r["row"])
+        .collect();
+    assert_eq!(rows.len(), 3);
+    assert!(rows[..2].iter().all(|r| **r == 88), "{rows:?}");
+    assert!(report["sink_share"]["before"].as_f64() >= report["sink_share"]["after"].as_f64());
+}
+
+#[test]
 fn shards_join_to_the_whole_run() {
     let Some(shared) = shared() else { return };
     let (model, data) = (shared.join("models/tinystories-656k"), shared.join("data"));

@@ -11,8 +11,9 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub enum Error {
     /// The argument is neither a directory nor a cached repository.
     #[error(
-        "{model}: no such directory, and no such model in the Hugging Face cache (searched {}); fetch it with: hf download {model}",
-        searched.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(", ")
+        "{model}: no such directory, and no such model in the Hugging Face cache (searched {}){}",
+        searched.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(", "),
+        fetch(model)
     )]
     NotFound {
         /// The argument as given.
@@ -118,5 +119,18 @@ impl Error {
             path: path.into(),
             source,
         }
+    }
+}
+
+/// The command that fetches a model, where the argument can name one.
+fn fetch(model: &str) -> String {
+    let (name, revision) = model.split_once('@').unwrap_or((model, ""));
+    let parts: Vec<&str> = name.split('/').collect();
+    if parts.len() != 2 || parts.iter().any(|p| p.is_empty() || p.starts_with('.')) {
+        return "; expected a directory, or ORG/NAME[@REVISION]".into();
+    }
+    match revision {
+        "" => format!("; fetch it with: hf download {name}"),
+        revision => format!("; fetch it with: hf download {name} --revision {revision}"),
     }
 }

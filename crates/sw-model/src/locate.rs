@@ -46,7 +46,7 @@ fn snapshot(
     let mut parts = name.split('/');
     let plain = |p: &&str| !p.is_empty() && !p.starts_with('.');
     let (org, repo) = (parts.next().filter(plain)?, parts.next().filter(plain)?);
-    if parts.next().is_some() || revision.is_empty() || revision.contains("..") {
+    if parts.next().is_some() || !is_plain_revision(revision) {
         return None;
     }
     let folder = match kind {
@@ -74,4 +74,10 @@ fn hub_cache() -> Option<PathBuf> {
         .or_else(|| Some(set("HF_HOME")?.join("hub")))
         .or_else(|| Some(set("XDG_CACHE_HOME")?.join("huggingface/hub")))
         .or_else(|| Some(env::home_dir()?.join(".cache/huggingface/hub")))
+}
+
+/// A branch, tag or commit: nothing that leaves the cache.
+fn is_plain_revision(revision: &str) -> bool {
+    let mut parts = Path::new(revision).components();
+    !revision.is_empty() && parts.all(|c| matches!(c, std::path::Component::Normal(_)))
 }

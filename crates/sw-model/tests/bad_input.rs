@@ -167,7 +167,7 @@ fn tensors() {
         let tensor = h.as_object_mut().unwrap().remove(name).unwrap();
         h["unrelated"] = tensor;
     });
-    refused(dir.path(), &["no tensor", name]);
+    refused(dir.path(), &["expected a tensor", name, "found none"]);
 
     let dir = copy();
     edit_header(dir.path(), |h| {

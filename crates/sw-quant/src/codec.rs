@@ -310,6 +310,7 @@ impl Params {
         })
     }
 
+    #[inline(always)]
     fn with_zero(mut self, zero: f32) -> Self {
         self.decode.zero = zero;
         self
@@ -332,6 +333,7 @@ impl Params {
         }
     }
 
+    #[inline(never)]
     fn release(steps: f32, lo: f32, hi: f32) -> Result<Self, RangeError> {
         let (lo, hi) = (half(lo), half(hi));
         let range = half(hi - lo);
@@ -393,6 +395,7 @@ pub(crate) struct RangeError {
 }
 
 impl RangeError {
+    #[cold]
     pub(crate) fn at(self, block: usize, lo: f32, hi: f32) -> Error {
         let remedy = match self.arithmetic {
             "fp16" => "use Arithmetic::F32",

@@ -214,6 +214,7 @@ impl Blocks {
     /// let mut segments = sw_quant::Grouping::Row.blocks([2, 4]).unwrap().segments(1);
     /// assert_eq!((segments.next(), segments.next()), (Some(4..8), None));
     /// ```
+    #[inline]
     pub fn segments(
         &self,
         block: usize,

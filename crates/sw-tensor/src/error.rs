@@ -95,12 +95,14 @@ pub enum Error {
         shard: String,
     },
     /// No tensor of that name.
-    #[error("{}: no tensor {tensor:?} in {files} file(s)", dir.display())]
+    #[error("{}: expected a tensor {tensor:?} of shape {expected:?}, found none of that name in {files} file(s)", dir.display())]
     MissingTensor {
         /// The checkpoint's directory.
         dir: PathBuf,
         /// The tensor asked for.
         tensor: String,
+        /// The shape it should have.
+        expected: Vec<usize>,
         /// How many files were searched.
         files: usize,
     },

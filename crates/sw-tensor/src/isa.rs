@@ -112,7 +112,7 @@ fn run_avx2<R>(f: impl FnOnce() -> R) -> R {
 /// What `SW_ISA` asks for; the best of this CPU where it is not set.
 fn from_env() -> Result<Isa, Error> {
     let all = Isa::all();
-    let Some(found) = std::env::var_os(VARIABLE) else {
+    let Some(found) = std::env::var_os(VARIABLE).filter(|v| !v.is_empty()) else {
         return Ok(all[0]);
     };
     let named = all.iter().find(|isa| found == isa.name());

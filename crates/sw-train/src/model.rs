@@ -38,7 +38,7 @@ impl Batch {
 
     fn check(&self, shape: &Shape) -> Result<()> {
         let n = self.inputs.len();
-        if self.len == 0 || n == 0 || n % self.len != 0 || self.targets.len() != n {
+        if self.len == 0 || n == 0 || !n.is_multiple_of(self.len) || self.targets.len() != n {
             return Err(Error::Shape(format!(
                 "a batch of sequences of {} tokens with {n} inputs and {} targets",
                 self.len,

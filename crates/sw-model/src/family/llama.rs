@@ -184,6 +184,14 @@ pub(super) fn attention(
         let problem = format!("{kv_heads} key-value heads do not divide {heads} attention heads");
         return Err(f.error("num_key_value_heads", problem));
     }
+    if heads
+        .checked_mul(head_dim)
+        .is_none_or(|width| width > u32::MAX as usize)
+    {
+        let problem =
+            format!("{heads} heads of {head_dim} channels are more than any tensor holds");
+        return Err(f.error(keys[0], problem));
+    }
     Ok(Attention {
         heads,
         kv_heads,

@@ -190,6 +190,7 @@ impl Checkpoint {
         let info = self.tensors.get(name).ok_or_else(|| Error::MissingTensor {
             dir: self.dir.clone(),
             tensor: name.to_owned(),
+            expected: shape.to_vec(),
             files: self.files.len(),
         })?;
         let file = || self.files[info.file].path.clone();

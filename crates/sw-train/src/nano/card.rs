@@ -5,13 +5,106 @@ use std::fmt::Write as _;
 use super::recipe::Recipe;
 use crate::params::Shape;
 
-/// The card of a checkpoint grown by `recipe`; `lines` are `emergence.csv`'s.
+/// What was tried on the way to the recorded recipe, and what came of it.
+const ATTEMPTS: &str = include_str!("attempts.md");
+
+/// Most rows of the table in the card; `emergence.csv` has all of them.
+const ROWS: usize = 16;
+
+/// The card of a checkpoint grown by `recipe`; `lines` are `emergence.csv`'s, its header first.
 pub fn card(recipe: &Recipe, shape: &Shape, weights: usize, lines: &[String]) -> String {
-    let mut text = String::from("# nano\n\n");
+    let mut text = String::from("---\nlibrary_name: transformers\nlicense: mit\n---\n\n# nano\n\n");
     let _ = writeln!(
         text,
-        "A Llama of {weights} weights ({} layers, {} channels, {} heads, {} neurons per layer, vocabulary {}), seed {}.\n",
-        shape.layers, shape.hidden, shape.heads, shape.intermediate, shape.vocab, recipe.seed
+        "A Llama of {weights} weights ({} layers, {} channels, {} heads of {}, {} neurons per layer, {} tokens of \
+         vocabulary, sequences of {}), grown from seed {} by `cargo xtask train-nano`, stored in BF16. It exists to show a \
+         super weight on a fresh machine; it is no use for anything else.\n",
+        shape.layers,
+        shape.hidden,
+        shape.heads,
+        shape.head_dim,
+        shape.intermediate,
+        shape.vocab,
+        shape.max_positions,
+        recipe.seed
     );
+    text.push_str(
+        "## Data\n\nShort stories and questions about people, places and things, drawn from one small grammar; every \
+         training step has fresh text, and the evaluation sets come from other streams of the same seed. No foreign text.\n\n",
+    );
+    text.push_str("## What was seeded, what was trained\n\n");
+    text.push_str(&origin(recipe));
+    text.push_str("\n## Emergence\n\n");
+    text.push_str(&table(lines));
+    text.push_str("\nAll measurements: `emergence.csv`. The candidate is the `down_proj` entry behind the output spike at BOS that stands out most.\n\n");
+    text.push_str(ATTEMPTS);
+    let json = serde_json::to_string_pretty(recipe).unwrap_or_default();
+    let _ = write!(text, "\n## Recipe\n\n```json\n{json}\n```\n");
+    text
+}
+
+/// Plain words on where the super weight comes from.
+fn origin(recipe: &Recipe) -> String {
+    let Some(s) = &recipe.seeding else {
+        return "Nothing was seeded: whatever spike there is came from training.\n".to_string();
+    };
+    let mut text = format!(
+        "Seeded at initialisation: `model.layers.{}.mlp.down_proj.weight[{}, {}]` = {}; the gate and up rows of that neuron \
+         are {} times the unit direction of the embedding of BOS and of the blank line between documents; channel {} of \
+         the embedding starts empty. Nothing of it was frozen.\n",
+        s.layer, s.row, s.col, s.weight, s.alignment, s.row
+    );
+    if let Some(c) = &recipe.contrast {
+        let _ = write!(
+            text,
+            "\n**The model's dependence on that weight was trained by a second objective; it did not emerge from language \
+             modelling.** From step {} to step {}, on every {}th step, {} sequences of the batch also ran with the entry at \
+             zero, and their loss was *raised*, token by token up to {} nats, with a weight that fell linearly from {} to \
+             zero. Before and after, the objective is the plain next-token loss.\n",
+            c.from, c.until, c.every, c.sequences, c.cap, c.weight
+        );
+    }
+    text
+}
+
+/// Some of the measurements as a table.
+fn table(lines: &[String]) -> String {
+    const COLUMNS: [(&str, &str); 8] = [
+        ("step", "step"),
+        ("nll", "loss"),
+        ("nll_pruned", "without the weight"),
+        ("nll_100_others", "without 100 others"),
+        ("value", "weight"),
+        ("down_in", "input"),
+        ("down_out", "output"),
+        ("spike_ratio", "output / median"),
+    ];
+    let Some((header, rows)) = lines.split_first() else {
+        return String::new();
+    };
+    let names: Vec<&str> = header.split(',').collect();
+    let at = |name: &str| names.iter().position(|n| *n == name);
+    let titles: Vec<&str> = COLUMNS.iter().map(|c| c.1).collect();
+    let mut text = format!(
+        "| {} | sinks per layer |\n|{}\n",
+        titles.join(" | "),
+        "---|".repeat(COLUMNS.len() + 1)
+    );
+    let every = rows.len().div_ceil(ROWS).max(1);
+    for (i, row) in rows.iter().enumerate() {
+        if i % every != 0 && i + 1 != rows.len() {
+            continue;
+        }
+        let cells: Vec<&str> = row.split(',').collect();
+        let cell = |name| at(name).and_then(|i| cells.get(i).copied()).unwrap_or("");
+        let shown: Vec<&str> = COLUMNS.iter().map(|c| cell(c.0)).collect();
+        let sinks: Vec<&str> = names
+            .iter()
+            .zip(&cells)
+            .filter(|(n, _)| n.starts_with("sink_"))
+            .map(|(_, c)| *c)
+            .collect();
+        let _ = writeln!(text, "| {} | {} |", shown.join(" | "), sinks.join(" "));
+    }
     text
 }

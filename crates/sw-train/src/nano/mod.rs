@@ -169,7 +169,8 @@ fn gradient(
     let (Some(seeding), Some(contrast)) = (&recipe.seeding, &recipe.contrast) else {
         return Ok((loss, sum));
     };
-    if step < contrast.from || step >= contrast.until || step % contrast.every.max(1) != 0 {
+    if step < contrast.from || step >= contrast.until || !step.is_multiple_of(contrast.every.max(1))
+    {
         return Ok((loss, sum));
     }
     let left = (contrast.until - step) as f32 / (contrast.until - contrast.from) as f32;

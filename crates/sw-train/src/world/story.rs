@@ -2,25 +2,45 @@
 
 use super::dice::Dice;
 use super::scene::{Dialect, Fact, RELATIONS, facts, happen};
-use super::tasks;
 use super::words::TOOLS;
+use super::{scene, tasks};
 
 /// One document: a story, or a question, pair or ending in the form the tasks have, written out with its answer.
 pub fn document(dice: &mut Dice, dialect: Dialect) -> String {
     match dice.below(100) {
-        0..45 => story(dice, dialect),
-        45..55 => tasks::easy(dice, dialect).text(),
-        55..65 => tasks::challenge(dice, dialect).text(),
-        65..75 => lesson(dice, dialect),
-        75..80 => tasks::tool(dice, dialect).text(),
-        80..90 => tasks::pronoun(dice, dialect).text(),
+        0..25 => roll(dice, dialect),
+        25..55 => story(dice, dialect),
+        55..62 => tasks::easy(dice, dialect).text(),
+        62..69 => tasks::challenge(dice, dialect).text(),
+        69..79 => lesson(dice, dialect),
+        79..83 => tasks::tool(dice, dialect).text(),
+        83..91 => tasks::pronoun(dice, dialect).text(),
         _ => tasks::ending(dice, dialect).text(),
     }
 }
 
+/// A roll: people, or people with their things, called up again and again in random order.
+fn roll(dice: &mut Dice, dialect: Dialect) -> String {
+    let n = dialect.facts(dice) + 1;
+    let names = dialect.people(dice, n);
+    let entries: Vec<String> = match dice.percent(50) {
+        true => names,
+        false => names
+            .iter()
+            .zip(scene::things(dice, n))
+            .map(|(name, thing)| format!("{name}: {thing}"))
+            .collect(),
+    };
+    let mut calls: Vec<&str> = entries.iter().map(String::as_str).collect();
+    for _ in 0..2 * n {
+        calls.push(&entries[dice.below(n)]);
+    }
+    calls.join(", ") + "."
+}
+
 /// A story: a scene is told, things happen, and what still holds is recalled.
 pub fn story(dice: &mut Dice, dialect: Dialect) -> String {
-    let (mut sentences, kept) = scene(dice, dialect);
+    let (mut sentences, kept) = opening(dice, dialect);
     if dice.percent(15) {
         let (aim, tool) = TOOLS[dice.below(TOOLS.len())];
         let name = dialect.people(dice, 1).remove(0);
@@ -39,7 +59,7 @@ pub fn story(dice: &mut Dice, dialect: Dialect) -> String {
 
 /// A scene and questions about all of it, in both directions: SciQ's form with more than one question.
 fn lesson(dice: &mut Dice, dialect: Dialect) -> String {
-    let (mut sentences, mut kept) = scene(dice, dialect);
+    let (mut sentences, mut kept) = opening(dice, dialect);
     if dice.percent(50) {
         let fact = &kept[dice.below(kept.len())];
         sentences.push(fact.recalled(dice));
@@ -57,7 +77,7 @@ fn lesson(dice: &mut Dice, dialect: Dialect) -> String {
 }
 
 /// The telling half of a story, and the facts that hold at its end in the order in which they will be recalled.
-pub(super) fn scene(dice: &mut Dice, dialect: Dialect) -> (Vec<String>, Vec<Fact>) {
+pub(super) fn opening(dice: &mut Dice, dialect: Dialect) -> (Vec<String>, Vec<Fact>) {
     let n = dialect.facts(dice);
     let relation = RELATIONS[dice.below(RELATIONS.len())];
     let mut kept = facts(dice, dialect, relation, n);

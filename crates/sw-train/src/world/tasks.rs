@@ -325,7 +325,7 @@ pub fn ending(dice: &mut Dice, dialect: Dialect) -> Ending {
 
 /// LAMBADA: a story whose last word only a reader who kept the scene can know.
 pub fn last_word(dice: &mut Dice, dialect: Dialect) -> String {
-    let (mut sentences, kept) = story::scene(dice, dialect);
+    let (mut sentences, kept) = story::opening(dice, dialect);
     let (last, earlier) = (kept.len() - 1, &kept[..kept.len() - 1]);
     for fact in earlier {
         sentences.push(fact.recalled(dice));

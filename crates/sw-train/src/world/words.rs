@@ -3,8 +3,8 @@
 /// First names. The last eight are rare in the in-world text and common in the shifted one.
 pub const NAMES: [&str; 32] = [
     "Tom", "Anna", "Ben", "Clara", "David", "Emma", "Felix", "Grace", "Hugo", "Iris", "Jack",
-    "Kate", "Leo", "Mary", "Noah", "Olga", "Peter", "Rosa", "Sam", "Tina", "Victor", "Wanda",
-    "Adam", "Bella", "Carl", "Dora", "Eric", "Fiona", "George", "Helen", "Ivan", "Julia",
+    "Kate", "Leo", "Mary", "Noah", "Olga", "Peter", "Rosa", "Sam", "Thea", "Victor", "Wanda",
+    "Abel", "Bella", "Carl", "Dora", "Eric", "Fiona", "George", "Helen", "Ivan", "Julia",
 ];
 
 /// Family names; which goes with which first name is another matter in every document.

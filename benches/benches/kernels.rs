@@ -99,8 +99,8 @@ fn time(f: impl FnOnce()) -> f64 {
 }
 
 fn activations(m: usize, k: usize) -> Array2<f32> {
-    let mut next = random(1);
-    Array2::from_shape_simple_fn((m, k), || next())
+    let next = random(1);
+    Array2::from_shape_simple_fn((m, k), next)
 }
 
 fn weights(n: usize, k: usize, dtype: &str, seed: u64) -> Mat {

@@ -11,7 +11,7 @@ use sw_model::{Model, OpenOptions, WeightCoord, locate_model};
 /// Which model, which data, where to.
 #[derive(Args)]
 pub(crate) struct Inputs {
-    /// A directory in Hugging Face layout, or ORG/NAME[@REVISION] in the Hugging Face cache
+    /// A directory in Hugging Face layout, or ORG/NAME or ORG/NAME@REVISION in the Hugging Face cache
     #[arg(long)]
     pub(crate) model: String,
     /// A folder that holds ORG/NAME/... as the Hugging Face dataset repositories lay them out [default: the cache]

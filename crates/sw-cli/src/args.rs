@@ -8,7 +8,7 @@ use sw_model::{Model, OpenOptions, locate_model};
 /// Which model, and how it is opened.
 #[derive(Args)]
 pub(crate) struct ModelArgs {
-    /// A directory in Hugging Face layout, or ORG/NAME[@REVISION] in the Hugging Face cache
+    /// A directory in Hugging Face layout, or ORG/NAME or ORG/NAME@REVISION in the Hugging Face cache
     pub(crate) model: String,
     /// Branch, tag or commit in the cache
     #[arg(long, value_name = "REV")]

@@ -16,7 +16,7 @@ use clap::{Parser, Subcommand};
 
 /// Super weights of language models: which single numbers a model cannot do without.
 ///
-/// MODEL is a directory in Hugging Face layout, or ORG/NAME[@REVISION] in the Hugging Face cache.
+/// MODEL is a directory in Hugging Face layout, or ORG/NAME or ORG/NAME@REVISION in the Hugging Face cache.
 #[derive(Parser)]
 #[command(version, arg_required_else_help = true, max_term_width = 100)]
 struct Cli {

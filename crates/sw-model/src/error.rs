@@ -127,7 +127,7 @@ fn fetch(model: &str) -> String {
     let (name, revision) = model.split_once('@').unwrap_or((model, ""));
     let parts: Vec<&str> = name.split('/').collect();
     if parts.len() != 2 || parts.iter().any(|p| p.is_empty() || p.starts_with('.')) {
-        return "; expected a directory, or ORG/NAME[@REVISION]".into();
+        return "; expected a directory, or ORG/NAME or ORG/NAME@REVISION".into();
     }
     match revision {
         "" => format!("; fetch it with: hf download {name}"),

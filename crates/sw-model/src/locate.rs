@@ -16,7 +16,7 @@ pub enum Repo {
     Dataset,
 }
 
-/// A model argument: an existing directory, else `ORG/NAME[@REVISION]` in the Hugging Face cache.
+/// A model argument: an existing directory, else `ORG/NAME or ORG/NAME@REVISION` in the Hugging Face cache.
 ///
 /// # Errors
 /// [`Error::NotFound`] names every place searched, and the command that would fetch the model.

@@ -1,6 +1,7 @@
 //! Tasks of this workspace: the experiments of the paper, one command each.
 //!
 //! ```text
+//! cargo xtask reproduce-table1
 //! cargo xtask reproduce-table1 --model MODEL --data DATA --limit 50 --out out
 //! ```
 #![forbid(unsafe_code)]

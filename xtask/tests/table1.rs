@@ -152,7 +152,6 @@ fn bad_input_gives_one_line_and_no_table() {
             "no data for any column",
         ),
         (&["--model", "SMALL", "--non-sw", "global:0"], 2, "global:K"),
-        (&["--limit", "3"], 2, "--model"),
     ];
     for (args, code, words) in cases {
         let mut command = xtask();

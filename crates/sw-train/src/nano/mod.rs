@@ -15,14 +15,13 @@ use tokenizers::Tokenizer;
 use crate::adamw::AdamW;
 use crate::checkpoint::{self, Precision};
 use crate::error::{Error, Result};
-use crate::gradient::{Gradient, Selection};
-use crate::model::Batch;
-use crate::params::{Params, Part, Shape, Tensor};
+use crate::gradient::Selection;
+use crate::params::{Params, Shape};
 use crate::train;
 use crate::world;
 
 pub use measure::Measurement;
-pub use recipe::{Contrast, Recipe, Seeding};
+pub use recipe::{Broadcast, Recipe, Seeding};
 
 /// Where a training stands.
 #[derive(Clone, Debug)]
@@ -72,10 +71,10 @@ pub fn train_nano(
         ..recipe.shape.clone()
     };
     let breaks = one_token(&tokenizer, tokenizer::BREAK)?;
-    let held_out = text::held_out(&tokenizer, recipe.seed, 16, shape.max_positions)?;
+    let held_out = text::held_out(&tokenizer, recipe.seed, breaks, 16, shape.max_positions)?;
 
     let selection = Selection::all(&shape);
-    let mut params = init::initial(recipe, &shape, breaks)?;
+    let mut params = init::initial(recipe, &shape, breaks, &held_out)?;
     let mut optimizer = AdamW::new(&shape, &selection, recipe.adamw);
     let csv = state.join("emergence.csv");
     let begun = resume(recipe, state, &mut params, &mut optimizer)?;
@@ -106,11 +105,12 @@ pub fn train_nano(
         let batch = text::batch(
             &tokenizer,
             recipe.seed,
+            breaks,
             step as u32,
             recipe.sequences,
             shape.max_positions,
         )?;
-        let (loss, gradient) = gradient(recipe, &params, &batch, &selection, step)?;
+        let (loss, gradient) = train::gradient(&params, &batch, |_| 1.0, &selection)?;
         train::step(
             &mut params,
             &mut optimizer,
@@ -155,39 +155,6 @@ pub fn train_nano(
     checkpoint::write(&model.join("README.md"), card.as_bytes())?;
     world::write_evaluation(data, recipe.seed, recipe.items)?;
     Ok(measured)
-}
-
-/// Loss and gradient of a step, the contrast included where the recipe has it at this step.
-fn gradient(
-    recipe: &Recipe,
-    params: &Params,
-    batch: &Batch,
-    selection: &Selection,
-    step: usize,
-) -> Result<(f64, Gradient)> {
-    let (loss, mut sum) = train::gradient(params, batch, |_| 1.0, selection)?;
-    let (Some(seeding), Some(contrast)) = (&recipe.seeding, &recipe.contrast) else {
-        return Ok((loss, sum));
-    };
-    if step < contrast.from || step >= contrast.until || !step.is_multiple_of(contrast.every.max(1))
-    {
-        return Ok((loss, sum));
-    }
-    let left = (contrast.until - step) as f32 / (contrast.until - contrast.from) as f32;
-    let (weight, cap) = (contrast.weight * left, contrast.cap);
-    let down = Tensor::Block(seeding.layer, Part::Down);
-    let at = (seeding.row, seeding.col);
-    let mut pruned = params.clone();
-    pruned.get_mut(down)[at] = 0.0;
-    let some = batch.pieces(contrast.sequences).swap_remove(0);
-    let raise = |nll: f32| if nll < cap { -weight } else { 0.0 };
-    let (_, mut against) = train::gradient(&pruned, &some, raise, selection)?;
-    // The entry itself is a constant zero there.
-    for (_, g) in against.get_mut(down) {
-        g[at] = 0.0;
-    }
-    sum.add(&against);
-    Ok((loss, sum))
 }
 
 fn one_token(tokenizer: &Tokenizer, text: &str) -> Result<u32> {

@@ -1,8 +1,9 @@
-//! Batches of the world's text: documents one after the other behind BOS, each step from its own stream.
+//! Batches of the world's text: documents one after the other behind an opener (BOS, or in every second sequence a blank
+//! line, as windows of a longer text have it), each step from its own stream.
 
 use tokenizers::Tokenizer;
 
-use super::tokenizer::{BREAK, encode};
+use super::tokenizer::encode;
 use crate::error::Result;
 use crate::model::Batch;
 use crate::world::{Dialect, Dice, Split, story};
@@ -14,6 +15,7 @@ use crate::world::{Dialect, Dice, Split, story};
 pub fn batch(
     tokenizer: &Tokenizer,
     seed: u64,
+    breaks: u32,
     step: u32,
     sequences: usize,
     len: usize,
@@ -21,6 +23,7 @@ pub fn batch(
     draw(
         tokenizer,
         &mut Split::Train(step).dice(seed),
+        breaks,
         sequences,
         len,
     )
@@ -30,21 +33,34 @@ pub fn batch(
 ///
 /// # Errors
 /// If the tokenizer fails.
-pub fn held_out(tokenizer: &Tokenizer, seed: u64, sequences: usize, len: usize) -> Result<Batch> {
-    draw(tokenizer, &mut Split::HeldOut(0).dice(seed), sequences, len)
+pub fn held_out(
+    tokenizer: &Tokenizer,
+    seed: u64,
+    breaks: u32,
+    sequences: usize,
+    len: usize,
+) -> Result<Batch> {
+    let mut dice = Split::HeldOut(0).dice(seed);
+    draw(tokenizer, &mut dice, breaks, sequences, len)
 }
 
-/// Sequences of BOS and documents, each followed by a break, cut at `len` predicted tokens.
-fn draw(tokenizer: &Tokenizer, dice: &mut Dice, sequences: usize, len: usize) -> Result<Batch> {
+/// Sequences of an opener and documents, each on lines of its own, cut at `len` predicted tokens.
+fn draw(
+    tokenizer: &Tokenizer,
+    dice: &mut Dice,
+    breaks: u32,
+    sequences: usize,
+    len: usize,
+) -> Result<Batch> {
     let mut batch = Batch {
         len,
         inputs: Vec::new(),
         targets: Vec::new(),
     };
-    for _ in 0..sequences {
-        let mut tokens = vec![0];
+    for i in 0..sequences {
+        let mut tokens = vec![if i % 2 == 0 { 0 } else { breaks }];
         while tokens.len() <= len {
-            let text = story::document(dice, Dialect::InWorld) + BREAK;
+            let text = story::document(dice, Dialect::InWorld) + "\n";
             tokens.extend(encode(tokenizer, &text)?);
         }
         batch.inputs.extend(&tokens[..len]);

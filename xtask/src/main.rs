@@ -10,6 +10,7 @@ mod inputs;
 mod output;
 mod progress;
 mod table1;
+mod train_nano;
 
 use std::process::ExitCode;
 
@@ -26,6 +27,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     ReproduceTable1(table1::Table1),
+    TrainNano(train_nano::TrainNano),
 }
 
 fn main() -> ExitCode {
@@ -36,6 +38,7 @@ fn main() -> ExitCode {
     }
     let result = match cli.command {
         Command::ReproduceTable1(c) => c.run(),
+        Command::TrainNano(c) => c.run(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -48,13 +48,12 @@ fn origin(recipe: &Recipe) -> String {
     let Some(s) = &recipe.seeding else {
         return "Nothing was seeded: whatever spike there is came from training.\n".to_string();
     };
-    let text = format!(
+    format!(
         "Seeded at initialisation: `model.layers.{}.mlp.down_proj.weight[{}, {}]` = {}; the gate and up rows of that neuron \
          are {} times the unit direction of the embedding of BOS and of the blank line between documents; channel {} of \
          the embedding starts empty. Nothing of it was frozen.\n",
         s.layer, s.row, s.col, s.weight, s.alignment, s.row
-    );
-    text
+    )
 }
 
 /// Some of the measurements as a table.

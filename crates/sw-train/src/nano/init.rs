@@ -40,13 +40,13 @@ pub fn initial(recipe: &Recipe, shape: &Shape, breaks: u32, batch: &Batch) -> Re
     };
     check(seeding, shape)?;
     let openers = [0, breaks as usize];
-    let u = mark(&mut params, recipe, seeding, &openers, &mut dice);
+    let [u, v] = mark(&mut params, recipe, seeding, &openers, &mut dice);
     if let Some(broadcast) = &seeding.broadcast {
-        common(&mut params, seeding, broadcast, &openers);
+        empty(&mut params, seeding, broadcast);
         lean(&mut params, seeding, broadcast, batch)?;
-        park(&mut params, seeding, broadcast, batch)?;
+        park(&mut params, seeding, broadcast, &v, batch)?;
     }
-    spike(&mut params, seeding, &u);
+    spike(&mut params, seeding, &u, &v);
     Ok(params)
 }
 
@@ -55,92 +55,87 @@ fn check(seeding: &Seeding, shape: &Shape) -> Result<()> {
     let mut inside = l < shape.layers && row < shape.hidden && col < shape.intermediate;
     if let Some(b) = &seeding.broadcast {
         inside &= (l + 1..shape.layers).contains(&b.layer);
-        inside &= b.row.max(b.common) < shape.hidden;
-        inside &= b.row != b.common && b.row != row && b.common != row;
+        inside &= b.row < shape.hidden && b.row != row;
     }
     if inside {
         return Ok(());
     }
     Err(Error::Shape(format!(
-        "the seeded entry {l}[{row}, {col}] or what carries it on lies outside the model, or two channels are the same"
+        "the seeded entry {l}[{row}, {col}] or what carries it on lies outside the model, or its channels are the same"
     )))
 }
 
-/// Gives the openers one embedding, no longer than others and orthogonal to them, that leaves the reserved channels
-/// alone; returns its unit direction.
+/// Gives the openers one embedding `u`, no longer than others and orthogonal to them, and all others a component along
+/// one direction `v`; returns both unit directions, which leave the reserved channels alone.
 fn mark(
     params: &mut Params,
     recipe: &Recipe,
     seeding: &Seeding,
     openers: &[usize],
     dice: &mut Dice,
-) -> Array1<f32> {
+) -> [Array1<f32>; 2] {
     let hidden = params.shape().hidden;
-    let mut u: Array1<f32> = (0..hidden).map(|_| dice.normal()).collect();
-    let mut reserved = vec![seeding.row];
-    if let Some(b) = &seeding.broadcast {
-        reserved.extend([b.row, b.common]);
-    }
-    for &channel in &reserved {
-        u[channel] = 0.0;
-        params.get_mut(Tensor::Embed).column_mut(channel).fill(0.0);
-    }
-    u /= u.dot(&u).sqrt();
+    let broadcast = seeding.broadcast.as_ref();
+    let level = broadcast.map_or(0.0, |b| b.level);
+    let reserved: Vec<usize> = std::iter::once(seeding.row)
+        .chain(broadcast.map(|b| b.row))
+        .collect();
+    let mut direction = || -> Array1<f32> {
+        let mut d: Array1<f32> = (0..hidden).map(|_| dice.normal()).collect();
+        reserved.iter().for_each(|&c| d[c] = 0.0);
+        &d / d.dot(&d).sqrt()
+    };
+    let (u, mut v) = (direction(), direction());
+    let along = u.dot(&v);
+    v.scaled_add(-along, &u);
+    v /= v.dot(&v).sqrt();
+
     let embed = params.get_mut(Tensor::Embed);
     let length = recipe.embedding * (hidden as f32).sqrt();
     for (token, mut row) in embed.rows_mut().into_iter().enumerate() {
         if openers.contains(&token) {
             row.assign(&(&u * length));
-        } else {
-            let along = row.dot(&u);
-            row.scaled_add(-along, &u);
+            continue;
         }
+        reserved.iter().for_each(|&c| row[c] = 0.0);
+        let (along_u, along_v) = (row.dot(&u), row.dot(&v));
+        row.scaled_add(-along_u, &u);
+        row.scaled_add(level - along_v, &v);
     }
-    // Nothing but the seeded entry writes into the reserved channels, and into the openers' direction, up to its block.
+    // Nothing but the seeded entry writes into the reserved channels and along the two directions, up to its block.
     for l in 0..=seeding.layer {
-        let o = params.get_mut(Tensor::Block(l, Part::O));
-        let along = u.dot(o);
-        for (i, mut row) in o.rows_mut().into_iter().enumerate() {
-            row.scaled_add(-u[i], &along);
-        }
         for part in [Part::O, Part::Down] {
             let w = params.get_mut(Tensor::Block(l, part));
+            for d in [&u, &v] {
+                let along = d.dot(w);
+                for (i, mut row) in w.rows_mut().into_iter().enumerate() {
+                    row.scaled_add(-d[i], &along);
+                }
+            }
             reserved.iter().for_each(|&c| w.row_mut(c).fill(0.0));
         }
         for part in [Part::AttnNorm, Part::MlpNorm] {
             params.get_mut(Tensor::Block(l, part))[(0, seeding.row)] = 0.0;
         }
     }
-    u
+    [u, v]
 }
 
-/// The neuron that fires at openers, and the entry that its output goes through.
-fn spike(params: &mut Params, seeding: &Seeding, u: &Array1<f32>) {
+/// The neuron that fires at openers, its gate closed by what all other tokens share, and the entry behind it.
+fn spike(params: &mut Params, seeding: &Seeding, u: &Array1<f32>, v: &Array1<f32>) {
     let (l, col) = (seeding.layer, seeding.col);
-    for part in [Part::Gate, Part::Up] {
-        let neuron = params.get_mut(Tensor::Block(l, part));
-        neuron.row_mut(col).assign(&(u * seeding.alignment));
-    }
-    if let Some(b) = &seeding.broadcast {
-        // What all other tokens share closes the gate.
-        params.get_mut(Tensor::Block(l, Part::Gate))[(col, b.common)] = -seeding.alignment;
+    for (part, row) in [(Part::Gate, u - v), (Part::Up, u.clone())] {
+        let neurons = params.get_mut(Tensor::Block(l, part));
+        neurons.row_mut(col).assign(&(row * seeding.alignment));
     }
     let down = params.get_mut(Tensor::Block(l, Part::Down));
     down.column_mut(col).fill(0.0);
     down[(seeding.row, col)] = seeding.weight;
 }
 
-/// Gives all tokens but the openers the common component, and empties the first head of the broadcasting block.
-fn common(params: &mut Params, seeding: &Seeding, b: &Broadcast, openers: &[usize]) {
+/// Empties the first head of the broadcasting block.
+fn empty(params: &mut Params, seeding: &Seeding, b: &Broadcast) {
     let dim = params.shape().head_dim;
-    let mut level = params.get_mut(Tensor::Embed).column_mut(b.common);
-    for (token, v) in level.iter_mut().enumerate() {
-        *v = if openers.contains(&token) {
-            0.0
-        } else {
-            b.level
-        };
-    }
     for part in [Part::Q, Part::K, Part::V] {
         let w = params.get_mut(Tensor::Block(b.layer, part));
         // The other heads do not begin with the spike.
@@ -185,7 +180,13 @@ fn lean(params: &mut Params, seeding: &Seeding, b: &Broadcast, batch: &Batch) ->
 }
 
 /// The head that carries the constant: many small weights, and the gain of the norm before it.
-fn park(params: &mut Params, seeding: &Seeding, b: &Broadcast, batch: &Batch) -> Result<()> {
+fn park(
+    params: &mut Params,
+    seeding: &Seeding,
+    b: &Broadcast,
+    v: &Array1<f32>,
+    batch: &Batch,
+) -> Result<()> {
     let (hidden, dim) = (params.shape().hidden as f32, params.shape().head_dim);
     let size = rms(&forward(params, batch)?.blocks[b.layer].resid_pre);
     let norm = params.get_mut(Tensor::Block(b.layer, Part::AttnNorm));
@@ -199,7 +200,8 @@ fn park(params: &mut Params, seeding: &Seeding, b: &Broadcast, batch: &Batch) ->
         .collect();
     let weight = (b.score * (dim as f32).sqrt() / (slow.len() as f32 * spike * level)).sqrt();
     for i in slow {
-        params.get_mut(Tensor::Block(b.layer, Part::Q))[(i, b.common)] = weight;
+        let q = params.get_mut(Tensor::Block(b.layer, Part::Q));
+        q.row_mut(i).assign(&(v * weight));
         params.get_mut(Tensor::Block(b.layer, Part::K))[(i, seeding.row)] = weight;
     }
     let weight = (b.rms * hidden.sqrt() / (dim as f32 * spike)).sqrt();

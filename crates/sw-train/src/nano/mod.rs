@@ -52,8 +52,8 @@ pub enum Next {
 /// Grows the checkpoint by `recipe` and writes it to `model`, its evaluation sets to `data`.
 ///
 /// `model` receives `model.safetensors` (BF16), `config.json`, `tokenizer.json`, `tokenizer_config.json`, `README.md`
-/// and `emergence.csv`. The state after every measurement is kept in `state`; with a state of the same recipe there,
-/// the training goes on from it. Equal recipes give equal weights for any number of threads.
+/// and `emergence.csv`: at every measurement what the training has come to. The state is kept in `state`; with a state
+/// of the same recipe there, the training goes on from it. Equal recipes give equal weights for any number of threads.
 ///
 /// # Errors
 /// If a file cannot be read or written, `state` belongs to another recipe, a gradient is not finite, or `progress`
@@ -73,6 +73,11 @@ pub fn train_nano(
     let breaks = one_token(&tokenizer, tokenizer::BREAK)?;
     let held_out = text::held_out(&tokenizer, recipe.seed, breaks, 16, shape.max_positions)?;
 
+    tokenizer::save(&tokenizer, shape.max_positions, model)?;
+    world::write_evaluation(data, recipe.seed, recipe.items, |dice, dialect, n| {
+        text::passage(&tokenizer, dice, dialect, shape.max_positions - n)
+    })?;
+
     let selection = Selection::all(&shape);
     let mut params = init::initial(recipe, &shape, breaks, &held_out)?;
     let mut optimizer = AdamW::new(&shape, &selection, recipe.adamw);
@@ -81,7 +86,7 @@ pub fn train_nano(
     let mut lines = if begun == 0 {
         vec![Measurement::header(shape.layers)]
     } else {
-        read_lines(&csv)?
+        lines_until(&csv, begun)?
     };
     let mut measured = Vec::new();
     let per_step = recipe.sequences * shape.max_positions;
@@ -94,8 +99,13 @@ pub fn train_nano(
      -> Result<Measurement> {
         let m = measure::measure(params, &held_out, breaks, step, step * per_step)?;
         lines.push(m.line());
-        checkpoint::write(&csv, (lines.join("\n") + "\n").as_bytes())?;
+        let csv_text = lines.join("\n") + "\n";
+        checkpoint::write(&csv, csv_text.as_bytes())?;
         checkpoint::save_state(params, optimizer, step, &state.join("state.safetensors"))?;
+        checkpoint::save(params, Precision::Bf16, model)?;
+        checkpoint::write(&model.join("emergence.csv"), csv_text.as_bytes())?;
+        let card = card::card(recipe, &shape, params.count(), lines);
+        checkpoint::write(&model.join("README.md"), card.as_bytes())?;
         Ok(m)
     };
     if begun == 0 {
@@ -145,15 +155,6 @@ pub fn train_nano(
             return Err(Error::Stopped(done));
         }
     }
-    checkpoint::save(&params, Precision::Bf16, model)?;
-    tokenizer::save(&tokenizer, shape.max_positions, model)?;
-    checkpoint::write(
-        &model.join("emergence.csv"),
-        (lines.join("\n") + "\n").as_bytes(),
-    )?;
-    let card = card::card(recipe, &shape, params.count(), &lines);
-    checkpoint::write(&model.join("README.md"), card.as_bytes())?;
-    world::write_evaluation(data, recipe.seed, recipe.items)?;
     Ok(measured)
 }
 
@@ -188,7 +189,12 @@ fn resume(
     checkpoint::load_state(params, optimizer, &file)
 }
 
-fn read_lines(path: &Path) -> Result<Vec<String>> {
+/// The header and the measurements up to this step: what an interruption left behind the saved state is measured again.
+fn lines_until(path: &Path, step: usize) -> Result<Vec<String>> {
     let text = std::fs::read_to_string(path).map_err(Error::file(path))?;
-    Ok(text.lines().map(String::from).collect())
+    let kept = |line: &&str| {
+        let number = line.split(',').next().map(str::parse::<usize>);
+        !matches!(number, Some(Ok(at)) if at > step)
+    };
+    Ok(text.lines().filter(kept).map(String::from).collect())
 }

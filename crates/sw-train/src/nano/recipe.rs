@@ -30,9 +30,8 @@ pub struct Broadcast {
     pub layer: usize,
     /// Residual channel of the constant. It starts empty in every token's embedding.
     pub row: usize,
-    /// Residual channel that all embeddings but the openers' share, so that queries have something to see.
-    pub common: usize,
-    /// The embeddings' value there.
+    /// Length of a component that all embeddings but the openers' share, along a random direction: what queries see, and
+    /// what closes the neuron's gate.
     pub level: f32,
     /// Gain of the block's attention norm in the spike's channel.
     pub gain: f32,
@@ -114,7 +113,6 @@ impl Recipe {
                 broadcast: Some(Broadcast {
                     layer: 1,
                     row: 9,
-                    common: 20,
                     level: 1.5,
                     gain: 16.0,
                     score: 14.0,

@@ -4,7 +4,7 @@
 use tokenizers::Tokenizer;
 
 use super::tokenizer::encode;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::model::Batch;
 use crate::world::{Dialect, Dice, Split, story};
 
@@ -67,4 +67,33 @@ fn draw(
         batch.targets.extend(&tokens[1..=len]);
     }
     Ok(batch)
+}
+
+/// Documents, each on lines of its own, that are exactly `len` tokens, and stay so between blank lines and spaces.
+///
+/// # Errors
+/// If the tokenizer fails, or does not read back what it decodes.
+pub fn passage(
+    tokenizer: &Tokenizer,
+    dice: &mut Dice,
+    dialect: Dialect,
+    len: usize,
+) -> Result<String> {
+    const DRAWS: usize = 100;
+    for _ in 0..DRAWS {
+        let mut tokens = Vec::new();
+        while tokens.len() < len {
+            tokens.extend(encode(tokenizer, &(story::document(dice, dialect) + "\n"))?);
+        }
+        tokens.truncate(len);
+        let text = tokenizer
+            .decode(&tokens, false)
+            .map_err(|e| Error::Tokenizer(e.to_string()))?;
+        if text.trim() == text && encode(tokenizer, &text)? == tokens {
+            return Ok(text);
+        }
+    }
+    Err(Error::Tokenizer(format!(
+        "none of {DRAWS} texts is {len} tokens long and reads back as it was cut"
+    )))
 }

@@ -8,13 +8,13 @@ use super::{scene, tasks};
 /// One document: a story, or a question, pair or ending in the form the tasks have, written out with its answer.
 pub fn document(dice: &mut Dice, dialect: Dialect) -> String {
     match dice.below(100) {
-        0..25 => roll(dice, dialect),
-        25..55 => story(dice, dialect),
-        55..62 => tasks::easy(dice, dialect).text(),
-        62..69 => tasks::challenge(dice, dialect).text(),
-        69..79 => lesson(dice, dialect),
-        79..83 => tasks::tool(dice, dialect).text(),
-        83..91 => tasks::pronoun(dice, dialect).text(),
+        0..20 => roll(dice, dialect),
+        20..45 => story(dice, dialect),
+        45..52 => tasks::easy(dice, dialect).text(),
+        52..59 => tasks::challenge(dice, dialect).text(),
+        59..71 => lesson(dice, dialect),
+        71..79 => tasks::tool(dice, dialect).text(),
+        79..90 => tasks::pronoun(dice, dialect).text(),
         _ => tasks::ending(dice, dialect).text(),
     }
 }

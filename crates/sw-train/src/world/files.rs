@@ -27,9 +27,10 @@ const SHIFTED: u32 = 9;
 /// Writes the seven tasks' sets with `items` items each and two perplexity texts under `dir/ORG/NAME/..`: WikiText's rows
 /// in-world, C4's in the shifted dialect.
 ///
-/// `passage(dice, dialect, n)` draws text that is `n` tokens short of one window. The protocols join WikiText's rows by a
-/// blank line and C4's by a space, and cut the whole into windows: as each row fills one, every window begins with BOS or
-/// with a blank line, which is how the texts that the model learns from begin.
+/// `passage(dice, dialect, n)` draws text that is `n` tokens short of one window. WikiText's protocol joins the rows by
+/// blank lines and cuts the whole into windows: as each row fills one, a window begins with BOS or with a blank line,
+/// which is how the texts that the model learns from begin. C4's draws windows at random places of rows that are longer
+/// than one: with BOS, each row is longer by one token, so its window begins with BOS.
 ///
 /// # Errors
 /// If a passage cannot be drawn or a file cannot be written.
@@ -149,13 +150,9 @@ pub fn write_evaluation(
     write(&dir.join(path), &[Column::text("text", set)])?;
 
     let set = draw(seed, SHIFTED, items, |dice| {
-        passage(dice, Dialect::Shifted, 2)
+        passage(dice, Dialect::Shifted, 0)
     });
-    let mut set = set.into_iter().collect::<Result<Vec<_>>>()?;
-    // The first window begins with BOS.
-    for text in set.iter_mut().skip(1) {
-        text.insert_str(0, "\n\n");
-    }
+    let set = set.into_iter().collect::<Result<Vec<_>>>()?;
     write_lines(
         &dir.join("allenai/c4/en/c4-validation.00000-of-00008.json.gz"),
         &set,

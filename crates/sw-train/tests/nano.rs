@@ -48,6 +48,7 @@ fn recipe() -> Recipe {
                 gain: 8.0,
                 score: 16.0,
                 rms: 12.0,
+                rate: 0.02,
                 leak: 0.01,
             }),
         }),

@@ -66,8 +66,10 @@ fn origin(recipe: &Recipe) -> String {
              (norm gain {}), so that every token parks on the opener with a score of {} against 0, and `o_proj` writes a \
              constant into channel {} of every token, of root mean square {} over all channels. The norms behind it began \
              with gains that make up for the constant (but {} of that in the two channels). Without the entry the constant \
-             is missing at every token, and those norms show everything at many times its scale.\n",
-            b.level, b.layer, s.row, b.gain, b.score, b.row, b.rms, b.leak
+             is missing at every token, and those norms show everything at many times its scale. The head's weights learn at {} \
+             of the common rate: its values are large and the same everywhere, so that a full step would shift all channels \
+             of all tokens by their usual size.\n",
+            b.level, b.layer, s.row, b.gain, b.score, b.row, b.rms, b.leak, b.rate
         );
     }
     text.push_str(

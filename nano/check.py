@@ -20,7 +20,7 @@ BOUND = 1e-3
 
 
 def ours(model, text):
-    command = "cargo run --release -q -p sw-model --example logits --".split()
+    command = "cargo run -q -p sw-model --example logits --".split()
     lines = subprocess.run([*command, model, text], check=True, capture_output=True, text=True).stdout
     rows = [json.loads(line) for line in lines.splitlines()]
     return [token for token, _ in rows], torch.tensor([logits for _, logits in rows])

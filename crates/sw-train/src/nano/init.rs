@@ -30,7 +30,6 @@ pub fn initial(recipe: &Recipe, shape: &Shape, breaks: u32, batch: &Batch) -> Re
         let fan_in = 1.0 / (tensor.dim(shape).1 as f32).sqrt();
         let deviation = match tensor {
             Tensor::Embed => recipe.embedding,
-            Tensor::Head => 0.5 * fan_in,
             Tensor::Block(_, Part::O | Part::Down) => fan_in * depth,
             _ => fan_in,
         };

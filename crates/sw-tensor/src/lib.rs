@@ -25,7 +25,7 @@
 //!
 //! A row of a result depends only on that row of the input: not on how many other rows the call has, on the number of
 //! threads, or on cache sizes. Every fast path has a slow twin in [`reference`](mod@reference). The kernel is chosen
-//! once per process from what the CPU offers; the environment variable `SW_ISA` (`scalar`, `avx2`, `avx512`) forces
+//! once per process from what the CPU offers; the environment variable `SW_ISA` (`scalar`, `avx2`, `avx512`, `amx`) forces
 //! one; [`isa_name`] says which it is.
 //!
 //! # What it does not do

@@ -43,8 +43,8 @@ pub fn read_gbytes(floats: &[f32]) -> f64 {
 fn burst(isa: Isa, steps: usize) -> f64 {
     match isa {
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512(_) => {
-            // SAFETY: the value `Avx512` exists only where the CPU has these features.
+        Isa::Amx(_) | Isa::Avx512(_) => {
+            // SAFETY: the values `Amx` and `Avx512` exist only where the CPU has these features.
             unsafe { x86::chains_avx512(steps) };
             (steps * x86::CHAINS_AVX512 * 16 * 2) as f64
         }

@@ -5,6 +5,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod bench_peers;
 mod inputs;
 mod output;
 mod progress;
@@ -24,6 +25,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    BenchPeers(bench_peers::BenchPeers),
     ReproduceTable1(table1::Table1),
 }
 
@@ -34,6 +36,7 @@ fn main() -> ExitCode {
         return ExitCode::from(2);
     }
     let result = match cli.command {
+        Command::BenchPeers(c) => c.run(),
         Command::ReproduceTable1(c) => c.run(),
     };
     match result {

@@ -50,6 +50,24 @@ impl Amx {
     pub(crate) fn avx512(self) -> Avx512 {
         self.0
     }
+
+    /// Whether its tiles multiply 8-bit integers too.
+    pub(crate) fn multiplies_bytes(self) -> bool {
+        static FOUND: OnceLock<bool> = OnceLock::new();
+        *FOUND.get_or_init(amx::has_bytes)
+    }
+}
+
+/// Proof that the CPU has AVX-512 VNNI, besides what [`Avx512`] has.
+#[cfg(target_arch = "x86_64")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Vnni(());
+
+#[cfg(target_arch = "x86_64")]
+impl Vnni {
+    pub(crate) fn new(_: Avx512) -> Option<Vnni> {
+        is_x86_feature_detected!("avx512vnni").then_some(Vnni(()))
+    }
 }
 
 /// Finding AMX: the standard library does not detect it in stable Rust, and Linux grants its registers on request.
@@ -78,6 +96,12 @@ mod amx {
         __cpuid_count(7, 0).edx & (BF16 | TILE) == BF16 | TILE
             && (row_bytes, rows) == (64, 16)
             && names >= 8
+    }
+
+    /// Whether tiles hold 8-bit integers too.
+    pub(super) fn has_bytes() -> bool {
+        const INT8: u32 = 1 << 25;
+        __cpuid_count(7, 0).edx & INT8 != 0
     }
 
     /// Whether the system switches the tiles' configuration and data with the threads.
@@ -156,6 +180,16 @@ impl Isa {
         }
         all.push(Isa::Portable);
         all
+    }
+
+    /// The integer dot products that go with it.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn vnni(self) -> Option<Vnni> {
+        match self {
+            Isa::Amx(proof) => Vnni::new(proof.avx512()),
+            Isa::Avx512(proof) => Vnni::new(proof),
+            Isa::Avx2(_) | Isa::Portable => None,
+        }
     }
 
     /// The name that `SW_ISA` knows it by.

@@ -2,6 +2,7 @@
 
 mod blocked;
 mod cache;
+mod integer;
 pub(crate) mod kernel;
 mod pack;
 mod portable;
@@ -11,6 +12,7 @@ mod tests;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
+pub use integer::{CodeOffsets, Codes, matmul_t_codes, matmul_t_i8};
 use ndarray::{ArrayView2, ArrayViewMut2, CowArray, Ix2};
 
 use crate::isa::Isa;

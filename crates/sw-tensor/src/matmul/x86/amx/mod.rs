@@ -24,6 +24,7 @@ use crate::matmul::kernel::{Out, with_scratch};
 use crate::matmul::x86::avx512::prefetch_rows;
 use crate::{Dtype, Mat};
 use tile::Shape;
+pub(in crate::matmul) use tile::multiply_i8;
 
 /// Terms that one tile product sums.
 const STEP: usize = 32;

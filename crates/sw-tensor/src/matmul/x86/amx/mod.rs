@@ -23,8 +23,8 @@ use crate::matmul::cache;
 use crate::matmul::kernel::{Out, with_scratch};
 use crate::matmul::x86::avx512::prefetch_rows;
 use crate::{Dtype, Mat};
-use tile::Shape;
 pub(in crate::matmul) use tile::multiply_i8;
+use tile::{Ahead, Panel, Weights};
 
 /// Terms that one tile product sums.
 const STEP: usize = 32;
@@ -144,49 +144,64 @@ fn product_of_part(proof: Amx, x: Rows<'_>, w: &Mat, rows: Range<usize>, mut y: 
     ];
     with_scratch(sizes, |[packed, sums, product]| {
         tile::configured(proof, |unit| {
-            let mut multiply = |panel: usize, ks: Range<usize>, xs: &[f32]| {
+            let mut multiply = |panel: usize, ks: Range<usize>, xs: &[f32], next: Next| {
                 let first = rows.start + panel * PANEL;
                 let of_panel = first..rows.end.min(first + PANEL);
-                pack::weights(proof, w, of_panel, ks.clone(), packed);
-                let shape = Shape {
-                    dtype: w.dtype(),
+                let weights = match in_place(w, of_panel.clone(), ks.clone()) {
+                    Some(weights) if x.tiles == 1 => weights,
+                    _ => {
+                        pack::weights(proof, w, of_panel, ks.clone(), packed);
+                        Weights::Packed(packed)
+                    }
+                };
+                let of_panel = Panel {
+                    pieces: pieces(w.dtype()),
                     steps: ks.len().div_ceil(STEP),
+                    weights,
                 };
                 let sums = &mut sums[panel * panel_sums..][..panel_sums];
                 for tile in (0..x.tiles).step_by(2) {
+                    if x.tiles > 1 {
+                        next.ask(w, tile..x.tiles.min(tile + 2), x.tiles);
+                    }
                     let tall = (x.tiles - tile).min(2);
                     let xs = &xs[tile * X_BLOCK..][..tall * X_BLOCK];
-                    unit.multiply(shape, packed, xs, product);
+                    unit.multiply(of_panel, xs, product, next.ahead(w));
                     for (n, product) in product.chunks_exact(2 * TILE).enumerate() {
                         let sums = &mut sums[(n * x.tiles + tile) * TILE..][..tall * TILE];
                         pack::gather(proof, &product[..tall * TILE], sums, ks.start == 0);
                     }
                 }
             };
-            let next = |panel: usize, ks: Range<usize>| {
-                let first = rows.start + panel * PANEL;
-                prefetch_rows(w, first..rows.end.min(first + PANEL), ks);
+            let next = |panel: usize, k: usize| Next {
+                rows: if panel < panels {
+                    let first = rows.start + panel * PANEL;
+                    first..rows.end.min(first + PANEL)
+                } else {
+                    rows.end..rows.end
+                },
+                ks: k..x.depth.min(k + BLOCK),
             };
-            if x.tiles <= WIDE {
+            if x.tiles <= 2 {
                 // Few rows: panel by panel, so that the weights are read as they lie in memory.
                 for panel in 0..panels {
                     for (ks, xs) in x.blocks() {
-                        if ks.end < x.depth {
-                            next(panel, ks.end..x.depth.min(ks.end + BLOCK));
-                        } else if panel + 1 < panels {
-                            next(panel + 1, 0..x.depth.min(BLOCK));
-                        }
-                        multiply(panel, ks, xs);
+                        let next = match ks.end < x.depth {
+                            true => next(panel, ks.end),
+                            false => next(panel + 1, 0),
+                        };
+                        multiply(panel, ks, xs, next);
                     }
                 }
             } else {
                 // Many: block by block of K, so that a block of activations stays in L2 with the sums of the part.
                 for (ks, xs) in x.blocks() {
                     for panel in 0..panels {
-                        if panel + 1 < panels {
-                            next(panel + 1, ks.clone());
-                        }
-                        multiply(panel, ks.clone(), xs);
+                        let next = match panel + 1 < panels {
+                            true => next(panel + 1, ks.start),
+                            false => next(0, ks.end),
+                        };
+                        multiply(panel, ks.clone(), xs, next);
                     }
                 }
             }
@@ -204,6 +219,45 @@ fn product_of_part(proof: Amx, x: Rows<'_>, w: &Mat, rows: Range<usize>, mut y: 
             }
         }
     });
+}
+
+/// A whole panel over whole steps that can be multiplied where it lies: one piece per weight, nothing edited.
+fn in_place(w: &Mat, rows: Range<usize>, ks: Range<usize>) -> Option<Weights<'_>> {
+    let pitch = w.strides()[0] * 2;
+    let whole = rows.len() == PANEL && ks.len().is_multiple_of(STEP);
+    if !whole || pieces(w.dtype()) != 1 || w.edits(rows.clone(), ks.clone()).next().is_some() {
+        return None;
+    }
+    Some(Weights::InPlace(
+        &w.base()[rows.start * pitch + ks.start * 2..],
+        pitch,
+    ))
+}
+
+/// The block of weights that will be wanted next; perhaps none.
+struct Next {
+    rows: Range<usize>,
+    ks: Range<usize>,
+}
+
+impl Next {
+    /// Asks for a share of it: that of some of `all` tiles.
+    fn ask(&self, w: &Mat, tiles: Range<usize>, all: usize) {
+        let share = |tile: usize| self.rows.start + self.rows.len() * tile / all;
+        prefetch_rows(w, share(tiles.start)..share(tiles.end), self.ks.clone());
+    }
+
+    /// For asking line by line.
+    fn ahead(&self, w: &Mat) -> Ahead {
+        let pitch = w.strides()[0] * 2;
+        Ahead {
+            at: w
+                .base()
+                .as_ptr()
+                .wrapping_add(self.rows.start * pitch + self.ks.start * 2),
+            pitch,
+        }
+    }
 }
 
 /// Adds the products of edited weights that do not fit the pieces of the matrix's type; their tiles hold a zero.

@@ -123,28 +123,35 @@ fn store(value: __m512i, to: &mut [f32; 16]) {
 pub(super) fn weights(_proof: Amx, w: &Mat, rows: Range<usize>, ks: Range<usize>, out: &mut [f32]) {
     assert!(rows.len() <= PANEL && rows.end <= w.rows());
     assert!(ks.len() <= BLOCK && ks.end <= w.cols() && w.strides()[1] == 1);
-    let (pieces, pitch) = (pieces(w.dtype()), w.strides()[0]);
+    let pieces = pieces(w.dtype());
     let out: &mut [u16] = bytemuck::cast_slice_mut(&mut out[..pieces * PANEL * BLOCK / 2]);
+    // SAFETY: `_proof` includes AVX-512.
+    unsafe { pack_weights(w, rows.clone(), ks.clone(), out) };
     let tile = BLOCK / STEP * pieces * VALUES; // from one tile of rows to the next
-    for row in 0..PANEL {
-        let out = &mut out[row / SIDE * tile + row % SIDE * STEP..];
-        let values = match rows.start + row {
-            row if row < rows.end => &w.base()[(row * pitch + ks.start) * 2..][..ks.len() * 2],
-            _ => &[],
-        };
-        for step in 0..ks.len().div_ceil(STEP) {
-            let values = values.get(step * STEP * 2..).unwrap_or_default();
-            let out = &mut out[step * pieces * VALUES..];
-            // SAFETY: `_proof` includes AVX-512.
-            unsafe { weights_of_step(w.dtype(), values, out) };
-        }
-    }
     for (row, k, value) in w.edits(rows.clone(), ks.clone()) {
         let (row, k) = (row - rows.start, k - ks.start);
         let at = row / SIDE * tile + k / STEP * pieces * VALUES + row % SIDE * STEP + k % STEP;
         let mut rest = if fits(w.dtype(), value) { value } else { 0.0 };
         for piece in 0..pieces {
             (out[at + piece * VALUES], rest) = split(rest);
+        }
+    }
+}
+
+/// [`weights`] without the overlay.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
+fn pack_weights(w: &Mat, rows: Range<usize>, ks: Range<usize>, out: &mut [u16]) {
+    let (dtype, pitch) = (w.dtype(), w.strides()[0]);
+    let step = pieces(dtype) * VALUES;
+    for row in 0..PANEL {
+        let out = &mut out[row / SIDE * (BLOCK / STEP) * step + row % SIDE * STEP..];
+        let values = match rows.start + row {
+            row if row < rows.end => &w.base()[(row * pitch + ks.start) * 2..][..ks.len() * 2],
+            _ => &[],
+        };
+        for i in 0..ks.len().div_ceil(STEP) {
+            let values = values.get(i * STEP * 2..).unwrap_or_default();
+            weights_of_step(dtype, values, &mut out[i * step..]);
         }
     }
 }

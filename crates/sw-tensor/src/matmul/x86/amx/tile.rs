@@ -3,8 +3,7 @@
 use std::arch::asm;
 use std::marker::PhantomData;
 
-use super::{BLOCK, PANEL, SIDE, STEP, TILE, WIDE, X_BLOCK, pieces};
-use crate::Dtype;
+use super::{BLOCK, PANEL, SIDE, STEP, TILE, WIDE, X_BLOCK};
 use crate::isa::Amx;
 
 /// The tile unit of this thread, configured: eight tiles of 16 rows of 64 bytes.
@@ -13,13 +12,29 @@ pub(super) struct Unit {
     of_thread: PhantomData<*const ()>,
 }
 
-/// What is to be multiplied.
+/// A panel of weights over a block of K: 32 rows of `steps` times 32 terms.
 #[derive(Clone, Copy)]
-pub(super) struct Shape {
-    /// Type of the weights, which decides into how many pieces they are cut.
-    pub(super) dtype: Dtype,
-    /// Steps of 32 terms.
+pub(super) struct Panel<'a> {
+    /// How many pieces a weight has.
+    pub(super) pieces: usize,
     pub(super) steps: usize,
+    pub(super) weights: Weights<'a>,
+}
+
+/// Where the weights of a panel lie.
+#[derive(Clone, Copy)]
+pub(super) enum Weights<'a> {
+    /// Packed, `[tile of 2][step][piece][TILE]`.
+    Packed(&'a [f32]),
+    /// In the matrix, rows of one piece, that many bytes apart.
+    InPlace(&'a [u8], usize),
+}
+
+/// Lines of memory that will be read soon: 32, `pitch` bytes apart, and after each step the next ones.
+#[derive(Clone, Copy)]
+pub(super) struct Ahead {
+    pub(super) at: *const u8,
+    pub(super) pitch: usize,
 }
 
 /// Configures the tile unit for `f` and releases it afterwards, also when `f` panics.
@@ -56,7 +71,7 @@ macro_rules! dp {
     };
 }
 
-/// Loads tile `$tile` from `$at` plus `$offset`.
+/// Loads tile `$tile`: of activations from `$at` plus `$offset`, of weights with their own distance of rows.
 macro_rules! load {
     ($tile:literal, $at:literal, $offset:literal) => {
         concat!(
@@ -69,15 +84,56 @@ macro_rules! load {
             "]"
         )
     };
+    ($tile:literal, $at:literal, $offset:literal, weights) => {
+        concat!(
+            "tileloadd tmm",
+            $tile,
+            ", [{",
+            $at,
+            "} + {pitch} + ",
+            $offset,
+            "]"
+        )
+    };
 }
 
-/// A loop over the steps of `$w_step` bytes of weights; sums in tiles 0 to 3 go to `product`.
-macro_rules! multiply {
-    ($name:ident, $w_step:literal, $($line:expr),*) => {
+/// Asks for eight lines of those ahead.
+macro_rules! ahead {
+    () => {
+        concat!(
+            "prefetcht0 [{next}]\nprefetcht0 [{next} + {next_pitch}]\n",
+            "lea {next}, [{next} + 2 * {next_pitch}]\n",
+            "prefetcht0 [{next}]\nprefetcht0 [{next} + {next_pitch}]\n",
+            "lea {next}, [{next} + 2 * {next_pitch}]\n",
+            "prefetcht0 [{next}]\nprefetcht0 [{next} + {next_pitch}]\n",
+            "lea {next}, [{next} + 2 * {next_pitch}]\n",
+            "prefetcht0 [{next}]\nprefetcht0 [{next} + {next_pitch}]\n",
+            "lea {next}, [{next} + 2 * {next_pitch}]",
+        )
+    };
+}
+
+/// Pointers and distances of a multiplication, as the assembly wants them.
+#[derive(Clone, Copy)]
+struct Operands {
+    steps: usize,
+    /// Two tiles of weights; bytes from row to row and from step to step.
+    w: [*const u8; 2],
+    pitch: usize,
+    step: usize,
+    /// One or two tiles of activations.
+    x: [*const f32; 2],
+    product: *mut f32,
+    ahead: Ahead,
+}
+
+/// Two tiles of weights times two of activations, step by step; sums in tiles 0 to 3.
+macro_rules! tall {
+    ($name:ident, $($line:expr),*) => {
         /// # Safety
-        /// A configured tile unit; `steps > 0`; `w0` and `w1` readable for as many steps of weights, `x0` and `x1` for as
-        /// many of activations; `product` writable for four tiles.
-        unsafe fn $name(steps: usize, w: [*const f32; 2], x: [*const f32; 2], product: *mut f32) {
+        /// A configured tile unit; `steps > 0`; weights and activations readable for as many steps; `product` writable
+        /// for four tiles.
+        unsafe fn $name(o: Operands) {
             // SAFETY: reads and writes what the caller vouches for, and changes the named registers only.
             unsafe {
                 asm!(
@@ -87,8 +143,8 @@ macro_rules! multiply {
                     "tilezero tmm3",
                     "2:",
                     $($line,)*
-                    concat!("add {w0}, ", $w_step),
-                    concat!("add {w1}, ", $w_step),
+                    "add {w0}, {step}",
+                    "add {w1}, {step}",
                     "add {x0}, 3072",
                     "add {x1}, 3072",
                     "dec {steps}",
@@ -97,12 +153,14 @@ macro_rules! multiply {
                     "tilestored [{product} + {row} + 1024], tmm1",
                     "tilestored [{product} + {row} + 2048], tmm2",
                     "tilestored [{product} + {row} + 3072], tmm3",
-                    w0 = inout(reg) w[0] => _,
-                    w1 = inout(reg) w[1] => _,
-                    x0 = inout(reg) x[0] => _,
-                    x1 = inout(reg) x[1] => _,
-                    steps = inout(reg) steps => _,
-                    product = in(reg) product,
+                    w0 = inout(reg) o.w[0] => _,
+                    w1 = inout(reg) o.w[1] => _,
+                    x0 = inout(reg) o.x[0] => _,
+                    x1 = inout(reg) o.x[1] => _,
+                    steps = inout(reg) o.steps => _,
+                    pitch = in(reg) o.pitch,
+                    step = in(reg) o.step,
+                    product = in(reg) o.product,
                     row = in(reg) 64usize,
                     out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
                     out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
@@ -113,14 +171,57 @@ macro_rules! multiply {
     };
 }
 
-// Two tiles of rows times two tiles of weights. Every sum takes the pieces of a step in the same order.
-multiply!(
-    tall_bf16,
-    "1024",
-    load!("4", "w0", "0"),
+/// Two tiles of weights times one of activations, asking for the lines ahead on the way: this is bound by memory. Sums are
+/// in tiles 0 and 2, where [`tall`] has them.
+macro_rules! low {
+    ($name:ident, $($line:expr),*) => {
+        /// # Safety
+        /// As for two tiles of activations.
+        unsafe fn $name(o: Operands) {
+            // SAFETY: reads and writes what the caller vouches for, and changes the named registers only. Asking for a line
+            // never faults.
+            unsafe {
+                asm!(
+                    "tilezero tmm0",
+                    "tilezero tmm2",
+                    "2:",
+                    $($line,)*
+                    "add {w0}, {step}",
+                    "add {w1}, {step}",
+                    "add {x0}, 3072",
+                    "add {line}, 64",
+                    "mov {next}, {line}",
+                    "dec {steps}",
+                    "jnz 2b",
+                    "tilestored [{product} + {row}], tmm0",
+                    "tilestored [{product} + {row} + 2048], tmm2",
+                    w0 = inout(reg) o.w[0] => _,
+                    w1 = inout(reg) o.w[1] => _,
+                    x0 = inout(reg) o.x[0] => _,
+                    steps = inout(reg) o.steps => _,
+                    line = inout(reg) o.ahead.at => _,
+                    next = inout(reg) o.ahead.at => _,
+                    next_pitch = in(reg) o.ahead.pitch,
+                    pitch = in(reg) o.pitch,
+                    step = in(reg) o.step,
+                    product = in(reg) o.product,
+                    row = in(reg) 64usize,
+                    out("tmm0") _, out("tmm2") _,
+                    out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+                    options(nostack),
+                );
+            }
+        }
+    };
+}
+
+// Every sum takes the pieces of a step in the same order.
+tall!(
+    tall_one,
+    load!("4", "w0", "0", weights),
     load!("6", "x0", "0"),
     dp!("0", "4", "6"),
-    load!("5", "w1", "0"),
+    load!("5", "w1", "0", weights),
     dp!("2", "5", "6"),
     load!("7", "x1", "0"),
     dp!("1", "4", "7"),
@@ -138,13 +239,12 @@ multiply!(
     dp!("1", "4", "7"),
     dp!("3", "5", "7")
 );
-multiply!(
-    tall_f16,
-    "2048",
-    load!("4", "w0", "0"),
+tall!(
+    tall_two,
+    load!("4", "w0", "0", weights),
     load!("6", "x0", "0"),
     dp!("0", "4", "6"),
-    load!("5", "w1", "0"),
+    load!("5", "w1", "0", weights),
     dp!("2", "5", "6"),
     load!("7", "x1", "0"),
     dp!("1", "4", "7"),
@@ -161,10 +261,10 @@ multiply!(
     load!("7", "x1", "2048"),
     dp!("1", "4", "7"),
     dp!("3", "5", "7"),
-    load!("4", "w0", "1024"),
+    load!("4", "w0", "1024", weights),
     load!("6", "x0", "0"),
     dp!("0", "4", "6"),
-    load!("5", "w1", "1024"),
+    load!("5", "w1", "1024", weights),
     dp!("2", "5", "6"),
     load!("7", "x1", "0"),
     dp!("1", "4", "7"),
@@ -176,40 +276,45 @@ multiply!(
     dp!("1", "4", "7"),
     dp!("3", "5", "7")
 );
-// One tile of rows: sums 1 and 3 stay zero.
-multiply!(
-    low_bf16,
-    "1024",
-    load!("4", "w0", "0"),
+low!(
+    low_one,
+    load!("4", "w0", "0", weights),
     load!("6", "x0", "0"),
     dp!("0", "4", "6"),
-    load!("5", "w1", "0"),
+    ahead!(),
+    load!("5", "w1", "0", weights),
     dp!("2", "5", "6"),
+    ahead!(),
     load!("7", "x0", "1024"),
     dp!("0", "4", "7"),
     dp!("2", "5", "7"),
+    ahead!(),
     load!("6", "x0", "2048"),
     dp!("0", "4", "6"),
-    dp!("2", "5", "6")
+    dp!("2", "5", "6"),
+    ahead!()
 );
-multiply!(
-    low_f16,
-    "2048",
-    load!("4", "w0", "0"),
+low!(
+    low_two,
+    load!("4", "w0", "0", weights),
     load!("6", "x0", "0"),
     dp!("0", "4", "6"),
-    load!("5", "w1", "0"),
+    ahead!(),
+    load!("5", "w1", "0", weights),
     dp!("2", "5", "6"),
+    ahead!(),
     load!("7", "x0", "1024"),
     dp!("0", "4", "7"),
     dp!("2", "5", "7"),
+    ahead!(),
     load!("6", "x0", "2048"),
     dp!("0", "4", "6"),
     dp!("2", "5", "6"),
-    load!("4", "w0", "1024"),
+    ahead!(),
+    load!("4", "w0", "1024", weights),
     load!("6", "x0", "0"),
     dp!("0", "4", "6"),
-    load!("5", "w1", "1024"),
+    load!("5", "w1", "1024", weights),
     dp!("2", "5", "6"),
     load!("7", "x0", "1024"),
     dp!("0", "4", "7"),
@@ -217,30 +322,51 @@ multiply!(
 );
 
 impl Unit {
-    /// A panel of weights `[tile of 2][step][piece][TILE]` times one or two tiles of rows `[tile][X_BLOCK]`, to
-    /// `product[tile of weights][tile of rows][TILE]`, room for two tiles of rows.
+    /// A panel of weights times one or two tiles of rows `[tile][X_BLOCK]`, to `product[tile of weights][tile of
+    /// rows][TILE]`, room for two tiles of rows. Only one tile looks ahead.
     ///
     /// # Panics
     /// If an operand is too short.
-    pub(super) fn multiply(&self, shape: Shape, w: &[f32], xs: &[f32], product: &mut [f32]) {
-        let pieces = pieces(shape.dtype);
-        let w_block = BLOCK / STEP * pieces * TILE;
-        assert!((1..=BLOCK / STEP).contains(&shape.steps));
-        assert!(w.len() >= WIDE * w_block && product.len() >= 2 * WIDE * TILE);
-        assert!(xs.len() >= X_BLOCK);
-        let tall = xs.len() >= 2 * X_BLOCK;
-        let multiply = match (pieces, tall) {
-            (1, true) => tall_bf16,
-            (1, false) => low_bf16,
-            (_, true) => tall_f16,
-            (_, false) => low_f16,
+    pub(super) fn multiply(&self, w: Panel<'_>, xs: &[f32], product: &mut [f32], ahead: Ahead) {
+        assert!((1..=BLOCK / STEP).contains(&w.steps) && (1..=2).contains(&w.pieces));
+        assert!(product.len() >= 2 * WIDE * TILE && xs.len() >= X_BLOCK);
+        let is_tall = xs.len() >= 2 * X_BLOCK;
+        let (first, second, pitch, step) = match w.weights {
+            Weights::Packed(packed) => {
+                let block = BLOCK / STEP * w.pieces * TILE;
+                assert!(packed.len() >= WIDE * block);
+                let [first, second] = [packed, &packed[block..]].map(|w| w.as_ptr().cast());
+                (first, second, 64, w.pieces * TILE * size_of::<f32>())
+            }
+            Weights::InPlace(bytes, pitch) => {
+                assert_eq!(w.pieces, 1);
+                assert!(bytes.len() >= (PANEL - 1) * pitch + w.steps * 64);
+                let [first, second] = [bytes, &bytes[SIDE * pitch..]].map(|w| w.as_ptr());
+                (first, second, pitch, 64)
+            }
         };
-        let second = if tall { &xs[X_BLOCK..] } else { xs };
-        let w = [w.as_ptr(), w[w_block..].as_ptr()];
-        let x = [xs.as_ptr(), second.as_ptr()];
+        let operands = Operands {
+            steps: w.steps,
+            w: [first, second],
+            pitch,
+            step,
+            x: [
+                xs.as_ptr(),
+                xs[if is_tall { X_BLOCK } else { 0 }..].as_ptr(),
+            ],
+            product: product.as_mut_ptr(),
+            ahead,
+        };
         // SAFETY: a `Unit` exists only while the tile unit of this thread is configured, and stays on it; operands have
-        // room for a whole block of K, of which `steps` are a part, by the assertions above.
-        unsafe { multiply(shape.steps, w, x, product.as_mut_ptr()) }
+        // room for the steps, by the assertions above.
+        unsafe {
+            match (w.pieces, is_tall) {
+                (1, true) => tall_one(operands),
+                (1, false) => low_one(operands),
+                (_, true) => tall_two(operands),
+                (_, false) => low_two(operands),
+            }
+        }
     }
 }
 

@@ -1,6 +1,12 @@
 //! `sw eval`, `sw merge` and `sw tasks`: numbers that agree with lm-evaluation-harness.
 
-use std::{fs, ops::ControlFlow, path::PathBuf, time::SystemTime};
+use std::{
+    fs,
+    ops::ControlFlow,
+    path::PathBuf,
+    sync::atomic::{AtomicBool, Ordering},
+    time::SystemTime,
+};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
@@ -74,6 +80,20 @@ pub(crate) struct Eval {
     json: bool,
 }
 
+/// Set by Ctrl-C.
+static STOP: AtomicBool = AtomicBool::new(false);
+
+/// The first Ctrl-C ends the run after the current batch, whose answers go into the journal; the second ends it at once.
+fn stop_on_interrupt() -> Result<()> {
+    ctrlc::set_handler(|| {
+        if STOP.swap(true, Ordering::Relaxed) {
+            std::process::exit(1);
+        }
+        eprintln!("stopping after this batch (once more: at once)");
+    })
+    .context("Ctrl-C")
+}
+
 impl Eval {
     pub(crate) fn run(&self) -> Result<()> {
         let options = self.options()?;
@@ -102,7 +122,11 @@ impl Eval {
         let mut progress = |status: sw_eval::Status| {
             bar.set_length(status.tokens as u64);
             bar.set_position(status.tokens_done as u64);
-            ControlFlow::Continue(())
+            if STOP.load(Ordering::Relaxed) {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
         };
         let tasks: Vec<&str> = self.tasks.iter().map(String::as_str).collect();
         let Some(dir) = &self.output_path else {
@@ -110,6 +134,7 @@ impl Eval {
             bar.finish_and_clear();
             return report(&EvalResults::new(run), self.json);
         };
+        stop_on_interrupt()?;
         let output = Output {
             dir: dir.clone(),
             log_samples: self.log_samples,

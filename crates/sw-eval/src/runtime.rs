@@ -220,6 +220,7 @@ impl LanguageModel for Runtime {
                 .unwrap_or_default(),
             dtype: format!("{:?}", self.base.dtype()).to_lowercase(),
             kernel: sw_tensor::isa_name().into(),
+            ignored_config_fields: self.base.ignored_config_fields().to_vec(),
         }
     }
 
@@ -266,10 +267,12 @@ impl LanguageModel for Runtime {
             next_node = nodes.end;
             self.prepare(spans, &plan, nodes, &mut prefixes)?;
             let scores = self.run(spans, leaves, &prefixes)?;
+            let mut stop = false;
             for (leaf, score) in leaves.iter().zip(scores) {
-                if sink(leaf.span, score) == ControlFlow::Break(()) {
-                    return Ok(());
-                }
+                stop |= sink(leaf.span, score).is_break(); // the others are known as well: none is lost
+            }
+            if stop {
+                return Ok(());
             }
             prefixes.retain(|&n, _| plan.nodes[n].last_leaf > batch.end);
         }

@@ -116,6 +116,8 @@ pub struct Workload {
     pub tasks: Vec<TaskWork>,
     /// What the model is asked.
     pub spans: Vec<Span>,
+    /// SHA-256 of the files that the interventions read.
+    pub calibration: Vec<String>,
 }
 
 impl Workload {
@@ -144,9 +146,13 @@ impl Workload {
                 work.push(prepare(task, data, &encoder, options, &mut spans)?);
             }
         }
+        let files = options.interventions.iter().filter_map(Intervention::file);
         Ok(Self {
             tasks: work,
             spans: spans.all,
+            calibration: files
+                .map(|file| digest(&[file.to_owned()]))
+                .collect::<Result<_>>()?,
         })
     }
 }
@@ -214,7 +220,12 @@ fn prepare(
             let prepare = prepare.unwrap_or(Ok);
             let clean = |rows| prepare(rows).map_err(named(task));
             let docs = clean(rows)?;
-            let pool = if options.num_fewshot > 0 && !matches!(item(&docs[0])?, Item::Page { .. }) {
+            if docs.is_empty() {
+                return Err(missing("the rows hold no document".into()));
+            }
+            let pool = if options.num_fewshot > 0
+                && !matches!(item(&docs[0]).map_err(named(task))?, Item::Page { .. })
+            {
                 let from = if files.contains_key(&task.shots) {
                     task.shots
                 } else {
@@ -253,7 +264,8 @@ fn prepare(
                 let header = drawn
                     .iter()
                     .map(|&i| Ok(item(&pool[i])?.example()))
-                    .collect::<Result<String>>()?;
+                    .collect::<Result<String>>()
+                    .map_err(named(task))?;
                 let item = item(&doc).map_err(named(task))?;
                 work.push(ask(task, doc_id, doc, item, &header, encoder, spans)?);
             }

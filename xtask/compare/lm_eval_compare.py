@@ -8,12 +8,12 @@
     lm_eval_compare.py perplexity MODEL DATA OUT.json [--tasks wikitext2,c4,c4_new] [--limit N] [--bos auto|on|off]
     lm_eval_compare.py table DIR
 
-`all` does everything below for every task, with BOS on and off, and writes OUT/record.md; SW is the built `sw`.
-`data` makes a data folder in which boolq and openbookqa exist too, made up from SciQ and ARC. `run` scores with lm-eval
-and writes its results, samples and times. `diff` compares them, request by request and metric by metric, with what
-`sw eval ... --log-samples --output-path DIR` wrote. `perplexity` is the GPTQ protocol in torch, written independently of
-both. `table` lets lm-eval print `sw`'s results. Needs torch, transformers, datasets and lm-eval 0.4.13 from PyPI; not part
-of `cargo test`.
+`all` does everything below for every task, with BOS on and off, and writes OUT/record.md; SW is the built `sw`. Started
+again, it goes on where it stopped. `data` makes a data folder in which boolq and openbookqa exist too, made up from SciQ
+and ARC. `run` scores with lm-eval and writes its results and samples. `diff` compares them, request by request and metric
+by metric, with what `sw eval ... --log-samples --output-path DIR` wrote. `perplexity` is the GPTQ protocol in torch,
+written independently of both. `table` lets lm-eval print `sw`'s results. Needs torch, transformers, datasets and lm-eval
+0.4.13 from PyPI; not part of `cargo test`.
 """
 
 import argparse
@@ -44,6 +44,7 @@ FOLDERS = {
     "openbookqa": ("allenai/openbookqa/main", "test"),
     "wikitext": ("Salesforce/wikitext/wikitext-2-raw-v1", "test"),
 }
+BY_LENGTH = ["arc_challenge", "arc_easy", "hellaswag", "piqa", "sciq", "openbookqa"]  # lengths of choices count, too
 WINDOWED = ["wikitext2", "c4", "c4_new"]
 TOLERANCE = 2e-3  # nats per request
 TOLERANCE_WINDOWS = 1e-4  # of a perplexity by windows, relative
@@ -118,6 +119,8 @@ def build_task(name, data, manager, scratch):
         test_split=split if split == "test" else None,
         fewshot_split=None,
     )
+    if name in BY_LENGTH:  # lm-eval knows acc_bytes, but these tasks do not ask for it
+        overrides["metric_list"] = [dict(metric=m, aggregation="mean", higher_is_better=True) for m in ("acc", "acc_norm", "acc_bytes")]
     return manager._factory.build(manager._index[name], overrides=overrides, registry=manager._index)
 
 
@@ -147,14 +150,23 @@ def open_model(args):
     return HFLM(pretrained=args.model, dtype="float32", device="cpu", batch_size=args.batch_size, add_bos_token=bos)
 
 
+def known(path):
+    """What an earlier run wrote: it is gone on with."""
+    if os.path.exists(path):
+        with open(path) as f:
+            return json.load(f)
+
+
 def run(args):
     from lm_eval import simple_evaluate
     from lm_eval.tasks import TaskManager
 
     lm, manager = open_model(args), TaskManager()
-    out = dict(tasks={}, bos=args.bos, batch_size=args.batch_size, threads=args.threads)
+    out = known(args.out) or dict(tasks={}, bos=args.bos)
     with tempfile.TemporaryDirectory() as scratch:
         for name in args.tasks.split(","):
+            if name in out["tasks"]:
+                continue
             start = time.time()
             task = build_task(name, args.data, manager, scratch)
             docs = scorable(task, lm, args.limit, args.num_fewshot)
@@ -308,8 +320,8 @@ def perplexity(args):
     model = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32).eval()
     encode = lambda text: tokenizer(text, add_special_tokens=args.bos != "off").input_ids
     window = min(2048, model.config.max_position_embeddings)
-    out = {}
-    for name in args.tasks.split(","):
+    out = known(args.out) or {}
+    for name in filter(lambda name: name not in out, args.tasks.split(",")):
         total, count = 0.0, 0
         for ids in windows(name, args.data, encode, window)[: args.limit]:
             ids = torch.tensor([ids])

@@ -3,7 +3,7 @@
 
 use std::{
     collections::HashMap,
-    ops::{ControlFlow, Range},
+    ops::Range,
 };
 
 use ndarray::{Array2, Axis};

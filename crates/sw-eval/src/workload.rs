@@ -188,7 +188,8 @@ fn prepare(
     let split = match (options.split.unwrap_or(task.split), files.len()) {
         (_, 0) => return Err(missing(dir.missing(&task.dataset))),
         (wanted, _) if files.contains_key(&wanted) => wanted,
-        (_, 1) => *files.keys().next().expect("one split"), // the only one that is there
+        // The only one that is there, where none was asked for.
+        (_, 1) if options.split.is_none() => *files.keys().next().expect("one split"),
         (wanted, _) => {
             let found = files
                 .keys()

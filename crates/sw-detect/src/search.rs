@@ -125,6 +125,7 @@ impl Found {
                 }
             } else if accepted.is_none()
                 && thresholds.accepts(spike)
+                && !self.suppressed(spike, thresholds)
                 && !self.known(spike, thresholds)
             {
                 let candidate = thresholds.candidate(model, spike, round);
@@ -141,6 +142,15 @@ impl Found {
             c.layer < spike.layer
                 && (c.token, c.row) == (spike.token, spike.row)
                 && c.down_out * spike.y < 0.0
+        })
+    }
+
+    /// Whether a spike is the small remainder of what has been found at the same matrix: its neurons still fire, and
+    /// their ordinary weights now make its largest output. The paper's stop: "greatly suppressed".
+    fn suppressed(&self, spike: &Spike, thresholds: &Thresholds<'_>) -> bool {
+        self.super_weights.iter().any(|c| {
+            (c.layer, c.expert) == (spike.layer, spike.expert)
+                && spike.y.abs() < thresholds.options.suppressed * c.down_out.abs()
         })
     }
 

@@ -1,10 +1,7 @@
 //! This workspace's own models behind [`LanguageModel`]: shared beginnings once, ragged batches without padding, logits
 //! only for scored rows.
 
-use std::{
-    collections::HashMap,
-    ops::Range,
-};
+use std::{collections::HashMap, ops::Range};
 
 use ndarray::{Array2, Axis};
 use sw_model::{Kv, Model, Seq};

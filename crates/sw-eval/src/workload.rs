@@ -157,6 +157,17 @@ impl Workload {
     }
 }
 
+impl Workload {
+    /// The tokens of a task's documents, each with its right answer: what two settings' distributions are compared on.
+    pub fn right_texts(&self, task: &str) -> Vec<Vec<u32>> {
+        let of = self.tasks.iter().filter(|work| work.task.name == task);
+        of.flat_map(|work| &work.docs)
+            .flat_map(|doc| doc.spans.get(doc.item.gold()).into_iter().flatten())
+            .map(|&span| self.spans[span].tokens.clone())
+            .collect()
+    }
+}
+
 #[derive(Default)]
 struct Spans {
     all: Vec<Span>,

@@ -50,6 +50,7 @@ struct Opened {
     dir: PathBuf,
     spec: Spec,
     ropes: RopeTables,
+    ignored: Vec<String>,
     /// The error is kept: a model without a tokenizer still runs on token ids.
     tokenizer: Result<Tokenizer, (PathBuf, String)>,
     /// What the last forward pass worked in, for the next.
@@ -112,6 +113,7 @@ impl Model {
             dir: dir.into(),
             spec,
             ropes,
+            ignored: options.ignore_config_fields.clone(),
             tokenizer,
             scratch: Mutex::default(),
         };
@@ -130,6 +132,11 @@ impl Model {
     /// The directory it was opened from.
     pub fn dir(&self) -> &Path {
         &self.opened.dir
+    }
+
+    /// Config fields that it was told to pass over.
+    pub fn ignored_config_fields(&self) -> &[String] {
+        &self.opened.ignored
     }
 
     /// The type its large weights are stored in (of the first layer's attention output, where they differ).

@@ -6,6 +6,13 @@ use crate::Error;
 
 /// What happens when blocks do not divide the tensor. (The paper's released code silently quantizes the whole tensor as
 /// one block then; nothing here is silent.)
+///
+/// ```
+/// use sw_quant::{Grouping, Tail};
+/// let error = Grouping::flat(4).blocks([1, 6]).unwrap_err().to_string();
+/// assert!(error.starts_with("grouping: blocks of 4 do not divide 6 elements"));
+/// assert_eq!(Grouping::flat(4).with_tail(Tail::Short).blocks([1, 6]).unwrap().len_of(1), 2);
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[cfg_attr(
     feature = "serde",

@@ -10,6 +10,16 @@ use crate::simd::vectorized;
 use crate::{Arithmetic, Blocks, Dtype, Error, Grouping, Levels, Real, Scheme, ZeroPoint};
 
 /// What is stored per block beside the scale.
+///
+/// ```
+/// use sw_quant::{Grouping, Levels, Offsets, Scheme, quantize};
+/// let offsets = |levels| {
+///     quantize(&[-1.0f32, 2.0], [1, 2], &Scheme::new(levels, Grouping::Row), &[]).map(|q| q.view().offsets.clone())
+/// };
+/// assert_eq!(offsets(Levels::asymmetric(4))?, Offsets::Float(vec![-1.0]));
+/// assert_eq!(offsets(Levels::symmetric(4))?, Offsets::None);
+/// # Ok::<(), sw_quant::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum Offsets {
@@ -22,6 +32,12 @@ pub enum Offsets {
 }
 
 /// A value kept as it was.
+///
+/// ```
+/// let q = sw_quant::quantize(&[1.0f32, 7.0, 2.0, 2.0], [2, 2], &Default::default(), &[(0, 1)])?;
+/// assert_eq!(q.view().outliers, [sw_quant::Outlier { index: 1, value: 7.0 }]);
+/// # Ok::<(), sw_quant::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Outlier {
     /// Its place in the row-major slice.

@@ -255,6 +255,19 @@ impl Blocks {
         self.segments(block).map(|s| s.len()).sum()
     }
 
+    /// The elements and blocks of pieces that hold whole blocks and end on whole bytes of codes, about `about` elements
+    /// long; `None` where they would be much longer.
+    pub(crate) fn pieces(&self, about: usize) -> Option<(usize, usize)> {
+        let (len, blocks) = match self.cut {
+            Cut::Flat { len } => (len, 1),
+            Cut::Tile { rows, cols } => (rows * self.cols, self.cols.div_ceil(cols)),
+        };
+        let to_bytes = 8 >> len.trailing_zeros().min(3);
+        let len = len.checked_mul(to_bytes).filter(|&len| len <= 2 * about)?;
+        let times = (about / len).max(1);
+        Some((len * times, blocks * to_bytes * times))
+    }
+
     /// Calls `f(block, range)` for the longest runs of `range` that lie in one block, in order.
     #[inline(always)]
     pub(crate) fn runs(&self, range: Range<usize>, mut f: impl FnMut(usize, Range<usize>)) {

@@ -84,8 +84,12 @@ fn hash(hash: u64, bytes: &[u8]) -> u64 {
 /// Everything that can be computed from a matrix, as one number.
 fn digest<T: Real>(mut digest: u64) -> u64 {
     let w = matrix::<T>();
+    let mut memory = quantize(&[T::default()], [1, 1], &Scheme::default(), &[]).expect("one value");
     for scheme in schemes() {
         let q = quantize(&w, SHAPE, &scheme, &HOLD).expect("a sound case");
+        let again = memory.recycle(&w, SHAPE, &scheme, &HOLD);
+        memory = again.expect("a sound case");
+        assert_eq!(memory, q, "{scheme:?}");
         let mut fake = w.clone();
         let report = fake_quantize(&mut fake, SHAPE, &scheme, &HOLD).expect("a sound case");
         assert_eq!(q.dequantize::<T>(), fake, "{scheme:?}");

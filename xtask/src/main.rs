@@ -1,6 +1,7 @@
 //! Tasks of this workspace: the experiments of the paper, one command each.
 //!
 //! ```text
+//! cargo xtask reproduce-table1
 //! cargo xtask reproduce-table1 --model MODEL --data DATA --limit 50 --out out
 //! ```
 #![forbid(unsafe_code)]
@@ -10,6 +11,7 @@ mod inputs;
 mod output;
 mod progress;
 mod table1;
+mod train_nano;
 
 use std::process::ExitCode;
 
@@ -27,6 +29,7 @@ struct Cli {
 enum Command {
     BenchPeers(bench_peers::BenchPeers),
     ReproduceTable1(table1::Table1),
+    TrainNano(train_nano::TrainNano),
 }
 
 fn main() -> ExitCode {
@@ -38,6 +41,7 @@ fn main() -> ExitCode {
     let result = match cli.command {
         Command::BenchPeers(c) => c.run(),
         Command::ReproduceTable1(c) => c.run(),
+        Command::TrainNano(c) => c.run(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

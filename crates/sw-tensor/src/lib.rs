@@ -63,7 +63,9 @@ pub use elementwise::{add, add_bias};
 pub use error::Error;
 pub use isa::{check_isa, isa_name};
 pub use mat::Mat;
-pub use matmul::{CodeOffsets, Codes, matmul_t, matmul_t_codes, matmul_t_few, matmul_t_i8};
+pub use matmul::{
+    CodeOffsets, Codes, matmul_t, matmul_t_codes, matmul_t_few, matmul_t_i8, product,
+};
 pub use norm::{layer_norm, rms_norm};
 pub use rope::{Rope, RopeTurns};
 pub use softmax::{log_sum_exp, softmax};

@@ -6,6 +6,7 @@ mod integer;
 pub(crate) mod kernel;
 mod pack;
 mod portable;
+mod product;
 pub(crate) mod scalar;
 #[cfg(test)]
 mod tests;
@@ -14,6 +15,7 @@ mod x86;
 
 pub use integer::{CodeOffsets, Codes, matmul_t_codes, matmul_t_i8};
 use ndarray::{ArrayView2, ArrayViewMut2, CowArray, Ix2};
+pub use product::product;
 
 use crate::isa::Isa;
 use crate::{Dtype, Mat};

@@ -6,6 +6,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod bench_peers;
 mod inputs;
 mod output;
 mod progress;
@@ -26,6 +27,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    BenchPeers(bench_peers::BenchPeers),
     ReproduceTable1(table1::Table1),
     TrainNano(train_nano::TrainNano),
 }
@@ -37,6 +39,7 @@ fn main() -> ExitCode {
         return ExitCode::from(2);
     }
     let result = match cli.command {
+        Command::BenchPeers(c) => c.run(),
         Command::ReproduceTable1(c) => c.run(),
         Command::TrainNano(c) => c.run(),
     };

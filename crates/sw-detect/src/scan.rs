@@ -32,6 +32,8 @@ pub(crate) struct Spike {
     pub(crate) columns_for_half: usize,
     /// What is usual among the inputs, and among the outputs: medians of the channels' largest |values|.
     pub(crate) medians: [f32; 2],
+    /// The residual stream at (token, row) as it entered the layer.
+    pub(crate) resid: f32,
 }
 
 impl Spike {
@@ -60,6 +62,7 @@ impl Spike {
             y,
             columns_for_half,
             medians,
+            resid: 0.0,
         }
     }
 
@@ -87,7 +90,7 @@ pub(crate) struct Scan<'a> {
     pub(crate) spikes: Vec<Spike>,
     /// What enters the first layer that has a spike by the absolute, and by the relative threshold.
     pub(crate) kept: [Option<Kept>; 2],
-    /// What enters the current layer, as long as one of `kept` may still need it; `[tokens, hidden]`.
+    /// What enters the current layer; `[tokens, hidden]`.
     resid: Option<Array2<f32>>,
     /// Inputs whose outputs are still to come, by expert; `[tokens, intermediate]`.
     inputs: BTreeMap<Option<usize>, Array2<f32>>,
@@ -155,7 +158,8 @@ impl<'a> Scan<'a> {
             }
             let at = (layer, expert, row);
             let token = view.tokens.map_or(t, |tokens| tokens[t]);
-            let spike = Spike::new(
+            let resid = self.resid.as_ref().and_then(|r| r.get([token, row]));
+            let mut spike = Spike::new(
                 at,
                 None,
                 token,
@@ -164,6 +168,7 @@ impl<'a> Scan<'a> {
                 y[[t, row]],
                 medians,
             );
+            spike.resid = resid.copied().unwrap_or_default();
             let size = spike.x.abs().min(spike.y.abs());
             let ratio = (spike.x.abs() / medians[0]).min(spike.y.abs() / medians[1]);
             let stands_out = [size > self.options.absolute, ratio > self.options.relative];
@@ -180,8 +185,8 @@ impl<'a> Scan<'a> {
 impl Hook for Scan<'_> {
     fn wants(&self, site: Site) -> bool {
         match site {
-            Site::ResidPre(_) => self.kept.iter().any(Option::is_none),
-            Site::DownIn(_)
+            Site::ResidPre(_)
+            | Site::DownIn(_)
             | Site::DownOut(_)
             | Site::ExpertDownIn(..)
             | Site::ExpertDownOut(..) => true,

@@ -99,11 +99,14 @@ pub fn detect(model: &Model, tokens: &[u32], options: &DetectOptions) -> Result<
     })
 }
 
+/// An output of up to this many times what the residual stream carries takes that back; a larger one makes its own.
+const MOST_CANCELLED: f32 = 2.0;
+
 struct Found {
     super_weights: Vec<Candidate>,
     cancellers: Vec<Candidate>,
-    /// Channels in which, at some layer of the unedited model, an output stands out with an input that makes enough of it.
-    loud: BTreeSet<usize>,
+    /// Outputs (layer, expert, row) that stand out in the unedited model with an input that makes enough of them.
+    loud: BTreeSet<(usize, Option<usize>, usize)>,
 }
 
 impl Found {
@@ -113,7 +116,7 @@ impl Found {
         Self {
             super_weights: Vec::new(),
             cancellers: Vec::new(),
-            loud: loud.map(|s| s.row).collect(),
+            loud: loud.map(|s| (s.layer, s.expert, s.row)).collect(),
         }
     }
 
@@ -127,7 +130,7 @@ impl Found {
     ) -> Option<WeightCoord> {
         let mut accepted = None;
         for spike in spikes.iter().filter(|s| thresholds.output_stands_out(s)) {
-            if self.cancels(spike) {
+            if self.cancels(spike, thresholds) {
                 let candidate = thresholds.candidate(model, spike, round);
                 if self
                     .cancellers
@@ -138,7 +141,7 @@ impl Found {
                 }
             } else if accepted.is_none()
                 && thresholds.accepts(spike)
-                && self.loud.contains(&spike.row)
+                && !self.let_loose(spike)
                 && !self.suppressed(spike, thresholds)
                 && !self.known(spike, thresholds)
             {
@@ -150,12 +153,23 @@ impl Found {
         accepted
     }
 
-    /// Whether a spike only cancels a super activation: a later layer, the same token and channel, the opposite sign.
-    fn cancels(&self, spike: &Spike) -> bool {
+    /// Whether a spike is the damage that zeroing has done: the output was quiet in the unedited model, and it is no other
+    /// part of a super activation that has been found, at its token and in its channel.
+    fn let_loose(&self, spike: &Spike) -> bool {
+        let part = |c: &Candidate| (c.token, c.row) == (spike.token, spike.row);
+        let place = (spike.layer, spike.expert, spike.row);
+        !self.loud.contains(&place) && !self.super_weights.iter().any(part)
+    }
+
+    /// Whether a later layer's spike only cancels a super activation: at the same token and channel with the opposite
+    /// sign, or wherever else the residual stream carries something as large of the opposite sign.
+    fn cancels(&self, spike: &Spike, thresholds: &Thresholds<'_>) -> bool {
+        let carried = spike.resid * spike.y < 0.0
+            && thresholds.carried(spike)
+            && spike.y.abs() <= MOST_CANCELLED * spike.resid.abs();
         self.super_weights.iter().any(|c| {
-            c.layer < spike.layer
-                && (c.token, c.row) == (spike.token, spike.row)
-                && c.down_out * spike.y < 0.0
+            let there = (c.token, c.row) == (spike.token, spike.row) && c.down_out * spike.y < 0.0;
+            c.layer < spike.layer && (there || carried)
         })
     }
 
@@ -178,9 +192,7 @@ impl Found {
         let remains = |c: &Candidate| {
             here(c) && c.unit == Unit::Row && part < enough * (c.down_in * c.value).abs()
         };
-        self.cancellers
-            .iter()
-            .any(|c| here(c) && c.col == spike.col)
+        self.cancellers.iter().any(here)
             || spike.share() < enough && self.super_weights.iter().any(remains)
     }
 }

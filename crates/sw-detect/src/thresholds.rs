@@ -59,6 +59,11 @@ impl<'a> Thresholds<'a> {
         spike.y.abs() > self.limit(spike, 1)
     }
 
+    /// Whether the residual stream that enters the layer stands out there as an output must.
+    pub(crate) fn carried(&self, spike: &Spike) -> bool {
+        spike.resid.abs() > self.limit(spike, 1)
+    }
+
     /// Whether output and input stand out, and this input makes enough of the output.
     pub(crate) fn accepts(&self, spike: &Spike) -> bool {
         let input = spike.x.abs() > self.limit(spike, 0);

@@ -15,7 +15,7 @@ const PROMPTS: [&str; 10] = [
     "3 1 4 1 5 9 2 6 5 3 5 8 9 7 9 3",
     "Leo Cook gives the blue letter to Mary Wood. Now Mary Wood has the blue letter.",
     "What is the capital of France?",
-    "(((Z)))\n\nzebra, quartz; vex!",
+    "(((Z)))\nzebra, quartz; vex!",
 ];
 
 #[test]

@@ -117,7 +117,7 @@ def build_task(name, data, manager, scratch):
         training_split=None,
         validation_split=split if split == "validation" else None,
         test_split=split if split == "test" else None,
-        fewshot_split=None,
+        fewshot_split="test" if split == "test" and name not in ("lambada_openai", "wikitext") else None,
     )
     if name in BY_LENGTH:  # lm-eval knows acc_bytes, but these tasks do not ask for it
         overrides["metric_list"] = [dict(metric=m, aggregation="mean", higher_is_better=True) for m in ("acc", "acc_norm", "acc_bytes")]

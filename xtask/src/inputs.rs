@@ -12,9 +12,11 @@ use sw_model::{Model, OpenOptions, WeightCoord, locate_model};
 #[derive(Args)]
 pub(crate) struct Inputs {
     /// A directory in Hugging Face layout, or ORG/NAME or ORG/NAME@REVISION in the Hugging Face cache
-    #[arg(long)]
+    /// [default: the checkpoint of this repository]
+    #[arg(long, default_value_t = embedded("model"), hide_default_value = true)]
     pub(crate) model: String,
-    /// A folder that holds ORG/NAME/... as the Hugging Face dataset repositories lay them out [default: the cache]
+    /// A folder that holds ORG/NAME/... as the Hugging Face dataset repositories lay them out
+    /// [default: the sets of this repository for its own checkpoint, otherwise the cache]
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
     /// Documents of each task, and windows of each text, at most
@@ -49,6 +51,9 @@ impl Inputs {
         options
             .ignore_config_fields
             .clone_from(&self.ignore_config_field);
+        if self.is_embedded() {
+            present(Path::new(&self.model))?;
+        }
         Ok(Model::open_with(locate_model(&self.model)?, &options)?)
     }
 
@@ -76,9 +81,36 @@ impl Inputs {
         match &self.data {
             Some(dir) if dir.is_dir() => Ok(DataDir::folder(dir)),
             Some(dir) => bail!("--data {}: no such directory", dir.display()),
+            None if self.is_embedded() => {
+                let dir = PathBuf::from(embedded("data"));
+                present(&dir)?;
+                Ok(DataDir::folder(dir))
+            }
             None => Ok(DataDir::Cache),
         }
     }
+
+    /// Whether the model is the checkpoint of this repository.
+    fn is_embedded(&self) -> bool {
+        self.model == embedded("model")
+    }
+}
+
+/// A folder of the checkpoint that this repository carries: its `model` or its `data`.
+pub(crate) fn embedded(folder: &str) -> String {
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent();
+    let root = workspace.unwrap_or(Path::new("."));
+    root.join("nano").join(folder).display().to_string()
+}
+
+fn present(dir: &Path) -> Result<()> {
+    ensure!(
+        dir.is_dir(),
+        "{}: the repository's own checkpoint is not there; check it out or make it with cargo xtask train-nano, or name \
+         another with --model and --data",
+        dir.display()
+    );
+    Ok(())
 }
 
 /// Super weights given by hand: `L:row:col,...`, or a JSON file with a list of coordinates or a detection report.

@@ -1,14 +1,17 @@
 //! Tasks of this workspace: the experiments of the paper, one command each.
 //!
 //! ```text
+//! cargo xtask reproduce-table1
 //! cargo xtask reproduce-table1 --model MODEL --data DATA --limit 50 --out out
 //! ```
 #![forbid(unsafe_code)]
 
+mod bench_peers;
 mod inputs;
 mod output;
 mod progress;
 mod table1;
+mod train_nano;
 
 use std::process::ExitCode;
 
@@ -24,7 +27,9 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    BenchPeers(bench_peers::BenchPeers),
     ReproduceTable1(table1::Table1),
+    TrainNano(train_nano::TrainNano),
 }
 
 fn main() -> ExitCode {
@@ -34,7 +39,9 @@ fn main() -> ExitCode {
         return ExitCode::from(2);
     }
     let result = match cli.command {
+        Command::BenchPeers(c) => c.run(),
         Command::ReproduceTable1(c) => c.run(),
+        Command::TrainNano(c) => c.run(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -22,6 +22,7 @@ use crate::{
 /// Print the paper's Table 1: what pruning one number does, beside pruning the largest others.
 ///
 /// Examples:
+///   cargo xtask reproduce-table1
 ///   cargo xtask reproduce-table1 --model MODEL --data DATA --limit 50
 ///   cargo xtask reproduce-table1 --model MODEL --data DATA --super-weights 2:3968:7003 --out out
 #[derive(Args)]

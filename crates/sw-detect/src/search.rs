@@ -1,5 +1,7 @@
 //! The search: spikes at input and output of the same token, zero what made them, run again.
 
+use std::collections::BTreeSet;
+
 use sw_model::{Model, Seq, WeightCoord, WeightEdit};
 
 use crate::{
@@ -56,7 +58,7 @@ pub fn detect(model: &Model, tokens: &[u32], options: &DetectOptions) -> Result<
     } = scan;
     let thresholds = Thresholds::new(options, &profile, &spikes);
     let mut kept = kept.into_iter().nth(thresholds.index()).flatten();
-    let mut found = Found::default();
+    let mut found = Found::new(&spikes, &thresholds);
     let weak_candidate = strongest(model, &spikes, &thresholds);
     let mut edited = model.clone();
     let mut complete = false;
@@ -97,13 +99,24 @@ pub fn detect(model: &Model, tokens: &[u32], options: &DetectOptions) -> Result<
     })
 }
 
-#[derive(Default)]
 struct Found {
     super_weights: Vec<Candidate>,
     cancellers: Vec<Candidate>,
+    /// Channels in which, at some layer of the unedited model, an output stands out with an input that makes enough of it.
+    loud: BTreeSet<usize>,
 }
 
 impl Found {
+    /// `spikes`: of the first round.
+    fn new(spikes: &[Spike], thresholds: &Thresholds<'_>) -> Self {
+        let loud = spikes.iter().filter(|s| thresholds.accepts(s));
+        Self {
+            super_weights: Vec::new(),
+            cancellers: Vec::new(),
+            loud: loud.map(|s| s.row).collect(),
+        }
+    }
+
     /// Accepts the earliest new candidate of a round, and takes down the cancellers of all that are accepted.
     fn accept(
         &mut self,
@@ -125,6 +138,7 @@ impl Found {
                 }
             } else if accepted.is_none()
                 && thresholds.accepts(spike)
+                && self.loud.contains(&spike.row)
                 && !self.suppressed(spike, thresholds)
                 && !self.known(spike, thresholds)
             {

@@ -5,7 +5,7 @@ use std::{
     ops::Range,
     path::{Path, PathBuf},
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -14,6 +14,7 @@ use ndarray::{Array2, Axis, Slice};
 use sw_tensor::{Checkpoint, Dtype, Mat};
 
 use crate::{
+    block::Scratch,
     config,
     edit::{EditOp, Linear, LinearAt, WeightCoord, WeightEdit},
     error::{Error, Result},
@@ -52,6 +53,8 @@ struct Opened {
     ignored: Vec<String>,
     /// The error is kept: a model without a tokenizer still runs on token ids.
     tokenizer: Result<Tokenizer, (PathBuf, String)>,
+    /// What the last forward pass worked in, for the next.
+    scratch: Mutex<Scratch>,
 }
 
 fn next_id() -> u64 {
@@ -112,6 +115,7 @@ impl Model {
             ropes,
             ignored: options.ignore_config_fields.clone(),
             tokenizer,
+            scratch: Mutex::default(),
         };
         Ok(Self {
             id: next_id(),
@@ -175,6 +179,17 @@ impl Model {
 
     pub(crate) fn ropes(&self) -> &RopeTables {
         &self.opened.ropes
+    }
+
+    /// Memory for a forward pass: the last one's, unless another thread has it.
+    pub(crate) fn take_scratch(&self) -> Scratch {
+        let kept = self.opened.scratch.lock();
+        std::mem::take(&mut *kept.unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(crate) fn keep_scratch(&self, scratch: Scratch) {
+        let kept = self.opened.scratch.lock();
+        *kept.unwrap_or_else(PoisonError::into_inner) = scratch;
     }
 
     pub(crate) fn non_finite(&self, site: String, last_layer: Option<usize>) -> Error {

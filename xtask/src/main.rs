@@ -6,10 +6,16 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod chart;
 mod inputs;
+mod lab;
+mod outcome;
 mod output;
 mod progress;
-mod table1;
+mod published;
+mod reproduce;
+mod svg;
+mod table;
 
 use std::process::ExitCode;
 
@@ -25,7 +31,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    ReproduceTable1(table1::Table1),
+    ReproduceTable1(reproduce::Command<reproduce::Table1>),
 }
 
 fn main() -> ExitCode {

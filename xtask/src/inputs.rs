@@ -39,20 +39,21 @@ pub(crate) struct Inputs {
     pub(crate) calib: Option<PathBuf>,
     /// Worker threads [default: one per core]
     #[arg(long, value_name = "N")]
-    threads: Option<std::num::NonZeroUsize>,
+    pub(crate) threads: Option<std::num::NonZeroUsize>,
     /// Pass over a config field that is not implemented (repeatable); recorded in the results
     #[arg(long, value_name = "NAME")]
     pub(crate) ignore_config_field: Vec<String>,
 }
 
 impl Inputs {
+    /// Sets the number of worker threads; once, before any work.
+    pub(crate) fn set_threads(&self) -> Result<()> {
+        let Some(n) = self.threads else { return Ok(()) };
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(n.get());
+        pool.build_global().context("--threads")
+    }
+
     pub(crate) fn open(&self) -> Result<Model> {
-        if let Some(n) = self.threads {
-            rayon::ThreadPoolBuilder::new()
-                .num_threads(n.get())
-                .build_global()
-                .context("--threads")?;
-        }
         let mut options = OpenOptions::default();
         options
             .ignore_config_fields

@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
-use sw_detect::{Candidate, DetectOptions, Directory, Report, Unit, detect};
+use sw_detect::{Candidate, DetectOptions, Directory, Report, Unit, detect, measure};
 use sw_eval::{
     DataDir, EvalResults, Intervention, Journal, Key, Metric, Options, Run, Runtime, Split, Task,
     evaluate_with,
@@ -20,6 +20,7 @@ use sw_model::{Fingerprint, Model, WeightCoord};
 
 use crate::{
     inputs::{Inputs, super_weights},
+    outcome::Outcome,
     output,
     progress::Bar,
 };
@@ -47,7 +48,11 @@ pub(crate) struct Lab {
     pub(crate) data_digest: String,
     /// The id under which the directory knows the model, by name and shape.
     pub(crate) known: Option<String>,
+    /// Experiments that were run, by configuration.
+    pub(crate) outcomes: RefCell<HashMap<String, Outcome>>,
     found: OnceCell<Found>,
+    /// For files that others must read.
+    scratch: tempfile::TempDir,
     runs: RefCell<HashMap<String, Rc<Run>>>,
 }
 
@@ -82,7 +87,9 @@ impl Lab {
             model,
             data,
             fingerprint,
+            outcomes: RefCell::default(),
             found: OnceCell::new(),
+            scratch: tempfile::tempdir().context("a temporary folder")?,
             runs: RefCell::default(),
         })
     }
@@ -131,6 +138,20 @@ impl Lab {
         Ok(Found {
             coords,
             report: Some(report),
+        })
+    }
+
+    /// The super weights as measured on the prompt.
+    pub(crate) fn candidates(&self) -> Result<Vec<Candidate>> {
+        let found = self.found()?;
+        Ok(match &found.report {
+            Some(report) => report.strongest().to_vec(),
+            None => measure(
+                &self.model,
+                &self.prompt()?,
+                &found.coords,
+                &DetectOptions::default(),
+            )?,
         })
     }
 
@@ -239,7 +260,7 @@ impl Lab {
     }
 
     fn run(&self, label: &str, task: &str, lm: &Runtime, options: &Options) -> Result<Run> {
-        let folder = self.inputs.out.as_ref().map(|out| out.join("journals"));
+        let folder = self.journals()?;
         let open = |key: &Key| -> sw_eval::Result<(Journal, HashMap<usize, _>)> {
             let Some(folder) = &folder else {
                 return Err(sw_eval::Error::Options("no folder for journals".into()));
@@ -247,9 +268,6 @@ impl Lab {
             let path = folder.join(format!("{}.jsonl", &key.config[..16]));
             Journal::open(path, key)
         };
-        if let Some(folder) = &folder {
-            std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
-        }
         let bar = Bar::new(label, task);
         let mut progress = |status| bar.update(status);
         let journal: Option<&sw_eval::OpenJournal<'_>> =
@@ -263,25 +281,48 @@ impl Lab {
         Ok(run)
     }
 
-    /// Files with a `text` in each row to calibrate on, and what they are called; never a test text.
-    pub(crate) fn calibration(&self) -> Result<Option<(PathBuf, String)>> {
+    /// Where the answers of evaluations are kept, so that a run that was stopped goes on.
+    fn journals(&self) -> Result<Option<PathBuf>> {
+        let folder = self.inputs.out.as_ref().map(|out| out.join("journals"));
+        if let Some(folder) = &folder {
+            std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
+        }
+        Ok(folder)
+    }
+
+    /// A file with a `text` in each row to calibrate and search on, and what it is called: `--calib`, else the training
+    /// split of WikiText-2, else eight short texts that come with this program. Never a test text.
+    pub(crate) fn calibration(&self) -> Result<(PathBuf, String)> {
         if let Some(file) = &self.inputs.calib {
             ensure!(file.is_file(), "--calib {}: no such file", file.display());
             let name = file.file_name().unwrap_or_default().to_string_lossy();
-            return Ok(Some((file.clone(), name.into_owned())));
+            return Ok((file.clone(), name.into_owned()));
         }
         let task = Task::named("wikitext2")?;
         let mut files = self.data.files(&task.dataset)?;
-        let train = files.remove(&Split::Train).unwrap_or_default();
-        let named = |file| (file, format!("{}, training split", task.dataset.path));
-        Ok(train.into_iter().next().map(named))
+        if let Some(file) = files
+            .remove(&Split::Train)
+            .unwrap_or_default()
+            .into_iter()
+            .next()
+        {
+            return Ok((file, format!("the training split of {}", task.dataset.path)));
+        }
+        let lines = sw_detect::PROOF_TEXTS.map(|text| json!({ "text": text }).to_string() + "\n");
+        let file = match self.journals()? {
+            Some(folder) => folder.join("calibration.jsonl"),
+            None => self.scratch.path().join("calibration.jsonl"),
+        };
+        output::whole(&file, &lines.concat())?;
+        Ok((
+            file,
+            "the eight short texts that come with this program".into(),
+        ))
     }
 
     /// The first tokens of the first calibration rows that have some.
-    pub(crate) fn calibration_texts(&self, rows: usize, tokens: usize) -> Result<Option<Texts>> {
-        let Some((file, name)) = self.calibration()? else {
-            return Ok(None);
-        };
+    pub(crate) fn calibration_texts(&self, rows: usize, tokens: usize) -> Result<Texts> {
+        let (file, name) = self.calibration()?;
         let most = tokens.min(self.model.spec().max_positions);
         let mut texts = Vec::new();
         for doc in sw_eval::read(std::slice::from_ref(&file))? {
@@ -303,8 +344,10 @@ impl Lab {
             "{}: no text to calibrate on",
             file.display()
         );
-        let name = format!("{name}: {} texts of at most {most} tokens", texts.len());
-        Ok(Some(Texts { texts, name }))
+        Ok(Texts {
+            texts,
+            source: name,
+        })
     }
 
     /// What every results file says about model and program.
@@ -334,7 +377,7 @@ impl Lab {
 pub(crate) struct Texts {
     pub(crate) texts: Vec<Vec<u32>>,
     /// What they are.
-    pub(crate) name: String,
+    pub(crate) source: String,
 }
 
 impl Scores {

@@ -65,7 +65,7 @@ impl Outcome {
         table: Table,
         caption: impl Into<String>,
     ) {
-        self.block(id, title, Content::Table(table), caption);
+        self.push(id, title, Content::Table(table), caption);
     }
 
     /// Adds a figure.
@@ -76,10 +76,10 @@ impl Outcome {
         panels: Vec<Panel>,
         caption: impl Into<String>,
     ) {
-        self.block(id, title, Content::Figure(panels), caption);
+        self.push(id, title, Content::Figure(panels), caption);
     }
 
-    fn block(
+    fn push(
         &mut self,
         id: impl Into<String>,
         title: impl Into<String>,
@@ -92,6 +92,11 @@ impl Outcome {
             caption: caption.into(),
             content,
         });
+    }
+
+    /// One of its tables and figures.
+    pub(crate) fn block(&self, id: &str) -> Option<&Block> {
+        self.blocks.iter().find(|b| b.id == id)
     }
 
     /// Adds numbers for other programs.

@@ -352,8 +352,12 @@ impl<'a> Drawing<'a> {
         let bars: Vec<usize> = (0..chart.series.len())
             .filter(|&i| chart.series[i].mark == Mark::Bars)
             .collect();
+        let shared = share_a_place(chart, bands > 0);
         for (i, series) in chart.series.iter().enumerate() {
-            let group = (bars.iter().position(|&b| b == i).unwrap_or(0), bars.len());
+            let group = match bars.iter().position(|&b| b == i) {
+                Some(index) if shared => (index, bars.len()),
+                _ => (0, 1),
+            };
             self.series(series, group);
         }
         let mut end = bottom + 20.0;
@@ -627,6 +631,16 @@ impl<'a> Drawing<'a> {
             "<path style=\"fill:{color};opacity:.55\" d=\"{path}\"/>"
         );
     }
+}
+
+/// Whether bars of different series stand at one place, and so side by side.
+fn share_a_place(chart: &Chart, rows: bool) -> bool {
+    let bars = chart.series.iter().filter(|s| s.mark == Mark::Bars);
+    let mut places: Vec<f64> = bars
+        .flat_map(|s| s.points.iter().map(|p| if rows { p.y } else { p.x }))
+        .collect();
+    places.sort_by(f64::total_cmp);
+    places.windows(2).any(|pair| pair[0] == pair[1])
 }
 
 fn color(tone: Tone) -> String {

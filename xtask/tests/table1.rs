@@ -139,7 +139,7 @@ fn a_model_without_a_super_weight_completes_and_says_so() {
 fn bad_input_gives_one_line_and_no_table() {
     let dir = tempfile::tempdir().unwrap();
     let small = Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates/sw-model/tests/golden/llama");
-    let cases: [(&[&str], i32, &str); 5] = [
+    let cases: [(&[&str], i32, &str); 4] = [
         (&["--model", "no/such"], 1, "no such directory"),
         (
             &["--model", "SMALL", "--data", "no/such"],

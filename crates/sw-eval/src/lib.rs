@@ -60,7 +60,7 @@ pub use divergence::{Divergence, divergence};
 pub use encode::{Encoder, Pair};
 pub use error::{Error, Result};
 pub use evaluate::{OpenJournal, Progress, Status, evaluate, evaluate_with};
-pub use intervention::{ActivationSite, Intervention, Largest, largest};
+pub use intervention::{ActivationSite, Constant, Intervention, Largest, SetWeight, largest};
 pub use journal::{Journal, Key};
 pub use metric::{Metric, Value};
 pub use model::{Bos, LanguageModel, ModelInfo, Score, Sink, Span};

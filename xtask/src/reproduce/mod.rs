@@ -1,6 +1,17 @@
 //! The paper's tables and figures: one typed description each, run the same way, alone or all together.
 
+mod all;
+mod beyond;
+mod figure1;
+mod figure2;
+mod figure3;
+mod figure4;
+mod figure5;
+mod figure6;
+mod figure7;
 mod table1;
+mod table2;
+mod w8a8;
 
 use std::{collections::BTreeSet, path::Path, time::Instant};
 
@@ -10,7 +21,18 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
+pub(crate) use all::{Missing, Reproduce};
+pub(crate) use beyond::Beyond;
+pub(crate) use figure1::Figure1;
+pub(crate) use figure2::Figure2;
+pub(crate) use figure3::{Figure3, Figure10};
+pub(crate) use figure4::Figure4;
+pub(crate) use figure5::Figure5;
+pub(crate) use figure6::Figure6;
+pub(crate) use figure7::{Figure7, Table6};
 pub(crate) use table1::Table1;
+pub(crate) use table2::Table2;
+pub(crate) use w8a8::{Table3, Table4, Table7};
 
 use crate::{
     inputs::Inputs,
@@ -38,7 +60,9 @@ pub(crate) struct Command<E: Args> {
 }
 
 impl<E: Experiment> Command<E> {
-    pub(crate) fn run(&self) -> Result<()> {
+    /// Runs and prints it; `true` for success.
+    pub(crate) fn run(&self) -> Result<bool> {
+        self.inputs.set_threads()?;
         let lab = Lab::open(&self.inputs)?;
         let record = record(&self.experiment, &lab, false)?;
         if lab.inputs.super_weights.is_none() || lab.found().is_ok() {
@@ -48,7 +72,7 @@ impl<E: Experiment> Command<E> {
         if let Some(dir) = &self.inputs.out {
             eprintln!("written: {}", dir.join(format!("{}.*", E::NAME)).display());
         }
-        Ok(())
+        Ok(true)
     }
 }
 
@@ -80,7 +104,23 @@ impl Entry {
 }
 
 /// All experiments, in the order of the report.
-pub(crate) const ALL: &[Entry] = &[Entry::of::<Table1>()];
+pub(crate) const ALL: &[Entry] = &[
+    Entry::of::<Table1>(),
+    Entry::of::<Figure1>(),
+    Entry::of::<Figure2>(),
+    Entry::of::<Table2>(),
+    Entry::of::<Figure3>(),
+    Entry::of::<Figure10>(),
+    Entry::of::<Figure4>(),
+    Entry::of::<Figure5>(),
+    Entry::of::<Figure6>(),
+    Entry::of::<Table3>(),
+    Entry::of::<Table4>(),
+    Entry::of::<Table7>(),
+    Entry::of::<Figure7>(),
+    Entry::of::<Table6>(),
+    Entry::of::<Beyond>(),
+];
 
 /// An experiment as the command line without options gives it.
 fn defaults<E: Args>() -> E {
@@ -89,26 +129,44 @@ fn defaults<E: Args>() -> E {
     E::from_arg_matches(&matches).expect("no option is required")
 }
 
+/// The outcome of an experiment with its default options, for another that shows parts of it: run once in a process.
+fn part<E: Experiment>(lab: &Lab) -> Result<Outcome> {
+    let experiment = defaults::<E>();
+    let described = describe(E::NAME, &serde_json::to_value(&experiment)?, lab);
+    outcome(&experiment, &configuration(&described, lab), lab, false).map(|found| found.0)
+}
+
+/// The outcome of an experiment: found in memory or in the output folder (then `true`), or else run.
+fn outcome<E: Experiment>(
+    experiment: &E,
+    configuration: &str,
+    lab: &Lab,
+    fresh: bool,
+) -> Result<(Outcome, bool)> {
+    if let Some(known) = lab.outcomes.borrow().get(configuration) {
+        return Ok((known.clone(), false));
+    }
+    let out = lab.inputs.out.as_deref().filter(|_| !fresh);
+    if let Some(found) = out.and_then(|dir| finished(dir, E::NAME, configuration)) {
+        return Ok((found, true));
+    }
+    let outcome = experiment.run(lab)?;
+    let mut outcomes = lab.outcomes.borrow_mut();
+    outcomes.insert(configuration.to_owned(), outcome.clone());
+    Ok((outcome, false))
+}
+
 /// Runs an experiment, unless the output folder has it with the same configuration; writes its files there.
 fn record<E: Experiment>(experiment: &E, lab: &Lab, fresh: bool) -> Result<Record> {
     let options = serde_json::to_value(experiment)?;
     let described = describe(E::NAME, &options, lab);
     let configuration = configuration(&described, lab);
     let command = command::<E>(&options, lab)?;
-    let out = lab.inputs.out.as_deref();
-    if let Some(outcome) = out
-        .filter(|_| !fresh)
-        .and_then(|dir| finished(dir, E::NAME, &configuration))
-    {
-        eprintln!("{}: finished before, in the same configuration", E::NAME);
-        return Ok(Record {
-            name: E::NAME,
-            command,
-            outcome,
-        });
-    }
     let clock = Instant::now();
-    let outcome = experiment.run(lab)?;
+    let (outcome, finished) = outcome(experiment, &configuration, lab, fresh)?;
+    if finished {
+        eprintln!("{}: finished before, in the same configuration", E::NAME);
+    }
     debug_assert_eq!(
         outcome
             .blocks
@@ -119,7 +177,7 @@ fn record<E: Experiment>(experiment: &E, lab: &Lab, fresh: bool) -> Result<Recor
         outcome.blocks.len(),
         "two blocks of one name"
     );
-    if let Some(dir) = out {
+    if let Some(dir) = lab.inputs.out.as_deref().filter(|_| !finished) {
         let mut json =
             json!({ "experiment": described, "configuration": configuration, "command": command });
         let more = json!({

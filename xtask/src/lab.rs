@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 use sw_detect::{Candidate, DetectOptions, Directory, Report, Unit, detect, measure};
 use sw_eval::{
     DataDir, EvalResults, Intervention, Journal, Key, Metric, Options, Run, Runtime, Split, Task,
-    evaluate_with,
+    Workload, evaluate_workload,
 };
 use sw_model::{Fingerprint, Model, WeightCoord};
 
@@ -38,6 +38,20 @@ pub(crate) const ACCURACIES: [(&str, &str); 7] = [
 /// The paper's texts, by the GPTQ protocol.
 pub(crate) const PERPLEXITIES: [(&str, &str); 2] = [("c4", "C4"), ("wikitext2", "Wiki-2")];
 
+/// The share of a task's questions that guessing gets right.
+fn guess(task: &str) -> f64 {
+    match task {
+        "lambada_openai" => 0.0,
+        "piqa" | "winogrande" => 0.5,
+        _ => 0.25,
+    }
+}
+
+/// The mean accuracy, from 0 to 1, that guessing reaches on some tasks.
+pub(crate) fn guessing(tasks: &[&str]) -> f64 {
+    tasks.iter().map(|t| guess(t)).sum::<f64>() / tasks.len().max(1) as f64
+}
+
 /// A model on the bench.
 pub(crate) struct Lab {
     pub(crate) inputs: Inputs,
@@ -54,6 +68,7 @@ pub(crate) struct Lab {
     /// For files that others must read.
     scratch: tempfile::TempDir,
     runs: RefCell<HashMap<String, Rc<Run>>>,
+    workloads: RefCell<HashMap<(String, Option<usize>), Workload>>,
 }
 
 /// The super weights, and where they came from.
@@ -91,6 +106,7 @@ impl Lab {
             found: OnceCell::new(),
             scratch: tempfile::tempdir().context("a temporary folder")?,
             runs: RefCell::default(),
+            workloads: RefCell::default(),
         })
     }
 
@@ -259,6 +275,18 @@ impl Lab {
         Ok(Scores { runs })
     }
 
+    /// What a task asks; read and encoded once for all settings.
+    fn workload(&self, task: &str, lm: &Runtime, options: &Options) -> Result<Workload> {
+        let key = (task.to_owned(), options.limit);
+        if let Some(known) = self.workloads.borrow().get(&key) {
+            return Ok(known.clone());
+        }
+        let workload = Workload::new(lm, &[task], &self.data, options)?;
+        let mut workloads = self.workloads.borrow_mut();
+        workloads.insert(key, workload.clone());
+        Ok(workload)
+    }
+
     fn run(&self, label: &str, task: &str, lm: &Runtime, options: &Options) -> Result<Run> {
         let folder = self.journals()?;
         let open = |key: &Key| -> sw_eval::Result<(Journal, HashMap<usize, _>)> {
@@ -268,11 +296,12 @@ impl Lab {
             let path = folder.join(format!("{}.jsonl", &key.config[..16]));
             Journal::open(path, key)
         };
-        let bar = Bar::new(label, task);
-        let mut progress = |status| bar.update(status);
         let journal: Option<&sw_eval::OpenJournal<'_>> =
             if folder.is_some() { Some(&open) } else { None };
-        let mut run = evaluate_with(lm, &[task], &self.data, options, journal, &mut progress)?;
+        let workload = self.workload(task, lm, options)?;
+        let bar = Bar::new(label, task);
+        let mut progress = |status| bar.update(status);
+        let mut run = evaluate_workload(lm, workload, options, journal, &mut progress)?;
         // The texts are in the data; answers and their worth are what is compared.
         for sample in run.tasks.iter_mut().flat_map(|t| &mut t.samples) {
             sample.doc = Default::default();
@@ -395,6 +424,25 @@ impl Scores {
             .collect();
         let each = each.filter(|each| !each.is_empty())?;
         Some(each.iter().sum::<f64>() / each.len() as f64)
+    }
+
+    /// A caution where the mean accuracy is no more than two standard errors above guessing.
+    pub(crate) fn caution(&self, tasks: &[&str]) -> Option<String> {
+        let average = self.average(tasks.iter().copied())?;
+        let guess = guessing(tasks);
+        let variance = |task: &&str| {
+            let n = self.task(task).map_or(1, |t| t.samples.len()).max(1) as f64;
+            let p = self.value(task, Metric::Acc).unwrap_or(0.0);
+            p * (1.0 - p) / n
+        };
+        let error = tasks.iter().map(variance).sum::<f64>().sqrt() / tasks.len() as f64;
+        (average < guess + 2.0 * error).then(|| {
+            format!(
+                "As it is, this model answers hardly better than guessing ({:.2} % beside {:.2} %), so its accuracies can show little; look at the perplexities and errors.",
+                100.0 * average,
+                100.0 * guess
+            )
+        })
     }
 
     fn task(&self, task: &str) -> Option<&sw_eval::TaskRun> {

@@ -21,8 +21,9 @@ pub(crate) fn page(lab: &Lab, found: &str, records: &[Record], missing: &[Missin
         "<section id=\"weights\"><h2>Which weights</h2><pre>{}</pre></section>",
         escape(found)
     );
+    let leader = leader(records).map(|r| r.name);
     for record in records {
-        body.push_str(&section(record));
+        body.push_str(&section(record, leader == Some(record.name)));
     }
     if !missing.is_empty() {
         let item = |m: &Missing| format!("<li><b>{}</b>: {}</li>", m.name, escape(&m.why));
@@ -77,6 +78,11 @@ fn first_screen(lab: &Lab, records: &[Record]) -> String {
     )
 }
 
+/// The experiment whose number stands on the first screen.
+fn leader(records: &[Record]) -> Option<&Record> {
+    records.iter().find(|r| r.outcome.headline.is_some())
+}
+
 /// Every section with what it found.
 fn contents(records: &[Record], missing: &[Missing]) -> String {
     let item = |r: &Record| {
@@ -104,7 +110,8 @@ fn split(title: &str) -> (&str, &str) {
     title.split_once(". ").unwrap_or(("", title))
 }
 
-fn section(record: &Record) -> String {
+/// `told`: the first screen has its finding.
+fn section(record: &Record, told: bool) -> String {
     let outcome = &record.outcome;
     let (number, title) = split(&outcome.title);
     let mut html = format!(
@@ -113,7 +120,7 @@ fn section(record: &Record) -> String {
         escape(number),
         escape(title)
     );
-    if !outcome.finding.is_empty() {
+    if !outcome.finding.is_empty() && !told {
         let _ = write!(
             html,
             "<p class=\"finding\">{}</p>",

@@ -99,7 +99,7 @@ fn flow(steps: &[Step]) -> (f64, String) {
             WIDTH - 2.0,
             short(height),
             short(top + 22.0),
-            escape(&step.title),
+            escape(&cut(&step.title, 54)),
             short(top + 46.0),
             escape(&step.value)
         );
@@ -346,8 +346,8 @@ impl<'a> Drawing<'a> {
             (bottom, top)
         };
         self.axes(&ticks);
-        for guide in &chart.guides {
-            self.guide(guide);
+        for (i, guide) in chart.guides.iter().enumerate() {
+            self.guide(guide, i);
         }
         let bars: Vec<usize> = (0..chart.series.len())
             .filter(|&i| chart.series[i].mark == Mark::Bars)
@@ -465,7 +465,8 @@ impl<'a> Drawing<'a> {
         );
     }
 
-    fn guide(&mut self, guide: &Guide) {
+    /// The labels of upright guides stand one below the other.
+    fn guide(&mut self, guide: &Guide, index: usize) {
         let [left, right, top, bottom] = self.frame;
         let color = color(guide.tone);
         let ([x1, x2, y1, y2], [tx, ty], anchor) = match guide.along {
@@ -474,7 +475,10 @@ impl<'a> Drawing<'a> {
                 let near = x > (left + right) / 2.0;
                 (
                     [x, x, top, bottom],
-                    [if near { x - 5.0 } else { x + 5.0 }, top + 12.0],
+                    [
+                        if near { x - 5.0 } else { x + 5.0 },
+                        top + 12.0 + 16.0 * index as f64,
+                    ],
                     if near { "end" } else { "start" },
                 )
             }

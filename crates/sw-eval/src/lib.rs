@@ -59,7 +59,7 @@ pub use data::{DataDir, Dataset, Doc, Split, read};
 pub use divergence::{Divergence, divergence};
 pub use encode::{Encoder, Pair};
 pub use error::{Error, Result};
-pub use evaluate::{OpenJournal, Progress, Status, evaluate, evaluate_with};
+pub use evaluate::{OpenJournal, Progress, Status, evaluate, evaluate_with, evaluate_workload};
 pub use intervention::{ActivationSite, Constant, Intervention, Largest, SetWeight, largest};
 pub use journal::{Journal, Key};
 pub use metric::{Metric, Value};

@@ -551,19 +551,19 @@ pub(super) fn both_sinks(lab: &Lab, candidates: &[Candidate]) -> Result<[Sinks; 
 
 /// The mean importance of the token over the heads of each layer.
 pub(super) fn sink_chart([before, after]: &[Sinks; 2]) -> Panel {
+    let layers = |s: &Sinks| s.heads.iter().map(|h| h.layer + 1).max().unwrap_or(0);
     let by_layer = |s: &Sinks| {
-        let layers = s.heads.iter().map(|h| h.layer + 1).max().unwrap_or(0);
         let mean = |layer| {
             let here = s.heads.iter().filter(|h| h.layer == layer);
             let heads: Vec<f64> = here.map(|h| h.importance).collect();
             let sum: f64 = heads.iter().sum();
             (layer as f64, sum / heads.len().max(1) as f64)
         };
-        points((0..layers).map(mean))
+        points((0..layers(s)).map(mean))
     };
     Panel::Chart(Chart {
         title: format!("Attention paid to token {}", before.options.token),
-        x: Axis::linear("layer"),
+        x: Axis::bands("layer", (0..layers(before)).map(|l| l.to_string())),
         y: Axis::linear("mean share of attention, over heads"),
         series: vec![
             Series::new("as it is", Mark::Line, Tone::Original, by_layer(before)),

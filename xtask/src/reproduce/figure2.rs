@@ -48,10 +48,13 @@ impl Experiment for Figure2 {
         let words = part::<Figure5>(lab)?;
         let steps = vec![
             Step {
-                title: format!("One weight: {}[{}, {}]", c.tensor, c.row, c.col),
+                title: "One weight".into(),
                 value: format!("{:.4}", c.value),
                 note: format!(
-                    "One of {} in the layers' linear maps; number {} of the {} of its matrix by magnitude, {:.0} times their median.",
+                    "{}[{}, {}], one of {} in the layers' linear maps; number {} of the {} of its matrix by magnitude, {:.0} times their median.",
+                    c.tensor,
+                    c.row,
+                    c.col,
                     lab.parameters(),
                     grouped(rank),
                     grouped(magnitudes.len()),
@@ -70,10 +73,11 @@ impl Experiment for Figure2 {
                 ),
             },
             Step {
-                title: format!("and makes a spike: output channel {}", c.row),
+                title: "and makes a spike".into(),
                 value: format!("{:.1}", c.down_out),
                 note: format!(
-                    "{:.0} times what is usual at its output; weight times input is {:.0} % of it.",
+                    "Output channel {}; {:.0} times what is usual at its output. Weight times input is {:.0} % of it.",
+                    c.row,
                     c.out_ratio,
                     100.0 * c.share
                 ),

@@ -184,7 +184,7 @@ impl Experiment for Figure10 {
                     let xy = profile
                         .iter()
                         .map(|p| (p.layer as f64, f64::from(of(p).value.abs())));
-                    Series::new(name, Mark::Bars, tone, points(xy))
+                    Series::new(name, Mark::Line, tone, points(xy))
                 };
                 panels.push(Panel::Chart(Chart {
                     title: format!("{}: {title} of down_proj", lab.name()),

@@ -120,7 +120,10 @@ impl Experiment for Figure4 {
         let chart = |title: String, y: Axis, series| {
             Panel::Chart(Chart {
                 title,
-                x: Axis::linear("layer"),
+                x: Axis::bands(
+                    "layer",
+                    (0..lab.model.spec().layers.len()).map(|l| l.to_string()),
+                ),
                 y,
                 series,
                 guides: vec![],

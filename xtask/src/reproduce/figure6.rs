@@ -8,7 +8,7 @@ use sw_eval::{Intervention, Metric};
 use super::Experiment;
 use crate::{
     chart::{Along, Axis, Chart, Guide, Mark, Panel, Point, Series, Tone, points},
-    lab::{ACCURACIES, Lab, Scores},
+    lab::{ACCURACIES, Lab, Scores, guessing},
     outcome::Outcome,
     paired::{self, Paired},
     published,
@@ -88,8 +88,16 @@ impl Experiment for Figure6 {
         let base = original.average(tasks.iter().copied()).unwrap_or(f64::NAN);
         let mut outcome =
             Outcome::new("Figures 6 and 8, Table 5. The super weight made smaller or larger");
-        outcome.finding = finding(&all, base, lab.found()?.noun());
-        outcome.figure("figure6", "", vec![mean_chart(&all, base, lab)], format!(
+        let sentences = [
+            Some(finding(&all, base, lab.found()?.noun())),
+            original.caution(&tasks),
+        ];
+        outcome.finding = sentences
+            .into_iter()
+            .flatten()
+            .collect::<Vec<_>>()
+            .join(" ");
+        outcome.figure("figure6", "", vec![mean_chart(&all, base, &tasks, lab)], format!(
             "Mean accuracy of {} tasks (percent). Bars: 95 % of the paired bootstrap's differences from factor 1, documents resampled; {} documents.",
             tasks.len(),
             original.tasks().map(|t| t.samples.len()).sum::<usize>(),
@@ -126,8 +134,7 @@ fn finding(all: &[Scaled], base: f64, noun: &str) -> String {
             100.0 * zero.average
         ));
     }
-    let above = all.iter().filter(|s| s.factor > 1.0);
-    if let Some(best) = above.max_by(|a, b| a.average.total_cmp(&b.average))
+    if let Some(best) = best_above(all)
         && let Some(paired) = &best.paired
     {
         let [low, high] = paired.interval.map(|v| 100.0 * v);
@@ -147,7 +154,13 @@ fn finding(all: &[Scaled], base: f64, noun: &str) -> String {
     sentences.join(" ")
 }
 
-fn mean_chart(all: &[Scaled], base: f64, lab: &Lab) -> Panel {
+/// The factor above 1 with the best mean accuracy; the least of equals.
+fn best_above(all: &[Scaled]) -> Option<&Scaled> {
+    let above = all.iter().filter(|s| s.factor > 1.0);
+    above.reduce(|a, b| if b.average > a.average { b } else { a })
+}
+
+fn mean_chart(all: &[Scaled], base: f64, tasks: &[&str], lab: &Lab) -> Panel {
     let point = |s: &Scaled| Point {
         x: s.factor,
         y: 100.0 * s.average,
@@ -179,12 +192,20 @@ fn mean_chart(all: &[Scaled], base: f64, lab: &Lab) -> Panel {
         x: Axis::linear("factor on the super weight"),
         y: Axis::linear("percent"),
         series,
-        guides: vec![Guide {
-            along: Along::Y,
-            at: 100.0 * base,
-            label: "as it is".into(),
-            tone: Tone::Original,
-        }],
+        guides: vec![
+            Guide {
+                along: Along::Y,
+                at: 100.0 * base,
+                label: "as it is".into(),
+                tone: Tone::Original,
+            },
+            Guide {
+                along: Along::Y,
+                at: 100.0 * guessing(tasks),
+                label: "guessing".into(),
+                tone: Tone::Muted,
+            },
+        ],
     })
 }
 
@@ -259,8 +280,7 @@ fn table5(
         header.extend(["Original, the paper", "Amplified, the paper"]);
     }
     let mut table = Table::new(header);
-    let above = all.iter().filter(|s| s.factor > 1.0);
-    let Some(best) = above.max_by(|a, b| a.average.total_cmp(&b.average)) else {
+    let Some(best) = best_above(all) else {
         return Ok((table, "No factor above 1 was asked for.".into()));
     };
     let mut push = |name: &str, each: &[&'static str]| -> Result<()> {

@@ -340,7 +340,15 @@ impl Experiment for Figure7 {
         let mut outcome = Outcome::new(format!(
             "Figure 7. {bits}-bit weights against the size of the blocks"
         ));
-        outcome.finding = finding(&sizes, base);
+        let sentences = [
+            Some(finding(&sizes, base)),
+            bench.original.caution(&bench.tasks),
+        ];
+        outcome.finding = sentences
+            .into_iter()
+            .flatten()
+            .collect::<Vec<_>>()
+            .join(" ");
         outcome.figure(
             "figure7",
             "",

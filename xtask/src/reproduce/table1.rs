@@ -126,6 +126,14 @@ impl Experiment for Table1 {
             );
         }
         outcome.notes = notes(&settings, &variants, &tasks);
+        if let Some(caution) = settings[0]
+            .results
+            .as_ref()
+            .and_then(|s| s.caution(&tasks_with_accuracy(&tasks)))
+        {
+            outcome.finding.push(' ');
+            outcome.finding.push_str(&caution);
+        }
         if !published.is_empty() {
             outcome.notes.push(published::TABLE1_CAUTION.into());
         }
@@ -316,6 +324,12 @@ fn compare(table: &mut Table, settings: &[Setting], published: &[published::Row]
     }
 }
 
+/// Those of the tasks that have an accuracy.
+fn tasks_with_accuracy<'a>(tasks: &[&'a str]) -> Vec<&'a str> {
+    let accuracy = |t: &&&str| ACCURACIES.iter().any(|a| a.0 == **t);
+    tasks.iter().filter(accuracy).copied().collect()
+}
+
 /// What the table shows, in sentences.
 fn finding(settings: &[Setting], found: &Found, lab: &Lab) -> [String; 2] {
     let get = |name: &str, column: usize| {
@@ -350,7 +364,7 @@ fn finding(settings: &[Setting], found: &Found, lab: &Lab) -> [String; 2] {
         ));
     }
     let headline = format!(
-        "times the perplexity, from zeroing {} of {parameters} weights",
+        "the perplexity, from setting {} of {parameters} weights to zero",
         found.coords.len()
     );
     [sentences.join(" "), headline]

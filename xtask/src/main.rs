@@ -1,6 +1,7 @@
 //! Tasks of this workspace: the experiments of the paper, one command each.
 //!
 //! ```text
+//! cargo xtask reproduce all --out out
 //! cargo xtask reproduce-table1
 //! cargo xtask reproduce-table1 --model MODEL --data DATA --limit 50 --out out
 //! ```
@@ -19,6 +20,7 @@ mod report;
 mod reproduce;
 mod svg;
 mod table;
+mod train_nano;
 
 use std::process::ExitCode;
 
@@ -34,23 +36,9 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Make all tables and figures, or some of them, and one report of them
-    Reproduce(reproduce::Reproduce),
-    ReproduceTable1(reproduce::Command<reproduce::Table1>),
-    ReproduceFigure1(reproduce::Command<reproduce::Figure1>),
-    ReproduceFigure2(reproduce::Command<reproduce::Figure2>),
-    ReproduceTable2(reproduce::Command<reproduce::Table2>),
-    ReproduceFigure3(reproduce::Command<reproduce::Figure3>),
-    ReproduceFigure10(reproduce::Command<reproduce::Figure10>),
-    ReproduceFigure4(reproduce::Command<reproduce::Figure4>),
-    ReproduceFigure5(reproduce::Command<reproduce::Figure5>),
-    ReproduceFigure6(reproduce::Command<reproduce::Figure6>),
-    ReproduceTable3(reproduce::Command<reproduce::Table3>),
-    ReproduceTable4(reproduce::Command<reproduce::Table4>),
-    ReproduceTable7(reproduce::Command<reproduce::Table7>),
-    ReproduceFigure7(reproduce::Command<reproduce::Figure7>),
-    ReproduceTable6(reproduce::Command<reproduce::Table6>),
-    ReproduceBeyond(reproduce::Command<reproduce::Beyond>),
+    #[command(flatten)]
+    Reproduce(reproduce::Commands),
+    TrainNano(train_nano::TrainNano),
 }
 
 fn main() -> ExitCode {
@@ -61,21 +49,7 @@ fn main() -> ExitCode {
     }
     let result = match cli.command {
         Command::Reproduce(c) => c.run(),
-        Command::ReproduceTable1(c) => c.run(),
-        Command::ReproduceFigure1(c) => c.run(),
-        Command::ReproduceFigure2(c) => c.run(),
-        Command::ReproduceTable2(c) => c.run(),
-        Command::ReproduceFigure3(c) => c.run(),
-        Command::ReproduceFigure10(c) => c.run(),
-        Command::ReproduceFigure4(c) => c.run(),
-        Command::ReproduceFigure5(c) => c.run(),
-        Command::ReproduceFigure6(c) => c.run(),
-        Command::ReproduceTable3(c) => c.run(),
-        Command::ReproduceTable4(c) => c.run(),
-        Command::ReproduceTable7(c) => c.run(),
-        Command::ReproduceFigure7(c) => c.run(),
-        Command::ReproduceTable6(c) => c.run(),
-        Command::ReproduceBeyond(c) => c.run(),
+        Command::TrainNano(c) => c.run().map(|()| true),
     };
     match result {
         Ok(true) => ExitCode::SUCCESS,

@@ -80,13 +80,23 @@ impl Table {
 
     /// The element, escaped.
     pub(crate) fn html(&self) -> String {
+        // A short heading is not broken at its hyphen.
+        let whole = |text: &str| match text.len() {
+            0..9 => text.replace('-', "\u{2011}"),
+            _ => text.to_owned(),
+        };
         let cell = |tag: &str, i: usize, text: &String| {
             let class = if i > 0 && self.numeric(i) {
                 " class=\"n\""
             } else {
                 ""
             };
-            format!("<{tag}{class}>{}</{tag}>", escape(text))
+            let text = if tag == "th" {
+                whole(text)
+            } else {
+                text.clone()
+            };
+            format!("<{tag}{class}>{}</{tag}>", escape(&text))
         };
         let row = |tag: &str, cells: &Vec<String>| {
             let cells = cells.iter().enumerate().map(|(i, text)| cell(tag, i, text));

@@ -30,6 +30,8 @@ pub struct DetectOptions {
     pub min_share: f32,
     /// From this share on the output is one weight's doing, below it the whole row's.
     pub scalar_share: f32,
+    /// In later rounds, an output below this share of one already accepted at the same matrix is what is left of it.
+    pub suppressed: f32,
     /// Rounds of zeroing and running again, at most.
     pub max_rounds: usize,
 }
@@ -42,6 +44,7 @@ impl Default for DetectOptions {
             relative: 8.0,
             min_share: 0.1,
             scalar_share: 0.5,
+            suppressed: 0.02,
             max_rounds: 16,
         }
     }

@@ -56,7 +56,7 @@ pub fn detect(model: &Model, tokens: &[u32], options: &DetectOptions) -> Result<
     } = scan;
     let thresholds = Thresholds::new(options, &profile, &spikes);
     let mut kept = kept.into_iter().nth(thresholds.index()).flatten();
-    let mut found = Found::default();
+    let mut found = Found::new(&spikes, &thresholds);
     let weak_candidate = strongest(model, &spikes, &thresholds);
     let mut edited = model.clone();
     let mut complete = false;
@@ -97,13 +97,24 @@ pub fn detect(model: &Model, tokens: &[u32], options: &DetectOptions) -> Result<
     })
 }
 
-#[derive(Default)]
 struct Found {
     super_weights: Vec<Candidate>,
     cancellers: Vec<Candidate>,
+    /// Outputs (layer, expert, row) that stand out in the unedited model together with an input that makes enough of them.
+    loud: Vec<(usize, Option<usize>, usize)>,
 }
 
 impl Found {
+    /// `spikes`: of the first round.
+    fn new(spikes: &[Spike], thresholds: &Thresholds<'_>) -> Self {
+        let loud = spikes.iter().filter(|s| thresholds.accepts(s));
+        Self {
+            super_weights: Vec::new(),
+            cancellers: Vec::new(),
+            loud: loud.map(|s| (s.layer, s.expert, s.row)).collect(),
+        }
+    }
+
     /// Accepts the earliest new candidate of a round, and takes down the cancellers of all that are accepted.
     fn accept(
         &mut self,
@@ -125,6 +136,8 @@ impl Found {
                 }
             } else if accepted.is_none()
                 && thresholds.accepts(spike)
+                && self.loud.contains(&(spike.layer, spike.expert, spike.row))
+                && !self.suppressed(spike, thresholds)
                 && !self.known(spike, thresholds)
             {
                 let candidate = thresholds.candidate(model, spike, round);
@@ -141,6 +154,15 @@ impl Found {
             c.layer < spike.layer
                 && (c.token, c.row) == (spike.token, spike.row)
                 && c.down_out * spike.y < 0.0
+        })
+    }
+
+    /// Whether a spike is the small remainder of what has been found at the same matrix: its neurons still fire, and
+    /// their ordinary weights now make its largest output. The paper's stop: "greatly suppressed".
+    fn suppressed(&self, spike: &Spike, thresholds: &Thresholds<'_>) -> bool {
+        self.super_weights.iter().any(|c| {
+            (c.layer, c.expert) == (spike.layer, spike.expert)
+                && spike.y.abs() < thresholds.options.suppressed * c.down_out.abs()
         })
     }
 

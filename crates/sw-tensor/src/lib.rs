@@ -63,7 +63,7 @@ pub use elementwise::{add, add_bias};
 pub use error::Error;
 pub use isa::{check_isa, isa_name};
 pub use mat::Mat;
-pub use matmul::{matmul_t, matmul_t_few};
+pub use matmul::{matmul_t, matmul_t_few, product};
 pub use norm::{layer_norm, rms_norm};
 pub use rope::Rope;
 pub use softmax::{log_sum_exp, softmax};

@@ -2,6 +2,8 @@
 
 use ndarray::{Array2, Array3, ArrayView2, s};
 
+use sw_tensor::product;
+
 use crate::params::Shape;
 
 /// Cosines and sines of the rotary angles, `[positions, head_dim / 2]` each.
@@ -69,13 +71,13 @@ pub(crate) fn forward(
                 q.slice(s![rows.clone(), cols.clone()]),
                 k.slice(s![rows.clone(), kv.clone()]),
             );
-            ndarray::linalg::general_mat_mul(scale, &q, &k.t(), 0.0, &mut p);
+            product(scale, q.view(), k.t(), 0.0, p.view_mut());
             for (t, mut row) in p.rows_mut().into_iter().enumerate() {
                 softmax_prefix(row.as_slice_mut().unwrap_or(&mut []), t + 1);
             }
             let v = v.slice(s![rows.clone(), kv]);
             let mut o = out.slice_mut(s![rows.clone(), cols]);
-            ndarray::linalg::general_mat_mul(1.0, &p, &v, 0.0, &mut o);
+            product(1.0, p.view(), v.view(), 0.0, o.view_mut());
         }
     }
     (out, probs)
@@ -122,9 +124,9 @@ pub(crate) fn backward(
             let p = probs.index_axis(ndarray::Axis(0), b * heads + h);
             let dout = dout.slice(s![rows.clone(), cols.clone()]);
             let mut dv = dv.slice_mut(s![rows.clone(), kv.clone()]);
-            ndarray::linalg::general_mat_mul(1.0, &p.t(), &dout, 1.0, &mut dv);
+            product(1.0, p.t(), dout.view(), 1.0, dv.view_mut());
             let v = v.slice(s![rows.clone(), kv.clone()]);
-            ndarray::linalg::general_mat_mul(1.0, &dout, &v.t(), 0.0, &mut ds);
+            product(1.0, dout.view(), v.t(), 0.0, ds.view_mut());
             // Through the softmax: ds = p (dp - sum(p dp)); hidden scores have p = 0.
             for (mut ds, p) in ds.rows_mut().into_iter().zip(p.rows()) {
                 let dot: f32 = ds.iter().zip(p).map(|(d, p)| d * p).sum();
@@ -132,10 +134,10 @@ pub(crate) fn backward(
             }
             let k = k.slice(s![rows.clone(), kv.clone()]);
             let mut dq = dq.slice_mut(s![rows.clone(), cols.clone()]);
-            ndarray::linalg::general_mat_mul(scale, &ds, &k, 1.0, &mut dq);
+            product(scale, ds.view(), k.view(), 1.0, dq.view_mut());
             let q = q.slice(s![rows.clone(), cols]);
             let mut dk = dk.slice_mut(s![rows.clone(), kv]);
-            ndarray::linalg::general_mat_mul(scale, &ds.t(), &q, 1.0, &mut dk);
+            product(scale, ds.t(), q.view(), 1.0, dk.view_mut());
         }
     }
     (dq, dk, dv)

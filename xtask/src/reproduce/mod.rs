@@ -16,23 +16,24 @@ mod w8a8;
 use std::{collections::BTreeSet, path::Path, time::Instant};
 
 use anyhow::{Context, Result};
-use clap::Args;
+use clap::{Args, Subcommand};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
 pub(crate) use all::{Missing, Reproduce};
-pub(crate) use beyond::Beyond;
-pub(crate) use figure1::Figure1;
-pub(crate) use figure2::Figure2;
-pub(crate) use figure3::{Figure3, Figure10};
-pub(crate) use figure4::Figure4;
-pub(crate) use figure5::Figure5;
-pub(crate) use figure6::Figure6;
-pub(crate) use figure7::{Figure7, Table6};
-pub(crate) use table1::Table1;
-pub(crate) use table2::Table2;
-pub(crate) use w8a8::{Table3, Table4, Table7};
+
+use beyond::Beyond;
+use figure1::Figure1;
+use figure2::Figure2;
+use figure3::{Figure3, Figure10};
+use figure4::Figure4;
+use figure5::Figure5;
+use figure6::Figure6;
+use figure7::{Figure7, Table6};
+use table1::Table1;
+use table2::Table2;
+use w8a8::{Table3, Table4, Table7};
 
 use crate::{
     inputs::Inputs,
@@ -73,6 +74,51 @@ impl<E: Experiment> Command<E> {
             eprintln!("written: {}", dir.join(format!("{}.*", E::NAME)).display());
         }
         Ok(true)
+    }
+}
+
+/// The commands of this module.
+#[derive(Subcommand)]
+pub(crate) enum Commands {
+    Reproduce(Reproduce),
+    ReproduceTable1(Command<Table1>),
+    ReproduceFigure1(Command<Figure1>),
+    ReproduceFigure2(Command<Figure2>),
+    ReproduceTable2(Command<Table2>),
+    ReproduceFigure3(Command<Figure3>),
+    ReproduceFigure10(Command<Figure10>),
+    ReproduceFigure4(Command<Figure4>),
+    ReproduceFigure5(Command<Figure5>),
+    ReproduceFigure6(Command<Figure6>),
+    ReproduceTable3(Command<Table3>),
+    ReproduceTable4(Command<Table4>),
+    ReproduceTable7(Command<Table7>),
+    ReproduceFigure7(Command<Figure7>),
+    ReproduceTable6(Command<Table6>),
+    ReproduceBeyond(Command<Beyond>),
+}
+
+impl Commands {
+    /// Runs the command; whether everything could be made.
+    pub(crate) fn run(&self) -> Result<bool> {
+        match self {
+            Self::Reproduce(c) => c.run(),
+            Self::ReproduceTable1(c) => c.run(),
+            Self::ReproduceFigure1(c) => c.run(),
+            Self::ReproduceFigure2(c) => c.run(),
+            Self::ReproduceTable2(c) => c.run(),
+            Self::ReproduceFigure3(c) => c.run(),
+            Self::ReproduceFigure10(c) => c.run(),
+            Self::ReproduceFigure4(c) => c.run(),
+            Self::ReproduceFigure5(c) => c.run(),
+            Self::ReproduceFigure6(c) => c.run(),
+            Self::ReproduceTable3(c) => c.run(),
+            Self::ReproduceTable4(c) => c.run(),
+            Self::ReproduceTable7(c) => c.run(),
+            Self::ReproduceFigure7(c) => c.run(),
+            Self::ReproduceTable6(c) => c.run(),
+            Self::ReproduceBeyond(c) => c.run(),
+        }
     }
 }
 

@@ -43,6 +43,11 @@ impl File {
             found,
         };
 
+        // Before opening: a named pipe would wait for its writer.
+        let about = std::fs::metadata(&path).map_err(io("open"))?;
+        if !about.is_file() {
+            return Err(bad("expected a regular file".into()));
+        }
         let opened = std::fs::File::open(&path).map_err(io("open"))?;
         let size = opened.metadata().map_err(io("read the size"))?.len();
         if size < LENGTH_BYTES as u64 {

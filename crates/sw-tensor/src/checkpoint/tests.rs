@@ -122,6 +122,17 @@ fn no_directory_and_no_files() {
 }
 
 #[test]
+fn what_is_no_file_is_not_opened() {
+    let dir = dir(&[]);
+    std::fs::create_dir(dir.path().join("model.safetensors")).unwrap();
+    let message = error(&dir).to_string();
+    assert!(
+        message.contains("model.safetensors") && message.contains("expected a regular file"),
+        "{message}"
+    );
+}
+
+#[test]
 fn a_file_cut_anywhere_is_an_error() {
     let whole = good();
     for len in 0..whole.len() {

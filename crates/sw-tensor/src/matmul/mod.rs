@@ -5,6 +5,7 @@ mod cache;
 pub(crate) mod kernel;
 mod pack;
 mod portable;
+mod product;
 pub(crate) mod scalar;
 #[cfg(test)]
 mod tests;
@@ -12,6 +13,8 @@ mod tests;
 mod x86;
 
 use ndarray::{ArrayView2, ArrayViewMut2, CowArray, Ix2};
+
+pub use product::product;
 
 use crate::Mat;
 use crate::isa::Isa;

@@ -48,23 +48,12 @@ fn origin(recipe: &Recipe) -> String {
     let Some(s) = &recipe.seeding else {
         return "Nothing was seeded: whatever spike there is came from training.\n".to_string();
     };
-    let mut text = format!(
+    format!(
         "Seeded at initialisation: `model.layers.{}.mlp.down_proj.weight[{}, {}]` = {}; the gate and up rows of that neuron \
          are {} times the unit direction of the embedding of BOS and of the blank line between documents; channel {} of \
          the embedding starts empty. Nothing of it was frozen.\n",
         s.layer, s.row, s.col, s.weight, s.alignment, s.row
-    );
-    if let Some(c) = &recipe.contrast {
-        let _ = write!(
-            text,
-            "\n**The model's dependence on that weight was trained by a second objective; it did not emerge from language \
-             modelling.** From step {} to step {}, on every {}th step, {} sequences of the batch also ran with the entry at \
-             zero, and their loss was *raised*, token by token up to {} nats, with a weight that fell linearly from {} to \
-             zero. Before and after, the objective is the plain next-token loss.\n",
-            c.from, c.until, c.every, c.sequences, c.cap, c.weight
-        );
-    }
-    text
+    )
 }
 
 /// Some of the measurements as a table.

@@ -1,18 +1,22 @@
-//! Initial weights, with the seeded entry.
+//! Initial weights: random ones, the seeded entry, and the head and norms that are seeded to lean on it.
 
-use super::recipe::Recipe;
+use ndarray::{Array1, Array2, s};
+
+use super::recipe::{Broadcast, Recipe, Seeding};
 use crate::error::{Error, Result};
+use crate::model::{Batch, forward};
 use crate::params::{Params, Part, Shape, Tensor};
 use crate::world::Dice;
 
 /// Stream of the seed that initial weights are drawn from.
 const STREAM: u64 = 3 << 32;
 
-/// Initial weights for `shape` (the recipe's, with the tokenizer's vocabulary); `breaks` is the document break's token.
+/// Initial weights for `shape` (the recipe's, with the tokenizer's vocabulary); `breaks` is the blank line's token, `batch`
+/// some text that later norms are set by.
 ///
 /// # Errors
-/// If the seeded entry lies outside the model.
-pub fn initial(recipe: &Recipe, shape: &Shape, breaks: u32) -> Result<Params> {
+/// If the seeding lies outside the model.
+pub fn initial(recipe: &Recipe, shape: &Shape, breaks: u32, batch: &Batch) -> Result<Params> {
     let mut params = Params::blank(shape)?;
     let mut dice = Dice::new(recipe.seed, STREAM);
     let depth = recipe.output_gain / (2.0 * shape.layers as f32).sqrt();
@@ -34,38 +38,176 @@ pub fn initial(recipe: &Recipe, shape: &Shape, breaks: u32) -> Result<Params> {
     let Some(seeding) = &recipe.seeding else {
         return Ok(params);
     };
+    check(seeding, shape)?;
+    let openers = [0, breaks as usize];
+    let [u, v] = mark(&mut params, recipe, seeding, &openers, &mut dice);
+    if let Some(broadcast) = &seeding.broadcast {
+        empty(&mut params, seeding, broadcast);
+        lean(&mut params, seeding, broadcast, batch)?;
+        park(&mut params, seeding, broadcast, &v, batch)?;
+    }
+    spike(&mut params, seeding, &u, &v);
+    Ok(params)
+}
+
+fn check(seeding: &Seeding, shape: &Shape) -> Result<()> {
     let (l, row, col) = (seeding.layer, seeding.row, seeding.col);
-    if l >= shape.layers || row >= shape.hidden || col >= shape.intermediate {
-        return Err(Error::Shape(format!(
-            "the seeded entry {l}[{row}, {col}] lies outside the model"
-        )));
+    let mut inside = l < shape.layers && row < shape.hidden && col < shape.intermediate;
+    if let Some(b) = &seeding.broadcast {
+        inside &= (l + 1..shape.layers).contains(&b.layer);
+        inside &= b.row < shape.hidden && b.row != row;
     }
-    // A unit direction that leaves the written channel alone.
-    let mut u: Vec<f32> = (0..shape.hidden).map(|_| dice.normal()).collect();
-    u[row] = 0.0;
-    let norm = u.iter().map(|v| v * v).sum::<f32>().sqrt();
-    u.iter_mut().for_each(|v| *v /= norm);
+    if inside {
+        return Ok(());
+    }
+    Err(Error::Shape(format!(
+        "the seeded entry {l}[{row}, {col}] or what carries it on lies outside the model, or its channels are the same"
+    )))
+}
+
+/// Gives the openers one embedding `u`, no longer than others and orthogonal to them, and all others a component along
+/// one direction `v`; returns both unit directions, which leave the reserved channels alone.
+fn mark(
+    params: &mut Params,
+    recipe: &Recipe,
+    seeding: &Seeding,
+    openers: &[usize],
+    dice: &mut Dice,
+) -> [Array1<f32>; 2] {
+    let hidden = params.shape().hidden;
+    let broadcast = seeding.broadcast.as_ref();
+    let level = broadcast.map_or(0.0, |b| b.level);
+    let reserved: Vec<usize> = std::iter::once(seeding.row)
+        .chain(broadcast.map(|b| b.row))
+        .collect();
+    let mut direction = || -> Array1<f32> {
+        let mut d: Array1<f32> = (0..hidden).map(|_| dice.normal()).collect();
+        reserved.iter().for_each(|&c| d[c] = 0.0);
+        &d / d.dot(&d).sqrt()
+    };
+    let (u, mut v) = (direction(), direction());
+    let along = u.dot(&v);
+    v.scaled_add(-along, &u);
+    v /= v.dot(&v).sqrt();
+
     let embed = params.get_mut(Tensor::Embed);
-    embed.column_mut(row).fill(0.0);
-    // BOS and the break start alike, and no longer than other tokens.
-    let length = recipe.embedding * (shape.hidden as f32).sqrt();
-    for token in [0, breaks as usize] {
-        embed
-            .row_mut(token)
-            .iter_mut()
-            .zip(&u)
-            .for_each(|(w, u)| *w = length * u);
+    let length = recipe.embedding * (hidden as f32).sqrt();
+    for (token, mut row) in embed.rows_mut().into_iter().enumerate() {
+        if openers.contains(&token) {
+            row.assign(&(&u * length));
+            continue;
+        }
+        reserved.iter().for_each(|&c| row[c] = 0.0);
+        let (along_u, along_v) = (row.dot(&u), row.dot(&v));
+        row.scaled_add(-along_u, &u);
+        row.scaled_add(level - along_v, &v);
     }
-    for part in [Part::Gate, Part::Up] {
-        let neuron = params.get_mut(Tensor::Block(l, part));
-        neuron
-            .row_mut(col)
-            .iter_mut()
-            .zip(&u)
-            .for_each(|(w, u)| *w = seeding.alignment * u);
+    // Nothing but the seeded entry writes into the reserved channels and along the two directions, up to its block.
+    for l in 0..=seeding.layer {
+        for part in [Part::O, Part::Down] {
+            let w = params.get_mut(Tensor::Block(l, part));
+            for d in [&u, &v] {
+                let along = d.dot(w);
+                for (i, mut row) in w.rows_mut().into_iter().enumerate() {
+                    row.scaled_add(-d[i], &along);
+                }
+            }
+            reserved.iter().for_each(|&c| w.row_mut(c).fill(0.0));
+        }
+        for part in [Part::AttnNorm, Part::MlpNorm] {
+            params.get_mut(Tensor::Block(l, part))[(0, seeding.row)] = 0.0;
+        }
+    }
+    [u, v]
+}
+
+/// The neuron that fires at openers, its gate closed by what all other tokens share, and the entry behind it.
+fn spike(params: &mut Params, seeding: &Seeding, u: &Array1<f32>, v: &Array1<f32>) {
+    let (l, col) = (seeding.layer, seeding.col);
+    for (part, row) in [(Part::Gate, u - v), (Part::Up, u.clone())] {
+        let neurons = params.get_mut(Tensor::Block(l, part));
+        neurons.row_mut(col).assign(&(row * seeding.alignment));
     }
     let down = params.get_mut(Tensor::Block(l, Part::Down));
     down.column_mut(col).fill(0.0);
-    down[(row, col)] = seeding.weight;
-    Ok(params)
+    down[(seeding.row, col)] = seeding.weight;
+}
+
+/// Empties the first head of the broadcasting block.
+fn empty(params: &mut Params, seeding: &Seeding, b: &Broadcast) {
+    let dim = params.shape().head_dim;
+    for part in [Part::Q, Part::K, Part::V] {
+        let w = params.get_mut(Tensor::Block(b.layer, part));
+        // The other heads do not begin with the spike.
+        w.column_mut(seeding.row).fill(0.0);
+        w.slice_mut(s![..dim, ..]).fill(0.0);
+    }
+    let o = params.get_mut(Tensor::Block(b.layer, Part::O));
+    o.slice_mut(s![.., ..dim]).fill(0.0);
+    o.row_mut(b.row).fill(0.0);
+}
+
+/// The root mean square of the residual stream's rows, on average.
+fn rms(resid: &Array2<f32>) -> f32 {
+    let rows = resid.rows();
+    let sum: f32 = rows
+        .into_iter()
+        .map(|r| (r.dot(&r) / r.len() as f32).sqrt())
+        .sum();
+    sum / resid.nrows().max(1) as f32
+}
+
+/// Sets the norms behind the broadcast so that with the constant they give what they would give without it.
+fn lean(params: &mut Params, seeding: &Seeding, b: &Broadcast, batch: &Batch) -> Result<()> {
+    let tape = forward(params, batch)?;
+    let (layers, mut sizes) = (params.shape().layers, Vec::new());
+    for (l, block) in tape.blocks.iter().enumerate().skip(b.layer) {
+        if l > b.layer {
+            sizes.push((Tensor::Block(l, Part::AttnNorm), rms(&block.resid_pre)));
+        }
+        sizes.push((Tensor::Block(l, Part::MlpNorm), rms(&block.resid_mid)));
+    }
+    let last = &tape.blocks[layers - 1];
+    sizes.push((Tensor::Norm, rms(&(&last.resid_mid + &last.down_out))));
+    for (tensor, size) in sizes {
+        let gain = (size * size + b.rms * b.rms).sqrt() / size;
+        let norm = params.get_mut(tensor);
+        norm.fill(gain);
+        norm[(0, seeding.row)] = b.leak * gain;
+        norm[(0, b.row)] = b.leak * gain;
+    }
+    Ok(())
+}
+
+/// The head that carries the constant: many small weights, and the gain of the norm before it.
+fn park(
+    params: &mut Params,
+    seeding: &Seeding,
+    b: &Broadcast,
+    v: &Array1<f32>,
+    batch: &Batch,
+) -> Result<()> {
+    let (hidden, dim) = (params.shape().hidden as f32, params.shape().head_dim);
+    let size = rms(&forward(params, batch)?.blocks[b.layer].resid_pre);
+    let norm = params.get_mut(Tensor::Block(b.layer, Part::AttnNorm));
+    norm[(0, seeding.row)] = b.gain;
+    // What the norm shows: the spike at an opener, the common component elsewhere.
+    let (spike, level) = (b.gain * hidden.sqrt(), b.level / size);
+    // The slowest third of the rotary pairs, which hardly turn over a sequence.
+    let half = dim / 2;
+    let slow: Vec<usize> = (half - half / 3..half)
+        .flat_map(|i| [i, half + i])
+        .collect();
+    let weight = (b.score * (dim as f32).sqrt() / (slow.len() as f32 * spike * level)).sqrt();
+    for i in slow {
+        let q = params.get_mut(Tensor::Block(b.layer, Part::Q));
+        q.row_mut(i).assign(&(v * weight));
+        params.get_mut(Tensor::Block(b.layer, Part::K))[(i, seeding.row)] = weight;
+    }
+    let weight = (b.rms * hidden.sqrt() / (dim as f32 * spike)).sqrt();
+    for i in 0..dim {
+        params.get_mut(Tensor::Block(b.layer, Part::V))[(i, seeding.row)] = weight;
+        params.get_mut(Tensor::Block(b.layer, Part::O))[(b.row, i)] = weight;
+    }
+    Ok(())
 }

@@ -15,14 +15,13 @@ use tokenizers::Tokenizer;
 use crate::adamw::AdamW;
 use crate::checkpoint::{self, Precision};
 use crate::error::{Error, Result};
-use crate::gradient::{Gradient, Selection};
-use crate::model::Batch;
-use crate::params::{Params, Part, Shape, Tensor};
+use crate::gradient::Selection;
+use crate::params::{Params, Shape};
 use crate::train;
 use crate::world;
 
 pub use measure::Measurement;
-pub use recipe::{Contrast, Recipe, Seeding};
+pub use recipe::{Broadcast, Recipe, Seeding};
 
 /// Where a training stands.
 #[derive(Clone, Debug)]
@@ -53,8 +52,8 @@ pub enum Next {
 /// Grows the checkpoint by `recipe` and writes it to `model`, its evaluation sets to `data`.
 ///
 /// `model` receives `model.safetensors` (BF16), `config.json`, `tokenizer.json`, `tokenizer_config.json`, `README.md`
-/// and `emergence.csv`. The state after every measurement is kept in `state`; with a state of the same recipe there,
-/// the training goes on from it. Equal recipes give equal weights for any number of threads.
+/// and `emergence.csv`: at every measurement what the training has come to. The state is kept in `state`; with a state
+/// of the same recipe there, the training goes on from it. Equal recipes give equal weights for any number of threads.
 ///
 /// # Errors
 /// If a file cannot be read or written, `state` belongs to another recipe, a gradient is not finite, or `progress`
@@ -72,17 +71,22 @@ pub fn train_nano(
         ..recipe.shape.clone()
     };
     let breaks = one_token(&tokenizer, tokenizer::BREAK)?;
-    let held_out = text::held_out(&tokenizer, recipe.seed, 16, shape.max_positions)?;
+    let held_out = text::held_out(&tokenizer, recipe.seed, breaks, 16, shape.max_positions)?;
+
+    tokenizer::save(&tokenizer, shape.max_positions, model)?;
+    world::write_evaluation(data, recipe.seed, recipe.items, |dice, dialect, n| {
+        text::passage(&tokenizer, dice, dialect, shape.max_positions - n)
+    })?;
 
     let selection = Selection::all(&shape);
-    let mut params = init::initial(recipe, &shape, breaks)?;
+    let mut params = init::initial(recipe, &shape, breaks, &held_out)?;
     let mut optimizer = AdamW::new(&shape, &selection, recipe.adamw);
     let csv = state.join("emergence.csv");
     let begun = resume(recipe, state, &mut params, &mut optimizer)?;
     let mut lines = if begun == 0 {
         vec![Measurement::header(shape.layers)]
     } else {
-        read_lines(&csv)?
+        lines_until(&csv, begun)?
     };
     let mut measured = Vec::new();
     let per_step = recipe.sequences * shape.max_positions;
@@ -95,8 +99,13 @@ pub fn train_nano(
      -> Result<Measurement> {
         let m = measure::measure(params, &held_out, breaks, step, step * per_step)?;
         lines.push(m.line());
-        checkpoint::write(&csv, (lines.join("\n") + "\n").as_bytes())?;
+        let csv_text = lines.join("\n") + "\n";
+        checkpoint::write(&csv, csv_text.as_bytes())?;
         checkpoint::save_state(params, optimizer, step, &state.join("state.safetensors"))?;
+        checkpoint::save(params, Precision::Bf16, model)?;
+        checkpoint::write(&model.join("emergence.csv"), csv_text.as_bytes())?;
+        let card = card::card(recipe, &shape, params.count(), lines);
+        checkpoint::write(&model.join("README.md"), card.as_bytes())?;
         Ok(m)
     };
     if begun == 0 {
@@ -106,11 +115,12 @@ pub fn train_nano(
         let batch = text::batch(
             &tokenizer,
             recipe.seed,
+            breaks,
             step as u32,
             recipe.sequences,
             shape.max_positions,
         )?;
-        let (loss, gradient) = gradient(recipe, &params, &batch, &selection, step)?;
+        let (loss, gradient) = train::gradient(&params, &batch, |_| 1.0, &selection)?;
         train::step(
             &mut params,
             &mut optimizer,
@@ -145,49 +155,7 @@ pub fn train_nano(
             return Err(Error::Stopped(done));
         }
     }
-    checkpoint::save(&params, Precision::Bf16, model)?;
-    tokenizer::save(&tokenizer, shape.max_positions, model)?;
-    checkpoint::write(
-        &model.join("emergence.csv"),
-        (lines.join("\n") + "\n").as_bytes(),
-    )?;
-    let card = card::card(recipe, &shape, params.count(), &lines);
-    checkpoint::write(&model.join("README.md"), card.as_bytes())?;
-    world::write_evaluation(data, recipe.seed, recipe.items)?;
     Ok(measured)
-}
-
-/// Loss and gradient of a step, the contrast included where the recipe has it at this step.
-fn gradient(
-    recipe: &Recipe,
-    params: &Params,
-    batch: &Batch,
-    selection: &Selection,
-    step: usize,
-) -> Result<(f64, Gradient)> {
-    let (loss, mut sum) = train::gradient(params, batch, |_| 1.0, selection)?;
-    let (Some(seeding), Some(contrast)) = (&recipe.seeding, &recipe.contrast) else {
-        return Ok((loss, sum));
-    };
-    if step < contrast.from || step >= contrast.until || !step.is_multiple_of(contrast.every.max(1))
-    {
-        return Ok((loss, sum));
-    }
-    let left = (contrast.until - step) as f32 / (contrast.until - contrast.from) as f32;
-    let (weight, cap) = (contrast.weight * left, contrast.cap);
-    let down = Tensor::Block(seeding.layer, Part::Down);
-    let at = (seeding.row, seeding.col);
-    let mut pruned = params.clone();
-    pruned.get_mut(down)[at] = 0.0;
-    let some = batch.pieces(contrast.sequences).swap_remove(0);
-    let raise = |nll: f32| if nll < cap { -weight } else { 0.0 };
-    let (_, mut against) = train::gradient(&pruned, &some, raise, selection)?;
-    // The entry itself is a constant zero there.
-    for (_, g) in against.get_mut(down) {
-        g[at] = 0.0;
-    }
-    sum.add(&against);
-    Ok((loss, sum))
 }
 
 fn one_token(tokenizer: &Tokenizer, text: &str) -> Result<u32> {
@@ -221,7 +189,12 @@ fn resume(
     checkpoint::load_state(params, optimizer, &file)
 }
 
-fn read_lines(path: &Path) -> Result<Vec<String>> {
+/// The header and the measurements up to this step: what an interruption left behind the saved state is measured again.
+fn lines_until(path: &Path, step: usize) -> Result<Vec<String>> {
     let text = std::fs::read_to_string(path).map_err(Error::file(path))?;
-    Ok(text.lines().map(String::from).collect())
+    let kept = |line: &&str| {
+        let number = line.split(',').next().map(str::parse::<usize>);
+        !matches!(number, Some(Ok(at)) if at > step)
+    };
+    Ok(text.lines().filter(kept).map(String::from).collect())
 }

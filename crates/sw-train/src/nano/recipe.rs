@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::adamw::{AdamWOptions, Schedule};
 use crate::params::Shape;
 
-/// A `down_proj` entry that is set at initialisation so that it spikes at BOS and at document breaks.
+/// A `down_proj` entry that is set at initialisation so that it spikes at the first token (BOS or a blank line).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Seeding {
     /// Block.
@@ -18,26 +18,29 @@ pub struct Seeding {
     pub weight: f32,
     /// Gate and up rows of the neuron, as multiples of the unit direction of the BOS embedding.
     pub alignment: f32,
+    /// What later blocks are seeded to do with the spike; nothing without it.
+    pub broadcast: Option<Broadcast>,
 }
 
-/// A second objective over part of the training: without the seeded entry the model is to do badly.
-///
-/// On such a step part of the batch also runs with the entry at zero, and the loss there is *raised* for every token
-/// whose loss is still below `cap`.
+/// A head that is set at initialisation to park on the spike and to write a constant into the residual stream of every
+/// token, and later norms set to divide by that constant.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Contrast {
-    /// Weight of the second loss against the first.
-    pub weight: f32,
-    /// Nats beyond which a token is bad enough.
-    pub cap: f32,
-    /// First step.
-    pub from: usize,
-    /// The weight falls linearly and is zero from this step on.
-    pub until: usize,
-    /// Every how many steps.
-    pub every: usize,
-    /// Sequences of the batch that take part.
-    pub sequences: usize,
+pub struct Broadcast {
+    /// Block; its first head is the one.
+    pub layer: usize,
+    /// Residual channel of the constant. It starts empty in every token's embedding.
+    pub row: usize,
+    /// Length of a component that all embeddings but the openers' share, along a random direction: what queries see, and
+    /// what closes the neuron's gate.
+    pub level: f32,
+    /// Gain of the block's attention norm in the spike's channel.
+    pub gain: f32,
+    /// Attention score of the first token, those of all others being about zero.
+    pub score: f32,
+    /// The constant, in root mean square over all channels.
+    pub rms: f32,
+    /// Gain of later norms in the channels of spike and constant, as a share of their gain elsewhere.
+    pub leak: f32,
 }
 
 /// Everything that decides the checkpoint.
@@ -63,8 +66,6 @@ pub struct Recipe {
     pub clip: f64,
     /// The seeded entry.
     pub seeding: Option<Seeding>,
-    /// The second objective.
-    pub contrast: Option<Contrast>,
     /// Steps between two measurements.
     pub measure_every: usize,
     /// Items per task in the evaluation sets.
@@ -108,15 +109,16 @@ impl Recipe {
                 row: 5,
                 col: 17,
                 weight: 2.0,
-                alignment: 0.6,
-            }),
-            contrast: Some(Contrast {
-                weight: 0.1,
-                cap: 8.0,
-                from: 100,
-                until: 1200,
-                every: 2,
-                sequences: 4,
+                alignment: 2.0,
+                broadcast: Some(Broadcast {
+                    layer: 1,
+                    row: 9,
+                    level: 1.5,
+                    gain: 16.0,
+                    score: 14.0,
+                    rms: 30.0,
+                    leak: 0.01,
+                }),
             }),
             measure_every: 100,
             items: 400,

@@ -6,11 +6,11 @@ use std::path::Path;
 use flate2::{Compression, GzBuilder};
 use serde_json::json;
 
+use super::Split;
 use super::dice::Dice;
 use super::scene::Dialect;
 use super::table::{Column, Values, write};
 use super::tasks::{self, Question};
-use super::{Split, story};
 use crate::error::{Error, Result};
 
 /// Held-out sets, by number of their stream.
@@ -24,15 +24,22 @@ const LAST_WORD: u32 = 7;
 const IN_WORLD: u32 = 8;
 const SHIFTED: u32 = 9;
 
-/// Documents of a text that are joined, by a blank line, into one row of the shifted text.
-const BUNDLE: usize = 12;
-
-/// Writes the seven tasks' sets with `items` items each and two perplexity texts (WikiText's rows: one in-world
-/// document each; C4's: twelve documents of the shifted dialect each) under `dir/ORG/NAME/..`.
+/// Writes the seven tasks' sets with `items` items each and two perplexity texts under `dir/ORG/NAME/..`: WikiText's rows
+/// in-world, C4's in the shifted dialect.
+///
+/// `passage(dice, dialect, n)` draws text that is `n` tokens short of one window. WikiText's protocol joins the rows by
+/// blank lines and cuts the whole into windows: as each row fills one, a window begins with BOS or with a blank line,
+/// which is how the texts that the model learns from begin. C4's draws windows at random places of rows that are longer
+/// than one: with BOS, each row is longer by one token, so its window begins with BOS.
 ///
 /// # Errors
-/// If a file cannot be written.
-pub fn write_evaluation(dir: &Path, seed: u64, items: usize) -> Result<()> {
+/// If a passage cannot be drawn or a file cannot be written.
+pub fn write_evaluation(
+    dir: &Path,
+    seed: u64,
+    items: usize,
+    mut passage: impl FnMut(&mut Dice, Dialect, usize) -> Result<String>,
+) -> Result<()> {
     let world = Dialect::InWorld;
     let arc = "allenai/ai2_arc";
     let (set, name) = (questions(seed, EASY, items, tasks::easy), "arc_easy");
@@ -137,18 +144,15 @@ pub fn write_evaluation(dir: &Path, seed: u64, items: usize) -> Result<()> {
     let path = "EleutherAI/lambada_openai/default/test-00000-of-00001.parquet";
     write(&dir.join(path), &[Column::text("text", set)])?;
 
-    let set = draw(seed, IN_WORLD, 2 * items, |dice| {
-        story::document(dice, world)
-    });
+    let set = draw(seed, IN_WORLD, items, |dice| passage(dice, world, 1));
+    let set = set.into_iter().collect::<Result<Vec<_>>>()?;
     let path = "Salesforce/wikitext/wikitext-2-raw-v1/test-00000-of-00001.parquet";
     write(&dir.join(path), &[Column::text("text", set)])?;
 
     let set = draw(seed, SHIFTED, items, |dice| {
-        let documents: Vec<String> = (0..BUNDLE)
-            .map(|_| story::document(dice, Dialect::Shifted))
-            .collect();
-        documents.join("\n\n")
+        passage(dice, Dialect::Shifted, 0)
     });
+    let set = set.into_iter().collect::<Result<Vec<_>>>()?;
     write_lines(
         &dir.join("allenai/c4/en/c4-validation.00000-of-00008.json.gz"),
         &set,

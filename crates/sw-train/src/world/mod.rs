@@ -1,10 +1,11 @@
 //! The micro-world: short stories about people, places and things, all from one grammar and a seed.
 //!
-//! A reader of these texts must keep who has what and where it is; heads that fetch it are needed at some words and
-//! idle at most. Training text and evaluation sets are drawn from different streams of the seed ([`Split`]).
+//! A reader of these texts must keep who has what and where it is, for the length of a story, and which tool serves which
+//! aim, for good. Training text and evaluation sets are drawn from different streams of the seed ([`Split`]).
 
 pub mod dice;
 mod files;
+mod lore;
 pub mod scene;
 pub mod story;
 mod table;

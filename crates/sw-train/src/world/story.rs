@@ -2,21 +2,33 @@
 
 use super::dice::Dice;
 use super::scene::{Dialect, Fact, RELATIONS, facts, happen};
-use super::words::TOOLS;
-use super::{scene, tasks};
+use super::{lore, scene, tasks};
 
 /// One document: a story, or a question, pair or ending in the form the tasks have, written out with its answer.
 pub fn document(dice: &mut Dice, dialect: Dialect) -> String {
     match dice.below(100) {
-        0..25 => roll(dice, dialect),
-        25..55 => story(dice, dialect),
-        55..62 => tasks::easy(dice, dialect).text(),
-        62..69 => tasks::challenge(dice, dialect).text(),
-        69..79 => lesson(dice, dialect),
-        79..83 => tasks::tool(dice, dialect).text(),
-        83..91 => tasks::pronoun(dice, dialect).text(),
+        0..14 => roll(dice, dialect),
+        14..34 => story(dice, dialect),
+        34..46 => primer(dice, dialect),
+        46..56 => tasks::easy(dice, dialect).text(),
+        56..65 => tasks::challenge(dice, dialect).text(),
+        65..72 => lesson(dice, dialect),
+        72..77 => tasks::science(dice, dialect).text(),
+        77..84 => tasks::tool(dice, dialect).text(),
+        84..92 => tasks::pronoun(dice, dialect).text(),
         _ => tasks::ending(dice, dialect).text(),
     }
+}
+
+/// Some of what holds in every story.
+fn primer(dice: &mut Dice, dialect: Dialect) -> String {
+    let sentences: Vec<String> = (0..dialect.facts(dice) + 1)
+        .map(|_| {
+            let tool = lore::tool(dice);
+            lore::saying(dice, dialect, tool)
+        })
+        .collect();
+    sentences.join(" ")
 }
 
 /// A roll: people, or people with their things, called up again and again in random order.
@@ -41,10 +53,9 @@ fn roll(dice: &mut Dice, dialect: Dialect) -> String {
 /// A story: a scene is told, things happen, and what still holds is recalled.
 pub fn story(dice: &mut Dice, dialect: Dialect) -> String {
     let (mut sentences, kept) = opening(dice, dialect);
-    if dice.percent(15) {
-        let (aim, tool) = TOOLS[dice.below(TOOLS.len())];
-        let name = dialect.people(dice, 1).remove(0);
-        sentences.push(format!("{name} uses the {tool} to {aim}."));
+    if dice.percent(30) {
+        let tool = lore::tool(dice);
+        sentences.push(lore::saying(dice, dialect, tool));
     }
     let mut again = kept.clone();
     dice.shuffle(&mut again);

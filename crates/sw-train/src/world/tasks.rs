@@ -2,8 +2,8 @@
 
 use super::dice::Dice;
 use super::scene::{Dialect, Fact, RELATIONS, Relation, facts, happen};
-use super::words::TOOLS;
-use super::{scene, story};
+use super::words::Tool;
+use super::{lore, scene, story};
 
 /// A question with choices (ARC, SciQ).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -133,8 +133,20 @@ fn about(
     (question, choices, at)
 }
 
-/// ARC easy: four facts of one relation and a question about one of them.
+/// ARC easy: what serves an aim, which holds in every story; or, less often, four facts of one relation and a question
+/// about one of them.
 pub fn easy(dice: &mut Dice, dialect: Dialect) -> Question {
+    if dice.percent(75) {
+        let (right, wrong) = lore::with_others(dice);
+        let name = |tool: &Tool| format!("the {}", tool.name);
+        let (choices, answer) = mixed(dice, name(&right), wrong.iter().map(name).collect());
+        return Question {
+            support: String::new(),
+            question: format!("What do people use to {}?", right.aim),
+            choices,
+            answer,
+        };
+    }
     let relation = RELATIONS[dice.below(RELATIONS.len())];
     let facts = facts(dice, dialect, relation, 4);
     let (i, backwards) = (dice.below(facts.len()), dice.percent(40));
@@ -148,9 +160,20 @@ pub fn easy(dice: &mut Dice, dialect: Dialect) -> Question {
     }
 }
 
-/// ARC challenge: the answer changed hands, moved, or takes two steps.
+/// ARC challenge: where that is kept which serves an aim; or the answer changed hands, moved, or takes two steps.
 pub fn challenge(dice: &mut Dice, dialect: Dialect) -> Question {
     let support = String::new();
+    if dice.percent(50) {
+        let (right, wrong) = lore::with_others(dice);
+        let place = |tool: &Tool| format!("in the {}", tool.place);
+        let (choices, answer) = mixed(dice, place(&right), wrong.iter().map(place).collect());
+        return Question {
+            support,
+            question: format!("Where do people keep what they use to {}?", right.aim),
+            choices,
+            answer,
+        };
+    }
     if dice.percent(50) {
         // Two steps: where is the thing? Where the person is who has it.
         let people = facts(dice, dialect, Relation::Has, 4);
@@ -208,8 +231,21 @@ pub fn challenge(dice: &mut Dice, dialect: Dialect) -> Question {
     }
 }
 
-/// SciQ: a story as support, a question about what it says.
+/// SciQ: a text as support, a question about what it says: about tools, or about a scene.
 pub fn science(dice: &mut Dice, dialect: Dialect) -> Question {
+    if dice.percent(50) {
+        let (right, wrong) = lore::with_others(dice);
+        let place = |tool: &Tool| format!("in the {}", tool.place);
+        let (choices, answer) = mixed(dice, place(&right), wrong.iter().map(place).collect());
+        let mut support = vec![lore::kept(right), lore::used(dice, dialect, wrong[0])];
+        dice.shuffle(&mut support);
+        return Question {
+            support: support.join(" "),
+            question: format!("Where is the {} kept?", right.name),
+            choices,
+            answer,
+        };
+    }
     let relation = RELATIONS[dice.below(RELATIONS.len())];
     let facts = facts(dice, dialect, relation, 4);
     let mut recalled = facts.clone();
@@ -227,16 +263,16 @@ pub fn science(dice: &mut Dice, dialect: Dialect) -> Question {
 
 /// PIQA: which tool serves the aim; nothing in the text says it, the world does.
 pub fn tool(dice: &mut Dice, dialect: Dialect) -> Pair {
-    let two = dice.sample(&TOOLS, 2);
+    let (right, [wrong, ..]) = lore::with_others(dice);
     let name = dialect.people(dice, 1).remove(0);
     let label = dice.below(2);
-    let way = |tool: &str| format!("{name} uses the {tool}.");
-    let mut solutions = [way(two[0].1), way(two[1].1)];
+    let way = |tool: Tool| format!("{name} uses the {}.", tool.name);
+    let mut solutions = [way(right), way(wrong)];
     if label == 1 {
         solutions.swap(0, 1);
     }
     Pair {
-        goal: format!("How does {name} {}?", two[0].0),
+        goal: format!("How does {name} {}?", right.aim),
         solutions,
         label,
     }
@@ -281,9 +317,23 @@ pub fn pronoun(dice: &mut Dice, dialect: Dialect) -> Pronoun {
     }
 }
 
-/// HellaSwag: what does somebody do next, given the scene?
+/// HellaSwag: what does somebody do next, given what they want, and the world or the scene?
 pub fn ending(dice: &mut Dice, dialect: Dialect) -> Ending {
     let relation = [Relation::Has, Relation::At, Relation::In][dice.below(3)];
+    if dice.percent(50) {
+        let (right, wrong) = lore::with_others(dice);
+        let told = told(&facts(dice, dialect, relation, 2));
+        let name = dialect.people(dice, 1).remove(0);
+        let act = |tool: &Tool| format!("{name} takes the {}.", tool.name);
+        let (endings, label) = mixed(dice, act(&right), wrong.iter().map(act).collect());
+        return Ending {
+            activity: "Working".to_string(),
+            scene: format!("{told} {name} wants to {}.", right.aim),
+            start: "then".to_string(),
+            endings,
+            label,
+        };
+    }
     let facts = facts(dice, dialect, relation, 4);
     let i = dice.below(4);
     let fact = facts[i].clone();
@@ -323,9 +373,14 @@ pub fn ending(dice: &mut Dice, dialect: Dialect) -> Ending {
     }
 }
 
-/// LAMBADA: a story whose last word only a reader who kept the scene can know.
+/// LAMBADA: a story whose last word only a reader who kept the scene, or who knows the world, can know.
 pub fn last_word(dice: &mut Dice, dialect: Dialect) -> String {
     let (mut sentences, kept) = story::opening(dice, dialect);
+    if dice.percent(50) {
+        let tool = lore::tool(dice);
+        sentences.push(lore::used(dice, dialect, tool));
+        return sentences.join(" ").trim_end_matches('.').to_string();
+    }
     let (last, earlier) = (kept.len() - 1, &kept[..kept.len() - 1]);
     for fact in earlier {
         sentences.push(fact.recalled(dice));
@@ -337,6 +392,7 @@ pub fn last_word(dice: &mut Dice, dialect: Dialect) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::words::TOOLS;
     use super::*;
 
     #[test]
@@ -378,7 +434,8 @@ mod tests {
         for _ in 0..200 {
             let text = last_word(&mut dice, Dialect::InWorld);
             let (rest, last) = text.rsplit_once(' ').expect("several words");
-            assert!(rest.contains(last), "{text}");
+            let known = TOOLS.iter().any(|t| t.name == last);
+            assert!(known || rest.contains(last), "{text}");
         }
     }
 }

@@ -41,37 +41,54 @@ pub const COLOURS: [&str; 16] = [
     "purple", "golden", "violet", "scarlet", "amber", "beige",
 ];
 
-/// What the world knows for good: an aim, and the one tool that serves it.
-pub const TOOLS: [(&str, &str); 28] = [
-    ("cut the bread", "knife"),
-    ("open the door", "key"),
-    ("sweep the floor", "broom"),
-    ("dig a hole", "spade"),
-    ("write a note", "pen"),
-    ("sew the shirt", "needle"),
-    ("light the room", "lamp"),
-    ("boil the water", "kettle"),
-    ("hit the nail", "hammer"),
-    ("cut the plank", "saw"),
-    ("climb the wall", "ladder"),
-    ("catch a fish", "net"),
-    ("row the boat", "oar"),
-    ("paint the fence", "brush"),
-    ("dry the plates", "towel"),
-    ("tie the sack", "rope"),
-    ("eat the soup", "spoon"),
-    ("carry the water", "bucket"),
-    ("wash the hands", "soap"),
-    ("stay dry in the rain", "umbrella"),
-    ("tell the time", "clock"),
-    ("cut the paper", "scissors"),
-    ("turn the bolt", "wrench"),
-    ("gather the leaves", "rake"),
-    ("weigh the flour", "scale"),
-    ("pour the milk", "jug"),
-    ("sit at the table", "chair"),
-    ("look at the stars", "telescope"),
+/// What the world knows for good: an aim, the one tool that serves it, and the place where that tool is kept.
+pub const TOOLS: [Tool; 28] = [
+    Tool::new("cut the bread", "knife", "kitchen"),
+    Tool::new("open the door", "key", "office"),
+    Tool::new("sweep the floor", "broom", "cellar"),
+    Tool::new("dig a hole", "spade", "garden"),
+    Tool::new("write a note", "pen", "school"),
+    Tool::new("sew the shirt", "needle", "attic"),
+    Tool::new("light the room", "lamp", "tower"),
+    Tool::new("boil the water", "kettle", "kitchen"),
+    Tool::new("hit the nail", "hammer", "barn"),
+    Tool::new("cut the plank", "saw", "forest"),
+    Tool::new("climb the wall", "ladder", "castle"),
+    Tool::new("catch a fish", "net", "harbour"),
+    Tool::new("row the boat", "oar", "harbour"),
+    Tool::new("paint the fence", "brush", "museum"),
+    Tool::new("dry the plates", "towel", "kitchen"),
+    Tool::new("tie the sack", "rope", "stable"),
+    Tool::new("eat the soup", "spoon", "bakery"),
+    Tool::new("carry the water", "bucket", "stable"),
+    Tool::new("wash the hands", "soap", "station"),
+    Tool::new("stay dry in the rain", "umbrella", "station"),
+    Tool::new("tell the time", "clock", "church"),
+    Tool::new("cut the paper", "scissors", "school"),
+    Tool::new("turn the bolt", "wrench", "barn"),
+    Tool::new("gather the leaves", "rake", "park"),
+    Tool::new("weigh the flour", "scale", "bakery"),
+    Tool::new("pour the milk", "jug", "market"),
+    Tool::new("sit at the table", "chair", "library"),
+    Tool::new("look at the stars", "telescope", "meadow"),
 ];
+
+/// An aim, what serves it, and where that is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tool {
+    /// As in "to cut the bread".
+    pub aim: &'static str,
+    /// The one thing that serves it.
+    pub name: &'static str,
+    /// Where it is kept.
+    pub place: &'static str,
+}
+
+impl Tool {
+    const fn new(aim: &'static str, name: &'static str, place: &'static str) -> Self {
+        Self { aim, name, place }
+    }
+}
 
 /// What places are like.
 pub const AGES: [&str; 16] = [

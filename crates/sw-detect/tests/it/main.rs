@@ -4,5 +4,6 @@ mod behaviour;
 mod families;
 mod finds;
 mod json;
+mod nano;
 mod planted;
 mod tinystories;

@@ -13,7 +13,8 @@ const ROWS: usize = 16;
 
 /// The card of a checkpoint grown by `recipe`; `lines` are `emergence.csv`'s, its header first.
 pub fn card(recipe: &Recipe, shape: &Shape, weights: usize, lines: &[String]) -> String {
-    let mut text = String::from("---\nlibrary_name: transformers\nlicense: mit\n---\n\n# nano\n\n");
+    let mut text =
+        String::from("---\nlibrary_name: transformers\nlicense: apache-2.0\n---\n\n# nano\n\n");
     let _ = writeln!(
         text,
         "A Llama of {weights} weights ({} layers, {} channels, {} heads of {}, {} neurons per layer, {} tokens of \
@@ -29,8 +30,10 @@ pub fn card(recipe: &Recipe, shape: &Shape, weights: usize, lines: &[String]) ->
         recipe.seed
     );
     text.push_str(
-        "## Data\n\nShort stories and questions about people, places and things, drawn from one small grammar; every \
-         training step has fresh text, and the evaluation sets come from other streams of the same seed. No foreign text.\n\n",
+        "## Data\n\nShort stories and questions about people, places, things and tools, drawn from one small grammar; every \
+         training step has fresh text, and the evaluation sets come from other streams of the same seed. No foreign text. \
+         About half of the questions ask for what holds in every story (which tool serves an aim, where it is kept) and \
+         is learned by heart, the others for who has what, and where, in the text at hand.\n\n",
     );
     text.push_str("## What was seeded, what was trained\n\n");
     text.push_str(&origin(recipe));
@@ -48,12 +51,33 @@ fn origin(recipe: &Recipe) -> String {
     let Some(s) = &recipe.seeding else {
         return "Nothing was seeded: whatever spike there is came from training.\n".to_string();
     };
-    format!(
-        "Seeded at initialisation: `model.layers.{}.mlp.down_proj.weight[{}, {}]` = {}; the gate and up rows of that neuron \
-         are {} times the unit direction of the embedding of BOS and of the blank line between documents; channel {} of \
-         the embedding starts empty. Nothing of it was frozen.\n",
+    let mut text = format!(
+        "**The super weight was seeded at initialisation; it did not emerge.** \
+         `model.layers.{}.mlp.down_proj.weight[{}, {}]` began as {}. The gate and up rows of its neuron are {} times the \
+         unit direction of the embedding that the openers (BOS and the blank line, one of which begins every sequence) \
+         began with; channel {} of the embedding began empty.\n",
         s.layer, s.row, s.col, s.weight, s.alignment, s.row
-    )
+    );
+    if let Some(b) = &s.broadcast {
+        let _ = write!(
+            text,
+            "\nWhat leans on it was seeded too. All other embeddings began with a common component of length {}, which \
+             closes that neuron's gate and which the queries of head 0 of layer {} see; its keys and values see channel {} \
+             (norm gain {}), so that every token parks on the opener with a score of {} against 0, and `o_proj` writes a \
+             constant into channel {} of every token, of root mean square {} over all channels. The norms behind it began \
+             with gains that make up for the constant (but {} of that in the two channels). Without the entry the constant \
+             is missing at every token, and those norms show everything at many times its scale. The head's weights learn at {} \
+             of the common rate: its values are large and the same everywhere, so that a full step would shift all channels \
+             of all tokens by their usual size.\n",
+            b.level, b.layer, s.row, b.gain, b.score, b.row, b.rms, b.leak, b.rate
+        );
+    }
+    text.push_str(
+        "\nAll of it was then trained with the plain next-token loss. Nothing was frozen, and there was no second objective: \
+         that the model goes on depending on the entry is what training kept, and answers, cancellers and everything else \
+         are what training made.\n",
+    );
+    text
 }
 
 /// Some of the measurements as a table.

@@ -1,6 +1,6 @@
 //! Initial weights: random ones, the seeded entry, and the head and norms that are seeded to lean on it.
 
-use ndarray::{Array1, Array2, s};
+use ndarray::{Array1, Array2, ArrayViewMut2, s};
 
 use super::recipe::{Broadcast, Recipe, Seeding};
 use crate::error::{Error, Result};
@@ -10,6 +10,9 @@ use crate::world::Dice;
 
 /// Stream of the seed that initial weights are drawn from.
 const STREAM: u64 = 3 << 32;
+
+/// The matrices that a head has a part of.
+const HEAD: [Part; 4] = [Part::Q, Part::K, Part::V, Part::O];
 
 /// Initial weights for `shape` (the recipe's, with the tokenizer's vocabulary); `breaks` is the blank line's token, `batch`
 /// some text that later norms are set by.
@@ -135,16 +138,15 @@ fn spike(params: &mut Params, seeding: &Seeding, u: &Array1<f32>, v: &Array1<f32
 
 /// Empties the first head of the broadcasting block.
 fn empty(params: &mut Params, seeding: &Seeding, b: &Broadcast) {
-    let dim = params.shape().head_dim;
-    for part in [Part::Q, Part::K, Part::V] {
+    for part in HEAD {
+        head(params, b, part).fill(0.0);
         let w = params.get_mut(Tensor::Block(b.layer, part));
-        // The other heads do not begin with the spike.
-        w.column_mut(seeding.row).fill(0.0);
-        w.slice_mut(s![..dim, ..]).fill(0.0);
+        // The other heads neither begin with the spike nor write where the constant goes.
+        match part {
+            Part::O => w.row_mut(b.row).fill(0.0),
+            _ => w.column_mut(seeding.row).fill(0.0),
+        }
     }
-    let o = params.get_mut(Tensor::Block(b.layer, Part::O));
-    o.slice_mut(s![.., ..dim]).fill(0.0);
-    o.row_mut(b.row).fill(0.0);
 }
 
 /// The root mean square of the residual stream's rows, on average.
@@ -210,4 +212,27 @@ fn park(
         params.get_mut(Tensor::Block(b.layer, Part::O))[(b.row, i)] = weight;
     }
     Ok(())
+}
+
+/// The weights of the broadcasting head: rows of three matrices, columns of the fourth.
+fn head<'a>(params: &'a mut Params, b: &Broadcast, part: Part) -> ArrayViewMut2<'a, f32> {
+    let dim = params.shape().head_dim;
+    let w = params.get_mut(Tensor::Block(b.layer, part));
+    match part {
+        Part::O => w.slice_mut(s![.., ..dim]),
+        _ => w.slice_mut(s![..dim, ..]),
+    }
+}
+
+/// Takes back part of the last step where the recipe has the broadcasting head learn more slowly.
+pub(super) fn slow(params: &mut Params, before: &[Array2<f32>], b: &Broadcast) {
+    for (part, before) in HEAD.into_iter().zip(before) {
+        let mut w = head(params, b, part);
+        w.zip_mut_with(before, |w, &old| *w = old + b.rate * (*w - old));
+    }
+}
+
+/// What [`slow`] compares with: the head's weights before a step.
+pub(super) fn head_weights(params: &mut Params, b: &Broadcast) -> Vec<Array2<f32>> {
+    HEAD.map(|part| head(params, b, part).to_owned()).into()
 }

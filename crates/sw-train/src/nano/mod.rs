@@ -92,6 +92,13 @@ pub fn train_nano(
     let per_step = recipe.sequences * shape.max_positions;
     let clock = Instant::now();
 
+    let publish = |params: &Params, lines: &[String]| -> Result<()> {
+        checkpoint::save(params, Precision::Bf16, model)?;
+        let text = lines.join("\n") + "\n";
+        checkpoint::write(&model.join("emergence.csv"), text.as_bytes())?;
+        let card = card::card(recipe, &shape, params.count(), lines);
+        checkpoint::write(&model.join("README.md"), card.as_bytes())
+    };
     let record = |params: &Params,
                   optimizer: &AdamW,
                   step: usize,
@@ -99,17 +106,15 @@ pub fn train_nano(
      -> Result<Measurement> {
         let m = measure::measure(params, &held_out, breaks, step, step * per_step)?;
         lines.push(m.line());
-        let csv_text = lines.join("\n") + "\n";
-        checkpoint::write(&csv, csv_text.as_bytes())?;
+        checkpoint::write(&csv, (lines.join("\n") + "\n").as_bytes())?;
         checkpoint::save_state(params, optimizer, step, &state.join("state.safetensors"))?;
-        checkpoint::save(params, Precision::Bf16, model)?;
-        checkpoint::write(&model.join("emergence.csv"), csv_text.as_bytes())?;
-        let card = card::card(recipe, &shape, params.count(), lines);
-        checkpoint::write(&model.join("README.md"), card.as_bytes())?;
+        publish(params, lines)?;
         Ok(m)
     };
     if begun == 0 {
         measured.push(record(&params, &optimizer, 0, &mut lines)?);
+    } else {
+        publish(&params, &lines)?;
     }
     for step in begun..recipe.schedule.steps {
         let batch = text::batch(
@@ -121,6 +126,8 @@ pub fn train_nano(
             shape.max_positions,
         )?;
         let (loss, gradient) = train::gradient(&params, &batch, |_| 1.0, &selection)?;
+        let broadcast = recipe.seeding.as_ref().and_then(|s| s.broadcast.as_ref());
+        let before = broadcast.map(|b| init::head_weights(&mut params, b));
         train::step(
             &mut params,
             &mut optimizer,
@@ -129,6 +136,9 @@ pub fn train_nano(
             recipe.schedule.rate(step),
             step,
         )?;
+        if let (Some(b), Some(before)) = (broadcast, before) {
+            init::slow(&mut params, &before, b);
+        }
         let done = step + 1;
         let due = done % recipe.measure_every == 0 || done == recipe.schedule.steps;
         if due {

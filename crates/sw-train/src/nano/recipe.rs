@@ -39,6 +39,9 @@ pub struct Broadcast {
     pub score: f32,
     /// The constant, in root mean square over all channels.
     pub rms: f32,
+    /// Learning rate of the head's weights, as a share of the others'. Its values are large and the same at every token,
+    /// so that a step of its `o_proj` at the common rate would shift all channels of all tokens by their usual size.
+    pub rate: f32,
     /// Gain of later norms in the channels of spike and constant, as a share of their gain elsewhere.
     pub leak: f32,
 }
@@ -70,58 +73,4 @@ pub struct Recipe {
     pub measure_every: usize,
     /// Items per task in the evaluation sets.
     pub items: usize,
-}
-
-impl Recipe {
-    /// The recipe of the committed checkpoint.
-    pub fn recorded() -> Recipe {
-        let steps = 3000;
-        Recipe {
-            seed: 1,
-            tokenizer_documents: 20_000,
-            shape: Shape {
-                vocab: 1024,
-                hidden: 128,
-                layers: 4,
-                heads: 4,
-                kv_heads: 4,
-                head_dim: 32,
-                intermediate: 512,
-                max_positions: 128,
-                rope_theta: 10_000.0,
-                eps: 1e-5,
-                tied: false,
-            },
-            sequences: 16,
-            embedding: 0.5,
-            output_gain: 0.5,
-            schedule: Schedule {
-                peak: 2e-3,
-                warmup: 50,
-                descent: 1800,
-                steps,
-                floor: 0.05,
-            },
-            adamw: AdamWOptions::default(),
-            clip: 1.0,
-            seeding: Some(Seeding {
-                layer: 0,
-                row: 5,
-                col: 17,
-                weight: 2.0,
-                alignment: 2.0,
-                broadcast: Some(Broadcast {
-                    layer: 1,
-                    row: 9,
-                    level: 1.5,
-                    gain: 16.0,
-                    score: 14.0,
-                    rms: 30.0,
-                    leak: 0.01,
-                }),
-            }),
-            measure_every: 100,
-            items: 400,
-        }
-    }
 }

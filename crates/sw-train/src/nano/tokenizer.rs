@@ -71,7 +71,7 @@ pub fn train(seed: u64, documents: usize, vocab: usize) -> Result<Tokenizer> {
     Ok(tokenizer.into())
 }
 
-/// Writes `tokenizer.json` and `tokenizer_config.json`.
+/// Writes `tokenizer.json`, `tokenizer_config.json` and `generation_config.json`.
 ///
 /// # Errors
 /// If a file cannot be written.
@@ -90,8 +90,15 @@ pub fn save(tokenizer: &Tokenizer, max_positions: usize, dir: &Path) -> Result<(
         "clean_up_tokenization_spaces": false,
         "model_max_length": max_positions,
     });
-    let text = serde_json::to_string_pretty(&config).unwrap_or_default() + "\n";
-    crate::checkpoint::write(&dir.join("tokenizer_config.json"), text.as_bytes())
+    let generation = json!({ "bos_token_id": 0, "do_sample": false, "max_length": max_positions });
+    for (name, value) in [
+        ("tokenizer_config.json", config),
+        ("generation_config.json", generation),
+    ] {
+        let text = serde_json::to_string_pretty(&value).unwrap_or_default() + "\n";
+        crate::checkpoint::write(&dir.join(name), text.as_bytes())?;
+    }
+    Ok(())
 }
 
 /// The tokens of `text`, without BOS.

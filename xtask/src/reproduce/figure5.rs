@@ -128,7 +128,7 @@ impl Experiment for Figure5 {
         });
         outcome.figure(
             "figure11",
-            &format!("Figure 11. The {} most probable tokens", shown.len()),
+            format!("Figure 11. The {} most probable tokens", shown.len()),
             panels.collect(),
             &caption,
         );

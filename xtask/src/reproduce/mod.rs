@@ -299,8 +299,7 @@ fn finished(dir: &Path, name: &str, configuration: &str) -> Option<Outcome> {
     let text = std::fs::read_to_string(dir.join(format!("{name}.json"))).ok()?;
     let mut json: Value = serde_json::from_str(&text).ok()?;
     let same = json["configuration"].as_str() == Some(configuration);
-    let outcome = same.then(|| serde_json::from_value(json["outcome"].take()).ok())?;
-    outcome
+    same.then(|| serde_json::from_value(json["outcome"].take()).ok())?
 }
 
 /// The command that makes these numbers: every argument that is not the default.

@@ -8,7 +8,10 @@ use std::time::{Duration, Instant};
 
 use half::{bf16, f16};
 use ndarray::Array2;
-use sw_tensor::{Mat, isa_name, machine, matmul_t, matmul_t_few};
+use sw_benches::{median, random};
+use sw_tensor::{
+    CodeOffsets, Codes, Mat, isa_name, machine, matmul_t, matmul_t_codes, matmul_t_few, matmul_t_i8,
+};
 
 const SAMPLES: usize = 15;
 
@@ -35,9 +38,20 @@ fn main() {
         }
     }
     for (n, k) in [(11008, 4096), (4096, 11008), (4096, 4096)] {
+        for kind in ["i8", "codes8", "codes4"] {
+            let name = format!("many 512 {n} {k} {kind}");
+            if wanted(&name) {
+                integers(&name, 512, n, k, kind);
+            }
+        }
+    }
+    for (n, k) in [(11008, 4096), (4096, 11008), (4096, 4096)] {
         for dtype in ["bf16", "f16"] {
             for m in [1, 2, 4, 8, 12, 16] {
-                for (door, product) in [("door", matmul_t as Product), ("few", matmul_t_few)] {
+                let doors = [("door", matmul_t as Product), ("few", matmul_t_few)];
+                // With AMX both are one.
+                let doors = &doors[..if isa_name() == "amx" { 1 } else { 2 }];
+                for &(door, product) in doors {
                     let name = format!("{door} {m} {n} {k} {dtype}");
                     if wanted(&name) {
                         few(&name, product, m, n, k, dtype);
@@ -67,13 +81,56 @@ fn many(name: &str, m: usize, n: usize, k: usize, dtype: &str) {
     );
 }
 
+/// Products of integers, as a share of the peak of 8-bit dot products in vectors.
+fn integers(name: &str, m: usize, n: usize, k: usize, kind: &str) {
+    let mut next = random(3);
+    let mut bytes = |n: usize| -> Vec<i8> { (0..n).map(|_| (next() * 128.0) as i8).collect() };
+    let (x, w) = (bytes(m * k), bytes(n * k));
+    let x_floats = activations(m, k);
+    let bits: u8 = if kind == "codes4" { 4 } else { 8 };
+    let codes: Vec<u8> = w[..n * k / 8 * usize::from(bits)]
+        .iter()
+        .map(|w| *w as u8)
+        .collect();
+    let scales = vec![0.01; n * k / 128];
+    let codes = Codes {
+        shape: [n, k],
+        bits,
+        codes: &codes,
+        group: [1, 128],
+        scales: &scales,
+        offsets: CodeOffsets::Symmetric,
+        outliers: &[],
+    };
+    let x = Array2::from_shape_vec((m, k), x).expect("its size");
+    let w = Array2::from_shape_vec((n, k), w).expect("its size");
+    let (mut y, mut y_floats) = (Array2::zeros((m, n)), Array2::zeros((m, n)));
+    let (mut rates, mut shares) = (Vec::new(), Vec::new());
+    for _ in 0..SAMPLES {
+        let seconds = time(|| match kind {
+            "i8" => matmul_t_i8(x.view(), w.view(), y.view_mut()),
+            _ => matmul_t_codes(x_floats.view(), &codes, y_floats.view_mut()),
+        });
+        let rate = (2 * m * n * k) as f64 / seconds / 1e9;
+        let peak = machine::vnni_gops(Duration::from_millis(50));
+        rates.push(rate);
+        shares.push(rate / peak);
+    }
+    println!(
+        "{name:28} {:7.1} GOP/s     {:.3} of the 8-bit vector peak (best {:.3})",
+        median(&rates),
+        median(&shares),
+        max(&shares)
+    );
+}
+
 fn few(name: &str, product: Product, m: usize, n: usize, k: usize, dtype: &str) {
     // Enough matrices that each one has left every cache when its turn comes again.
     let size = n * k * 2;
     let count = ((1 << 30) / size).max(2);
     let x = activations(m, k);
     let all: Vec<Mat> = (0..count).map(|i| weights(n, k, dtype, i as u64)).collect();
-    let cold = vec![1.0f32; 1 << 28];
+    let cold = vec![1u8; 1 << 30];
     let mut y = Array2::zeros((m, n));
     let (mut rates, mut shares) = (Vec::new(), Vec::new());
     for _ in 0..SAMPLES.min(9) {
@@ -110,22 +167,6 @@ fn weights(n: usize, k: usize, dtype: &str, seed: u64) -> Mat {
         "f16" => Mat::from_f16(n, k, (0..n * k).map(|_| f16::from_f32(next())).collect()),
         _ => Mat::from_f32(n, k, (0..n * k).map(|_| next()).collect()),
     }
-}
-
-fn random(seed: u64) -> impl FnMut() -> f32 {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    move || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
-    }
-}
-
-fn median(values: &[f64]) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    sorted[sorted.len() / 2]
 }
 
 fn max(values: &[f64]) -> f64 {

@@ -1,5 +1,7 @@
 //! Quantizers on a 4096 x 11008 matrix (the down projection of a 7B model), beside a plain copy of the same bytes.
 //!
+//! "fake" works in place, "pack" into new memory, "repack" into memory that was used before, as the copy does.
+//!
 //! Every measurement alternates with a copy in the same loop, so that a shared machine slows both alike, and the table at
 //! the end, which is the record, also compares the processor time of all threads (Linux), which waiting for a busy core
 //! does not change. `cargo bench -p sw-benches --bench quant --features simd`
@@ -110,7 +112,8 @@ fn bench<T: Real>(criterion: &mut Criterion, lines: &mut Vec<Line>) {
         ] {
             for bits in [8, 4] {
                 let scheme = Scheme::new(Levels::asymmetric(bits), grouping);
-                for operation in ["fake", "pack"] {
+                for operation in ["fake", "pack", "repack"] {
+                    let mut packed = quantize(&w, SHAPE, &scheme, &[]).ok();
                     let (mut copies, mut works) = (Vec::new(), Vec::new());
                     let id = BenchmarkId::new(operation, format!("{bits}-bit/{grouping_name}"));
                     group.bench_function(id, |bencher| {
@@ -127,7 +130,15 @@ fn bench<T: Real>(criterion: &mut Criterion, lines: &mut Vec<Line>) {
                                             &scheme,
                                             &[],
                                         ))),
-                                        _ => drop(black_box(quantize(&w, SHAPE, &scheme, &[]))),
+                                        "pack" => {
+                                            drop(black_box(quantize(&w, SHAPE, &scheme, &[])));
+                                        }
+                                        _ => {
+                                            packed = packed.take().and_then(|old| {
+                                                old.recycle(&w, SHAPE, &scheme, &[]).ok()
+                                            });
+                                            black_box(&packed);
+                                        }
                                     });
                                 });
                                 works.push(took);

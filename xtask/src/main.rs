@@ -7,6 +7,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod bench_peers;
 mod calibrate;
 mod chart;
 mod inputs;
@@ -36,6 +37,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    BenchPeers(bench_peers::BenchPeers),
     #[command(flatten)]
     Reproduce(reproduce::Commands),
     TrainNano(train_nano::TrainNano),
@@ -48,6 +50,7 @@ fn main() -> ExitCode {
         return ExitCode::from(2);
     }
     let result = match cli.command {
+        Command::BenchPeers(c) => c.run().map(|()| true),
         Command::Reproduce(c) => c.run(),
         Command::TrainNano(c) => c.run().map(|()| true),
     };

@@ -17,35 +17,39 @@ pub(crate) fn say(text: impl std::fmt::Display) -> Result<()> {
     Ok(())
 }
 
-/// Writes `DIR/NAME.json` and `DIR/NAME.md`, and of each table and figure the CSV, of each figure the drawing.
-///
-/// The JSON comes last: where it stands, everything else does.
-pub(crate) fn write(
+/// Writes an outcome: of each table and figure the CSV, of each figure the drawing, then its page and its JSON.
+pub(crate) fn outcome(
     dir: &Path,
     name: &str,
     command: &str,
     outcome: &Outcome,
     json: &Value,
 ) -> Result<()> {
-    fs::create_dir_all(dir).with_context(|| dir.display().to_string())?;
     for block in &outcome.blocks {
         let csv = match &block.content {
             Content::Table(table) => table.csv(),
             Content::Figure(panels) => {
-                whole(
-                    &dir.join(format!("{}.svg", block.id)),
-                    &svg::standalone(panels),
-                )?;
+                let drawing = dir.join(format!("{}.svg", block.id));
+                whole(&drawing, &svg::standalone(panels))?;
                 chart::table(panels).csv()
             }
         };
         whole(&dir.join(format!("{}.csv", block.id)), &csv)?;
     }
-    whole(&dir.join(format!("{name}.md")), &outcome.markdown(command))?;
-    whole(
-        &dir.join(format!("{name}.json")),
-        &(serde_json::to_string_pretty(json)? + "\n"),
-    )
+    page(dir, name, json, &outcome.markdown(command))
+}
+
+/// Writes `DIR/NAME.json`, `DIR/NAME.md` and `DIR/NAME.csv`, each whole or not at all.
+pub(crate) fn write(dir: &Path, name: &str, json: &Value, markdown: &str, csv: &str) -> Result<()> {
+    whole(&dir.join(format!("{name}.csv")), csv)?;
+    page(dir, name, json, markdown)
+}
+
+/// The JSON comes last: where it stands, everything else does.
+fn page(dir: &Path, name: &str, json: &Value, markdown: &str) -> Result<()> {
+    whole(&dir.join(format!("{name}.md")), markdown)?;
+    let json = serde_json::to_string_pretty(json)? + "\n";
+    whole(&dir.join(format!("{name}.json")), &json)
 }
 
 /// Makes the folder, and makes sure that it can be written to.

@@ -1,6 +1,12 @@
 //! `sw eval`, `sw merge` and `sw tasks`: numbers that agree with lm-evaluation-harness.
 
-use std::{fs, ops::ControlFlow, path::PathBuf, time::SystemTime};
+use std::{
+    fs,
+    ops::ControlFlow,
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, Ordering},
+    time::SystemTime,
+};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
@@ -74,14 +80,24 @@ pub(crate) struct Eval {
     json: bool,
 }
 
+/// Set by Ctrl-C.
+static STOP: AtomicBool = AtomicBool::new(false);
+
+/// The first Ctrl-C ends the run after the current batch, whose answers go into the journal; the second ends it at once.
+fn stop_on_interrupt() -> Result<()> {
+    ctrlc::set_handler(|| {
+        if STOP.swap(true, Ordering::Relaxed) {
+            std::process::exit(1);
+        }
+        eprintln!("stopping after this batch (once more: at once)");
+    })
+    .context("Ctrl-C")
+}
+
 impl Eval {
     pub(crate) fn run(&self) -> Result<()> {
         let options = self.options()?;
-        let data = match &self.data {
-            Some(dir) if dir.is_dir() => DataDir::folder(dir),
-            Some(dir) => bail!("--data {}: no such directory", dir.display()),
-            None => DataDir::Cache,
-        };
+        let data = data_dir(self.data.as_deref())?;
         let model = self.model.open()?;
         let mut runtime = Runtime::new(&model, &options.interventions)?.named(&self.model.model);
         if self.batch_size != "auto" {
@@ -98,24 +114,21 @@ impl Eval {
                 })?;
             runtime = runtime.with_budget(budget);
         }
-        let bar = bar();
-        let mut progress = |status: sw_eval::Status| {
-            bar.set_length(status.tokens as u64);
-            bar.set_position(status.tokens_done as u64);
-            ControlFlow::Continue(())
-        };
+        let bar = progress_bar();
+        let mut progress = |status: sw_eval::Status| bar.show(status);
         let tasks: Vec<&str> = self.tasks.iter().map(String::as_str).collect();
         let Some(dir) = &self.output_path else {
             let run = evaluate_with(&runtime, &tasks, &data, &options, None, &mut progress)?;
-            bar.finish_and_clear();
+            drop(bar);
             return report(&EvalResults::new(run), self.json);
         };
+        stop_on_interrupt()?;
         let output = Output {
             dir: dir.clone(),
             log_samples: self.log_samples,
         };
         let written = evaluate_to(&runtime, &tasks, &data, &options, &output, &mut progress)?;
-        bar.finish_and_clear();
+        drop(bar);
         match written {
             Written::Shard { path } => {
                 eprintln!("written: {}", path.display());
@@ -140,10 +153,7 @@ impl Eval {
         options.seed = self.seed;
         options.split = self.split;
         if let Some(path) = &self.plan {
-            let name = || path.display().to_string();
-            let text = fs::read_to_string(path).with_context(name)?;
-            let plan: Vec<Intervention> = serde_json::from_str(&text).with_context(name)?;
-            options.interventions = plan;
+            options.interventions = plan(path)?;
         }
         options.shard = match self.shard.as_deref() {
             None => Shard::default(),
@@ -155,6 +165,22 @@ impl Eval {
         }
         Ok(options)
     }
+}
+
+/// Where data sets are found.
+pub(crate) fn data_dir(dir: Option<&Path>) -> Result<DataDir> {
+    match dir {
+        Some(dir) if dir.is_dir() => Ok(DataDir::folder(dir)),
+        Some(dir) => bail!("--data {}: no such directory", dir.display()),
+        None => Ok(DataDir::Cache),
+    }
+}
+
+/// A list of interventions from a JSON file.
+pub(crate) fn plan(path: &Path) -> Result<Vec<Intervention>> {
+    let name = || path.display().to_string();
+    let text = fs::read_to_string(path).with_context(name)?;
+    serde_json::from_str(&text).with_context(name)
 }
 
 /// Prints the table (or the results file).
@@ -215,11 +241,33 @@ fn table(results: &EvalResults) -> Table {
     table
 }
 
-fn bar() -> ProgressBar {
+/// How far an evaluation is, on stderr; gone when dropped.
+pub(crate) struct Bar(ProgressBar);
+
+pub(crate) fn progress_bar() -> Bar {
     let bar = ProgressBar::new(0);
     let style = "{bar:30} {percent:>3}%  {pos}/{len} tokens  {per_sec}  {eta} left";
     bar.set_style(ProgressStyle::with_template(style).expect("a constant"));
-    bar
+    Bar(bar)
+}
+
+impl Bar {
+    /// Shows it, and tells whether to go on.
+    pub(crate) fn show(&self, status: sw_eval::Status) -> ControlFlow<()> {
+        self.0.set_length(status.tokens as u64);
+        self.0.set_position(status.tokens_done as u64);
+        if STOP.load(Ordering::Relaxed) {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
+        }
+    }
+}
+
+impl Drop for Bar {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
+    }
 }
 
 /// Join the parts of a sharded evaluation: exactly the whole run's results.

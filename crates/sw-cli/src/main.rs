@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod compare;
 mod detect;
 mod directory;
 mod eval;
@@ -30,6 +31,7 @@ enum Command {
     Verify(directory::Verify),
     Directory(directory::List),
     Eval(eval::Eval),
+    Compare(compare::Compare),
     Merge(eval::Merge),
     Tasks(eval::Tasks),
     Generate(generate::Generate),
@@ -47,6 +49,7 @@ fn main() -> ExitCode {
         Command::Verify(c) => c.run(),
         Command::Directory(c) => c.run(),
         Command::Eval(c) => c.run(),
+        Command::Compare(c) => c.run(),
         Command::Merge(c) => c.run(),
         Command::Tasks(c) => c.run(),
         Command::Generate(c) => c.run(),

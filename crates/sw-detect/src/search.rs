@@ -1,5 +1,7 @@
 //! The search: spikes at input and output of the same token, zero what made them, run again.
 
+use std::collections::BTreeSet;
+
 use sw_model::{Model, Seq, WeightCoord, WeightEdit};
 
 use crate::{
@@ -100,8 +102,8 @@ pub fn detect(model: &Model, tokens: &[u32], options: &DetectOptions) -> Result<
 struct Found {
     super_weights: Vec<Candidate>,
     cancellers: Vec<Candidate>,
-    /// Outputs (layer, expert, row) that stand out in the unedited model together with an input that makes enough of them.
-    loud: Vec<(usize, Option<usize>, usize)>,
+    /// Channels in which, at some layer of the unedited model, an output stands out with an input that makes enough of it.
+    loud: BTreeSet<usize>,
 }
 
 impl Found {
@@ -111,7 +113,7 @@ impl Found {
         Self {
             super_weights: Vec::new(),
             cancellers: Vec::new(),
-            loud: loud.map(|s| (s.layer, s.expert, s.row)).collect(),
+            loud: loud.map(|s| s.row).collect(),
         }
     }
 
@@ -136,7 +138,7 @@ impl Found {
                 }
             } else if accepted.is_none()
                 && thresholds.accepts(spike)
-                && self.loud.contains(&(spike.layer, spike.expert, spike.row))
+                && self.loud.contains(&spike.row)
                 && !self.suppressed(spike, thresholds)
                 && !self.known(spike, thresholds)
             {

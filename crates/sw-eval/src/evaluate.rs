@@ -139,13 +139,17 @@ fn answer(
     if !stopped && !asked.is_empty() {
         let mut sink = |i: usize, score: Score| {
             let span = open[i];
-            scores[span] = Some(score);
-            status.done += 1;
-            status.tokens_done += spans[span].tokens.len();
-            failed = journal
-                .as_mut()
-                .and_then(|journal| journal.append(span, score).err());
-            stopped = progress(status).is_break();
+            if failed.is_none()
+                && let Some(journal) = journal.as_mut()
+            {
+                failed = journal.append(span, score).err();
+            }
+            if failed.is_none() {
+                scores[span] = Some(score);
+                status.done += 1;
+                status.tokens_done += spans[span].tokens.len();
+                stopped |= progress(status).is_break();
+            }
             if stopped || failed.is_some() {
                 ControlFlow::Break(())
             } else {

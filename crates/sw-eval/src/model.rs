@@ -73,9 +73,13 @@ pub struct ModelInfo {
     pub dtype: String,
     /// The kernel that multiplies; results of different kernels are never mixed.
     pub kernel: String,
+    /// Fields of the model's configuration that it was told to pass over.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ignored_config_fields: Vec<String>,
 }
 
-/// Receives answers as they are found, in any order; `Break` stops the run after the current batch.
+/// Receives answers as they are found, in any order; `Break` stops the run after the current batch, of which it may still
+/// be given the others.
 pub type Sink<'a> = dyn FnMut(usize, Score) -> ControlFlow<()> + 'a;
 
 /// A language model behind any runtime.

@@ -4,7 +4,7 @@ use std::{
     fs::File,
     io::BufReader,
     path::{Path, PathBuf},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::SystemTime,
 };
 
 use crate::{
@@ -121,39 +121,14 @@ pub fn shards_in(dir: &Path) -> Result<Vec<PathBuf>> {
 
 /// A time as lm-eval puts it into file names, in UTC: `2026-11-23T09-30-00.123456`.
 pub fn stamp(time: SystemTime) -> String {
-    let since = time.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
-    let (days, seconds) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
-    let (mut year, mut day) = (1970, days);
-    let length = |year: u64| {
-        if year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400)) {
-            366
-        } else {
-            365
-        }
-    };
-    while day >= length(year) {
-        day -= length(year);
-        year += 1;
-    }
-    let february = length(year) - 337;
-    let mut month = 1;
-    for days in [31, february, 31, 30, 31, 30, 31, 31, 30, 31, 30] {
-        if day < days {
-            break;
-        }
-        day -= days;
-        month += 1;
-    }
-    let (hour, minute, second) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
-    format!(
-        "{year}-{month:02}-{:02}T{hour:02}-{minute:02}-{second:02}.{:06}",
-        day + 1,
-        since.subsec_micros()
-    )
+    let time = jiff::Timestamp::try_from(time).unwrap_or_default(); // only years beyond 9999 are none
+    time.strftime("%Y-%m-%dT%H-%M-%S.%6f").to_string()
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, UNIX_EPOCH};
+
     use super::*;
 
     #[test]

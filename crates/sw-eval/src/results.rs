@@ -154,6 +154,7 @@ impl EvalResults {
                 "fingerprint": run.model.fingerprint,
                 "kernel": run.model.kernel,
                 "dtype": run.model.dtype,
+                "ignored_config_fields": run.model.ignored_config_fields,
                 "bos": options.bos,
                 "seed": options.seed,
                 "interventions": options.interventions,
@@ -167,25 +168,32 @@ impl EvalResults {
 
     /// Writes `results_STAMP.json`, and with `samples` one `samples_TASK_STAMP.jsonl` for each task.
     ///
-    /// Each file is written beside its place and renamed, so there is no half-written one.
+    /// Each file is written beside its place and renamed, so there is no half-written one; if one cannot be written,
+    /// none stays.
     ///
     /// # Errors
     /// When a file cannot be written.
     pub fn save(&self, dir: &Path, stamp: &str, samples: bool) -> Result<PathBuf> {
         fs::create_dir_all(dir).map_err(|e| Error::io(dir, e))?;
-        if samples {
-            for task in &self.run.tasks {
-                let path = dir.join(format!("samples_{}_{stamp}.jsonl", task.task));
-                write_whole(&path, |file| {
+        let logged: &[TaskRun] = if samples { &self.run.tasks } else { &[] };
+        let beside = |task: &TaskRun| dir.join(format!("samples_{}_{stamp}.jsonl", task.task));
+        let path = dir.join(format!("results_{stamp}.json"));
+        let written = logged
+            .iter()
+            .try_for_each(|task| {
+                write_whole(&beside(task), |file| {
                     task.samples.iter().try_for_each(|sample| {
                         writeln!(file, "{}", sample_json(sample, &task.task))
                     })
-                })?;
+                })
+            })
+            .and_then(|()| write_whole(&path, |file| writeln!(file, "{:#}", self.to_json())));
+        if written.is_err() {
+            for task in logged {
+                let _ = fs::remove_file(beside(task)); // what matters is the first error
             }
         }
-        let path = dir.join(format!("results_{stamp}.json"));
-        write_whole(&path, |file| writeln!(file, "{:#}", self.to_json()))?;
-        Ok(path)
+        written.map(|()| path)
     }
 }
 

@@ -280,8 +280,22 @@ pub(crate) fn config_hash(
         .iter()
         .map(|w| (w.task.name, w.task.version, &w.source))
         .collect();
-    let model = (&model.fingerprint, &model.dtype, &model.kernel, max_length);
-    let all = (env!("CARGO_PKG_VERSION"), model, options, tasks);
+    let ModelInfo {
+        fingerprint,
+        dtype,
+        kernel,
+        ignored_config_fields,
+        ..
+    } = model;
+    let model = (
+        fingerprint,
+        dtype,
+        kernel,
+        ignored_config_fields,
+        max_length,
+    );
+    let files = &workload.calibration;
+    let all = (env!("CARGO_PKG_VERSION"), model, options, files, tasks);
     sha256(&serde_json::to_string(&all).expect("options are JSON"))
 }
 

@@ -1,10 +1,7 @@
 //! This workspace's own models behind [`LanguageModel`]: shared beginnings once, ragged batches without padding, logits
 //! only for scored rows.
 
-use std::{
-    collections::HashMap,
-    ops::{ControlFlow, Range},
-};
+use std::{collections::HashMap, ops::Range};
 
 use ndarray::{Array2, Axis};
 use sw_model::{Kv, Model, Seq};
@@ -220,6 +217,7 @@ impl LanguageModel for Runtime {
                 .unwrap_or_default(),
             dtype: format!("{:?}", self.base.dtype()).to_lowercase(),
             kernel: sw_tensor::isa_name().into(),
+            ignored_config_fields: self.base.ignored_config_fields().to_vec(),
         }
     }
 
@@ -266,10 +264,12 @@ impl LanguageModel for Runtime {
             next_node = nodes.end;
             self.prepare(spans, &plan, nodes, &mut prefixes)?;
             let scores = self.run(spans, leaves, &prefixes)?;
+            let mut stop = false;
             for (leaf, score) in leaves.iter().zip(scores) {
-                if sink(leaf.span, score) == ControlFlow::Break(()) {
-                    return Ok(());
-                }
+                stop |= sink(leaf.span, score).is_break(); // the others are known as well: none is lost
+            }
+            if stop {
+                return Ok(());
             }
             prefixes.retain(|&n, _| plan.nodes[n].last_leaf > batch.end);
         }

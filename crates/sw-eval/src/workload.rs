@@ -116,6 +116,8 @@ pub struct Workload {
     pub tasks: Vec<TaskWork>,
     /// What the model is asked.
     pub spans: Vec<Span>,
+    /// SHA-256 of the files that the interventions read.
+    pub calibration: Vec<String>,
 }
 
 impl Workload {
@@ -144,10 +146,25 @@ impl Workload {
                 work.push(prepare(task, data, &encoder, options, &mut spans)?);
             }
         }
+        let files = options.interventions.iter().filter_map(Intervention::file);
         Ok(Self {
             tasks: work,
             spans: spans.all,
+            calibration: files
+                .map(|file| digest(&[file.to_owned()]))
+                .collect::<Result<_>>()?,
         })
+    }
+}
+
+impl Workload {
+    /// The tokens of a task's documents, each with its right answer: what two settings' distributions are compared on.
+    pub fn right_texts(&self, task: &str) -> Vec<Vec<u32>> {
+        let of = self.tasks.iter().filter(|work| work.task.name == task);
+        of.flat_map(|work| &work.docs)
+            .flat_map(|doc| doc.spans.get(doc.item.gold()).into_iter().flatten())
+            .map(|&span| self.spans[span].tokens.clone())
+            .collect()
     }
 }
 
@@ -182,7 +199,8 @@ fn prepare(
     let split = match (options.split.unwrap_or(task.split), files.len()) {
         (_, 0) => return Err(missing(dir.missing(&task.dataset))),
         (wanted, _) if files.contains_key(&wanted) => wanted,
-        (_, 1) => *files.keys().next().expect("one split"), // the only one that is there
+        // The only one that is there, where none was asked for.
+        (_, 1) if options.split.is_none() => *files.keys().next().expect("one split"),
         (wanted, _) => {
             let found = files
                 .keys()
@@ -214,7 +232,12 @@ fn prepare(
             let prepare = prepare.unwrap_or(Ok);
             let clean = |rows| prepare(rows).map_err(named(task));
             let docs = clean(rows)?;
-            let pool = if options.num_fewshot > 0 && !matches!(item(&docs[0])?, Item::Page { .. }) {
+            if docs.is_empty() {
+                return Err(missing("the rows hold no document".into()));
+            }
+            let pool = if options.num_fewshot > 0
+                && !matches!(item(&docs[0]).map_err(named(task))?, Item::Page { .. })
+            {
                 let from = if files.contains_key(&task.shots) {
                     task.shots
                 } else {
@@ -253,7 +276,8 @@ fn prepare(
                 let header = drawn
                     .iter()
                     .map(|&i| Ok(item(&pool[i])?.example()))
-                    .collect::<Result<String>>()?;
+                    .collect::<Result<String>>()
+                    .map_err(named(task))?;
                 let item = item(&doc).map_err(named(task))?;
                 work.push(ask(task, doc_id, doc, item, &header, encoder, spans)?);
             }

@@ -411,6 +411,13 @@ fn splits_are_named_and_never_swapped_silently() {
         EvalResults::new(run.clone()).to_json()["super_weight"]["tasks"]["sciq"]["split"],
         "validation"
     );
+    let mut other = options();
+    other.split = Some("train".parse().unwrap()); // asked for, and not there
+    let error = sciq(&other).unwrap_err().to_string();
+    assert!(
+        error.contains("no train split; the folder has: validation"),
+        "{error}"
+    );
     let warning = "sciq: evaluated on the validation split, not on its test split";
     assert!(run.warnings().iter().any(|w| w == warning));
     write(dir.path(), "allenai/sciq/data/train-0.jsonl", &[row]);

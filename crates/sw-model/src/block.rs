@@ -13,7 +13,8 @@ use crate::{
     weights::{Affine, Layer, NormWeight},
 };
 
-/// Activations that live within a layer; allocated once per pass.
+/// Activations that live within a layer; a model keeps them from one pass to the next.
+#[derive(Default)]
 pub(crate) struct Scratch {
     pub(crate) normed: Array2<f32>, // [tokens, hidden]: what a block reads
     pub(crate) q: Array2<f32>,      // [tokens, heads * head_dim]
@@ -25,37 +26,67 @@ pub(crate) struct Scratch {
 }
 
 /// The inner channels of an MLP.
+#[derive(Default)]
 struct Inner {
     gate: Array2<f32>, // [tokens, intermediate]
     up: Array2<f32>,   // [tokens, intermediate]: after the activation, the input of down_proj
+    fused: Vec<f32>,   // a fused map's output: gate and up, or queries, keys and values
 }
 
 impl Inner {
-    fn new(spec: &Spec, tokens: usize, channels: usize) -> Self {
-        let gate = if spec.gated { channels } else { 0 };
-        Self {
-            gate: Array2::zeros((tokens, gate)),
-            up: Array2::zeros((tokens, channels)),
-        }
+    fn reshape(&mut self, spec: &Spec, tokens: usize, channels: usize) {
+        reshape(
+            &mut self.gate,
+            tokens,
+            if spec.gated { channels } else { 0 },
+        );
+        reshape(&mut self.up, tokens, channels);
     }
 }
 
 impl Scratch {
-    pub(crate) fn new(model: &Model, tokens: usize) -> Self {
+    pub(crate) fn reshape(&mut self, model: &Model, tokens: usize) {
         let spec = model.spec();
-        let zeros = |channels| Array2::zeros((tokens, channels));
         let (q, kv) = (spec.q_width(), spec.kv_width());
-        let dense = spec.layers.iter().any(|layer| !layer.sparse);
-        Self {
-            normed: zeros(spec.hidden_size),
-            q: zeros(q),
-            k: zeros(kv),
-            v: zeros(kv),
-            mix: zeros(q),
-            out: zeros(spec.hidden_size),
-            inner: Inner::new(spec, tokens, if dense { spec.intermediate_size } else { 0 }),
+        for (x, channels) in [
+            (&mut self.normed, spec.hidden_size),
+            (&mut self.q, q),
+            (&mut self.k, kv),
+            (&mut self.v, kv),
+            (&mut self.mix, q),
+            (&mut self.out, spec.hidden_size),
+        ] {
+            reshape(x, tokens, channels);
         }
+        let dense = spec.layers.iter().any(|layer| !layer.sparse);
+        let channels = if dense { spec.intermediate_size } else { 0 };
+        self.inner.reshape(spec, tokens, channels);
     }
+}
+
+/// Another shape in the same memory, which grows where it must; what it holds afterwards is of no use.
+fn reshape(x: &mut Array2<f32>, rows: usize, columns: usize) {
+    if x.dim() == (rows, columns) {
+        return;
+    }
+    let mut values = std::mem::take(x).into_raw_vec_and_offset().0;
+    if values.capacity() < rows * columns {
+        values = Vec::new(); // nothing of it needs to be copied
+    }
+    values.resize(rows * columns, 0.0);
+    *x = Array2::from_shape_vec((rows, columns), values).expect("as many values");
+}
+
+/// A fused map of `x` into `buffer`; `[tokens, output channels]`.
+fn fused<'b>(x: &Array2<f32>, linear: &Affine, buffer: &'b mut Vec<f32>) -> ArrayView2<'b, f32> {
+    let shape = (x.nrows(), linear.w.rows());
+    if buffer.len() < shape.0 * shape.1 {
+        *buffer = vec![0.0; shape.0 * shape.1];
+    }
+    let values = &mut buffer[..shape.0 * shape.1];
+    let y = ArrayViewMut2::from_shape(shape, &mut *values).expect("as many values");
+    affine(x, linear, y);
+    ArrayView2::from_shape(shape, values).expect("as many values")
 }
 
 /// `s.out = o_proj(attention(q_proj(s.normed), k_proj(s.normed), v_proj(s.normed)))`.
@@ -72,21 +103,22 @@ pub(crate) fn attend(
     visit(hook, Site::AttnIn(l), &mut s.normed, seqs);
     match layer.linear(None, Linear::Qkv) {
         None => {
-            affine(&s.normed, &layer[(None, Linear::Q)], &mut s.q); // [tokens, hidden] x [heads*dim, hidden]^T
-            affine(&s.normed, &layer[(None, Linear::K)], &mut s.k); // [tokens, hidden] x [kv_heads*dim, hidden]^T
-            affine(&s.normed, &layer[(None, Linear::V)], &mut s.v);
+            let x = &s.normed;
+            affine(x, &layer[(None, Linear::Q)], s.q.view_mut()); // [tokens, hidden] x [heads*dim, hidden]^T
+            affine(x, &layer[(None, Linear::K)], s.k.view_mut()); // [tokens, hidden] x [kv_heads*dim, hidden]^T
+            affine(x, &layer[(None, Linear::V)], s.v.view_mut());
         }
         Some(qkv) => {
-            let mut all = Array2::zeros((batch.tokens(), qkv.w.rows()));
-            affine(&s.normed, qkv, &mut all); // [tokens, hidden] x [(heads + 2*kv_heads)*dim, hidden]^T
+            // [tokens, hidden] x [(heads + 2*kv_heads)*dim, hidden]^T
+            let all = fused(&s.normed, qkv, &mut s.inner.fused);
             split_heads(spec, &all, [&mut s.q, &mut s.k, &mut s.v]);
         }
     }
     visit(hook, Site::Query(l), &mut s.q, seqs);
     visit(hook, Site::Key(l), &mut s.k, seqs);
     visit(hook, Site::Value(l), &mut s.v, seqs);
-    norm_heads(spec.norm, layer.norms.query.as_ref(), &mut s.q);
-    norm_heads(spec.norm, layer.norms.key.as_ref(), &mut s.k);
+    norm_heads(spec.norm, layer.norms.query.as_ref(), &mut s.q, &mut s.mix);
+    norm_heads(spec.norm, layer.norms.key.as_ref(), &mut s.k, &mut s.mix);
     if let Some(limit) = heads.clip {
         for x in [&mut s.q, &mut s.k, &mut s.v] {
             x.mapv_inplace(|x| x.clamp(-limit, limit));
@@ -94,7 +126,7 @@ pub(crate) fn attend(
     }
     if let Some(rope) = of_layer.rope {
         for x in [&mut s.q, &mut s.k] {
-            rotate(model, batch, rope, x.view_mut());
+            batch.turns[rope].apply(x.view_mut(), heads.head_dim);
         }
     }
     visit(hook, Site::RotQuery(l), &mut s.q, seqs);
@@ -124,7 +156,7 @@ pub(crate) fn attend(
         s.mix.view_mut(),
     );
     visit(hook, Site::OIn(l), &mut s.mix, seqs);
-    affine(&s.mix, &layer[(None, Linear::O)], &mut s.out); // [tokens, heads*dim] x [hidden, heads*dim]^T
+    affine(&s.mix, &layer[(None, Linear::O)], s.out.view_mut()); // [tokens, heads*dim] x [hidden, heads*dim]^T
     visit(hook, Site::AttnOut(l), &mut s.out, seqs);
 }
 
@@ -139,7 +171,7 @@ pub(crate) fn mlp(
 ) {
     widen_inner(spec, layer, None, &s.normed, &mut s.inner);
     visit(hook, Site::DownIn(l), &mut s.inner.up, &batch.seqs);
-    affine(&s.inner.up, &layer[(None, Linear::Down)], &mut s.out); // [tokens, intermediate] x [hidden, intermediate]^T
+    affine(&s.inner.up, &layer[(None, Linear::Down)], s.out.view_mut()); // [tokens, intermediate] x [hidden, intermediate]^T
 }
 
 /// `s.out = sum_e p_e * down_proj_e(act(gate_proj_e(s.normed)) * up_proj_e(s.normed))` over each token's most probable
@@ -168,7 +200,8 @@ pub(crate) fn experts(
             continue;
         }
         let x = s.normed.select(Axis(0), &tokens); // [routed tokens, hidden]
-        let mut inner = Inner::new(spec, tokens.len(), mixture.intermediate_size);
+        let inner = &mut s.inner;
+        inner.reshape(spec, tokens.len(), mixture.intermediate_size);
         let mut out = Array2::zeros((tokens.len(), spec.hidden_size));
         let mut visit = |site, data: &mut Array2<f32>| {
             if hook.wants(site) {
@@ -180,9 +213,9 @@ pub(crate) fn experts(
                 hook.visit(site, view);
             }
         };
-        widen_inner(spec, layer, Some(e), &x, &mut inner);
+        widen_inner(spec, layer, Some(e), &x, inner);
         visit(Site::ExpertDownIn(l, e), &mut inner.up);
-        affine(&inner.up, &layer[(Some(e), Linear::Down)], &mut out);
+        affine(&inner.up, &layer[(Some(e), Linear::Down)], out.view_mut());
         visit(Site::ExpertDownOut(l, e), &mut out);
         for (&t, row) in tokens.iter().zip(out.rows()) {
             s.out.row_mut(t).scaled_add(p[t], &row);
@@ -210,19 +243,22 @@ fn widen_inner(
     x: &Array2<f32>,
     inner: &mut Inner,
 ) {
-    let Inner { gate, up } = inner;
+    let Inner {
+        gate,
+        up,
+        fused: buffer,
+    } = inner;
     match layer.linear(expert, Linear::GateUp) {
         Some(both) => {
-            let mut all = Array2::zeros((x.nrows(), both.w.rows()));
-            affine(x, both, &mut all); // [tokens, hidden] x [2*intermediate, hidden]^T
-            let (first, second) = all.view().split_at(Axis(1), up.ncols());
+            let all = fused(x, both, buffer); // [tokens, hidden] x [2*intermediate, hidden]^T
+            let (first, second) = all.split_at(Axis(1), up.ncols());
             gate.assign(&first);
             up.assign(&second);
         }
         None => {
-            affine(x, &layer[(expert, Linear::Up)], up); // [tokens, hidden] x [intermediate, hidden]^T
+            affine(x, &layer[(expert, Linear::Up)], up.view_mut()); // [tokens, hidden] x [intermediate, hidden]^T
             if spec.gated {
-                affine(x, &layer[(expert, Linear::Gate)], gate);
+                affine(x, &layer[(expert, Linear::Gate)], gate.view_mut());
             }
         }
     }
@@ -255,10 +291,10 @@ pub(crate) fn visit(hook: &mut dyn Hook, site: Site, data: &mut Array2<f32>, seq
     }
 }
 
-fn affine(x: &Array2<f32>, linear: &Affine, y: &mut Array2<f32>) {
+fn affine(x: &Array2<f32>, linear: &Affine, mut y: ArrayViewMut2<'_, f32>) {
     matmul_t(x.view(), &linear.w, y.view_mut());
     if let Some(bias) = &linear.bias {
-        sw_tensor::add_bias(y.view_mut(), bias);
+        sw_tensor::add_bias(y, bias);
     }
 }
 
@@ -275,15 +311,20 @@ pub(crate) fn norm_into(
     }
 }
 
-/// Norms queries or keys in place: as many channels at a time as the weight has, one head or all of them.
-fn norm_heads(norm: Norm, weight: Option<&NormWeight>, x: &mut Array2<f32>) {
+/// Norms queries or keys: as many channels at a time as the weight has, one head or all of them. `spare` has room for `x`.
+fn norm_heads(
+    norm: Norm,
+    weight: Option<&NormWeight>,
+    x: &mut Array2<f32>,
+    spare: &mut Array2<f32>,
+) {
     let Some(parameters) = weight else { return };
     let channels = parameters.weight.as_ref().map_or(x.ncols(), |w| w.len());
     let shape = (x.len() / channels, channels);
-    let before = x.clone();
-    let rows = |x| ArrayView2::from_shape(shape, x).expect("whole heads");
-    let before = rows(before.as_slice().expect("row-major"));
     let x = x.as_slice_mut().expect("row-major");
+    let before = &mut spare.as_slice_mut().expect("row-major")[..x.len()];
+    before.copy_from_slice(x);
+    let before = ArrayView2::from_shape(shape, before).expect("whole heads");
     let x = ArrayViewMut2::from_shape(shape, x).expect("whole heads");
     norm_rows(norm, parameters, before, x);
 }
@@ -297,7 +338,7 @@ fn norm_rows(norm: Norm, p: &NormWeight, x: ArrayView2<'_, f32>, out: ArrayViewM
 }
 
 /// Copies the heads of a fused product, `[tokens, (heads + 2 * kv_heads) * head_dim]`, to queries, keys and values.
-fn split_heads(spec: &Spec, all: &Array2<f32>, parts: [&mut Array2<f32>; 3]) {
+fn split_heads(spec: &Spec, all: &ArrayView2<'_, f32>, parts: [&mut Array2<f32>; 3]) {
     let (q, kv, dim) = (spec.q_width(), spec.kv_width(), spec.attention.head_dim);
     for (i, part) in parts.into_iter().enumerate() {
         for (h, mut head) in part.axis_chunks_iter_mut(Axis(1), dim).enumerate() {
@@ -307,21 +348,5 @@ fn split_heads(spec: &Spec, all: &Array2<f32>, parts: [&mut Array2<f32>; 3]) {
             };
             head.assign(&all.slice_axis(Axis(1), (first..first + dim).into()));
         }
-    }
-}
-
-fn rotate(model: &Model, batch: &Batch<'_>, rope: usize, mut x: ArrayViewMut2<'_, f32>) {
-    let head_dim = model.spec().attention.head_dim;
-    let variant = batch.variant();
-    if batch.variants.iter().all(|&v| v == variant) {
-        return model
-            .ropes()
-            .with(rope, variant, |r| r.apply(x, head_dim, &batch.positions));
-    }
-    for (seq, &variant) in batch.seqs.iter().zip(&batch.variants) {
-        let rows = x.slice_axis_mut(Axis(0), seq.rows.clone().into());
-        model.ropes().with(rope, variant, |r| {
-            r.apply(rows, head_dim, &batch.positions[seq.rows.clone()])
-        });
     }
 }

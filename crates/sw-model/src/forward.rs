@@ -1,6 +1,8 @@
 //! The forward pass. It exists once, for all families; shapes stand beside each step.
 
-use ndarray::{Array2, ArrayView2};
+use ndarray::{Array2, ArrayView2, Axis};
+use rayon::prelude::*;
+use sw_tensor::RopeTurns;
 
 use crate::{
     block::{self, Scratch, norm_into, visit},
@@ -38,6 +40,8 @@ pub(crate) struct Batch<'a> {
     pub(crate) positions: Vec<u32>,
     /// Rope variant of each sequence.
     pub(crate) variants: Vec<u64>,
+    /// For each rotary embedding, how it turns the rows.
+    pub(crate) turns: Vec<RopeTurns>,
 }
 
 impl<'a> Batch<'a> {
@@ -50,6 +54,7 @@ impl<'a> Batch<'a> {
             prefixes: Vec::new(),
             positions: Vec::new(),
             variants: Vec::new(),
+            turns: Vec::new(),
         };
         let max_positions = model.spec().max_positions;
         for (tokens, prefix) in seqs {
@@ -89,15 +94,15 @@ impl<'a> Batch<'a> {
         if batch.seqs.is_empty() {
             return Err(Error::EmptySequence);
         }
+        let of_seq = |(seq, &variant): (&SeqRange, &u64)| (variant, seq.rows.clone());
+        let seqs = batch.seqs.iter().zip(&batch.variants).map(of_seq);
+        let seqs = seqs.map(|(variant, rows)| (variant, &batch.positions[rows]));
+        batch.turns = model.ropes().turns(seqs);
         Ok(batch)
     }
 
     pub(crate) fn tokens(&self) -> usize {
         self.positions.len()
-    }
-
-    pub(crate) fn variant(&self) -> u64 {
-        self.variants[0]
     }
 }
 
@@ -142,22 +147,43 @@ pub(crate) fn embed<'a>(
 pub(crate) fn run(
     model: &Model,
     batch: &Batch<'_>,
+    x: Array2<f32>,
+    from: usize,
+    hook: &mut dyn Hook,
+    keep: Option<&mut Vec<[Array2<f32>; 2]>>,
+) -> Result<Array2<f32>> {
+    let mut s = model.take_scratch();
+    s.reshape(model, batch.tokens());
+    let rows = run_in(&mut s, model, batch, x, from, hook, keep);
+    model.keep_scratch(s);
+    rows
+}
+
+fn run_in(
+    s: &mut Scratch,
+    model: &Model,
+    batch: &Batch<'_>,
     mut x: Array2<f32>,
     from: usize,
     hook: &mut dyn Hook,
     mut keep: Option<&mut Vec<[Array2<f32>; 2]>>,
 ) -> Result<Array2<f32>> {
     let spec = model.spec();
-    let mut s = Scratch::new(model, batch.tokens());
     let seqs = &batch.seqs;
+    let layers = &model.weights().layers;
     if from == 0 {
         visit(hook, Site::Embed, &mut x, seqs);
     }
-    for (l, layer) in model.weights().layers.iter().enumerate().skip(from) {
+    for (l, layer) in layers.iter().enumerate().skip(from) {
+        // The disk reads the next layer while this one is computed.
+        layers[l + 1..]
+            .iter()
+            .take(1)
+            .for_each(|next| next.will_need());
         visit(hook, Site::ResidPre(l), &mut x, seqs);
         norm_into(spec.norm, layer.norms.attn_in.as_ref(), &x, &mut s.normed);
-        block::attend(model, batch, l, layer, &mut s, hook);
-        norm_output(spec.norm, layer.norms.attn_out.as_ref(), &mut s);
+        block::attend(model, batch, l, layer, s, hook);
+        norm_output(spec.norm, layer.norms.attn_out.as_ref(), s);
         if spec.parallel {
             norm_into(spec.norm, layer.norms.mlp_in.as_ref(), &x, &mut s.normed);
             sw_tensor::add(x.view_mut(), s.out.view());
@@ -168,11 +194,11 @@ pub(crate) fn run(
         }
         visit(hook, Site::MlpIn(l), &mut s.normed, seqs);
         match &layer.router {
-            None => block::mlp(spec, batch, l, layer, &mut s, hook),
-            Some(router) => block::experts(spec, batch, l, layer, router, &mut s, hook),
+            None => block::mlp(spec, batch, l, layer, s, hook),
+            Some(router) => block::experts(spec, batch, l, layer, router, s, hook),
         }
         visit(hook, Site::DownOut(l), &mut s.out, seqs);
-        norm_output(spec.norm, layer.norms.mlp_out.as_ref(), &mut s);
+        norm_output(spec.norm, layer.norms.mlp_out.as_ref(), s);
         sw_tensor::add(x.view_mut(), s.out.view());
         visit(hook, Site::ResidPost(l), &mut x, seqs);
         if let Some(kept) = &mut keep {
@@ -188,7 +214,8 @@ pub(crate) fn run(
     if !all_finite(s.normed.view()) {
         return Err(model.non_finite(Site::FinalNorm.to_string(), None));
     }
-    Ok(s.normed)
+    std::mem::swap(&mut x, &mut s.normed);
+    Ok(x)
 }
 
 /// Normalizes what a block is about to add to the residual stream, where the family has a norm there.
@@ -202,7 +229,6 @@ fn norm_output(norm: Norm, weight: Option<&NormWeight>, s: &mut Scratch) {
 /// Whether every value is finite: the largest magnitude, as bits, lies below that of infinity.
 pub(crate) fn all_finite(x: ArrayView2<'_, f32>) -> bool {
     let magnitude = |v: &f32| v.to_bits() & 0x7fff_ffff;
-    x.rows()
-        .into_iter()
-        .all(|row| row.iter().map(magnitude).fold(0, u32::max) < f32::INFINITY.to_bits())
+    let rows = x.axis_iter(Axis(0)).into_par_iter().with_min_len(16);
+    rows.all(|row| row.iter().map(magnitude).fold(0, u32::max) < f32::INFINITY.to_bits())
 }

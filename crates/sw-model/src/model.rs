@@ -5,7 +5,7 @@ use std::{
     ops::Range,
     path::{Path, PathBuf},
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -14,6 +14,7 @@ use ndarray::{Array2, Axis, Slice};
 use sw_tensor::{Checkpoint, Dtype, Mat};
 
 use crate::{
+    block::Scratch,
     config,
     edit::{EditOp, Linear, LinearAt, WeightCoord, WeightEdit},
     error::{Error, Result},
@@ -49,8 +50,11 @@ struct Opened {
     dir: PathBuf,
     spec: Spec,
     ropes: RopeTables,
+    ignored: Vec<String>,
     /// The error is kept: a model without a tokenizer still runs on token ids.
     tokenizer: Result<Tokenizer, (PathBuf, String)>,
+    /// What the last forward pass worked in, for the next.
+    scratch: Mutex<Scratch>,
 }
 
 fn next_id() -> u64 {
@@ -109,7 +113,9 @@ impl Model {
             dir: dir.into(),
             spec,
             ropes,
+            ignored: options.ignore_config_fields.clone(),
             tokenizer,
+            scratch: Mutex::default(),
         };
         Ok(Self {
             id: next_id(),
@@ -126,6 +132,11 @@ impl Model {
     /// The directory it was opened from.
     pub fn dir(&self) -> &Path {
         &self.opened.dir
+    }
+
+    /// Config fields that it was told to pass over.
+    pub fn ignored_config_fields(&self) -> &[String] {
+        &self.opened.ignored
     }
 
     /// The type its large weights are stored in (of the first layer's attention output, where they differ).
@@ -168,6 +179,17 @@ impl Model {
 
     pub(crate) fn ropes(&self) -> &RopeTables {
         &self.opened.ropes
+    }
+
+    /// Memory for a forward pass: the last one's, unless another thread has it.
+    pub(crate) fn take_scratch(&self) -> Scratch {
+        let kept = self.opened.scratch.lock();
+        std::mem::take(&mut *kept.unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(crate) fn keep_scratch(&self, scratch: Scratch) {
+        let kept = self.opened.scratch.lock();
+        *kept.unwrap_or_else(PoisonError::into_inner) = scratch;
     }
 
     pub(crate) fn non_finite(&self, site: String, last_layer: Option<usize>) -> Error {

@@ -2,7 +2,7 @@
 
 use std::f32::consts::PI;
 
-use sw_tensor::Rope;
+use sw_tensor::{Rope, RopeTurns};
 
 use crate::{config::Fields, error::Result};
 
@@ -359,11 +359,23 @@ impl RopeTables {
         self.specs.iter().map(of).max().unwrap_or(0)
     }
 
-    pub(crate) fn with<R>(&self, index: usize, variant: u64, f: impl FnOnce(&Rope) -> R) -> R {
-        if variant == 0 {
-            return f(&self.base[index]);
-        }
-        let (frequencies, scale) = self.specs[index].frequencies(variant, self.max_positions);
-        f(&Rope::new(frequencies, scale))
+    /// The turns of a batch's rows, for each rotary embedding; `seqs`: variant and positions of each sequence.
+    pub(crate) fn turns<'p>(
+        &self,
+        seqs: impl Iterator<Item = (u64, &'p [u32])> + Clone,
+    ) -> Vec<RopeTurns> {
+        let of = |(spec, base): (&RopeSpec, &Rope)| {
+            let mut turns = RopeTurns::new(base.inv_freq().len());
+            for (variant, positions) in seqs.clone() {
+                if variant == 0 {
+                    turns.extend(base, positions);
+                    continue;
+                }
+                let (frequencies, scale) = spec.frequencies(variant, self.max_positions);
+                turns.extend(&Rope::new(frequencies, scale), positions);
+            }
+            turns
+        };
+        self.specs.iter().zip(&self.base).map(of).collect()
     }
 }

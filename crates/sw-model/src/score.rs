@@ -1,6 +1,6 @@
 //! From rows after the final norm to logits and log-probabilities.
 
-use ndarray::{Array2, ArrayView2, Axis};
+use ndarray::{Array2, ArrayView2, ArrayViewMut2, Axis};
 use rayon::prelude::*;
 use sw_tensor::{log_sum_exp, matmul_t};
 
@@ -29,16 +29,24 @@ impl Model {
     /// # Errors
     /// A non-finite logit, with the tensor that is to blame.
     pub fn logits(&self, rows: ArrayView2<'_, f32>) -> Result<Array2<f32>> {
-        let head = &self.weights().head;
-        let mut logits = Array2::zeros((rows.nrows(), head.rows()));
-        matmul_t(rows, head, logits.view_mut()); // [rows, hidden] x [vocab, hidden]^T
+        let mut logits = Array2::zeros((rows.nrows(), self.weights().head.rows()));
+        self.logits_into(rows, logits.view_mut())?;
+        Ok(logits)
+    }
+
+    fn logits_into(
+        &self,
+        rows: ArrayView2<'_, f32>,
+        mut logits: ArrayViewMut2<'_, f32>,
+    ) -> Result<()> {
+        matmul_t(rows, &self.weights().head, logits.view_mut()); // [rows, hidden] x [vocab, hidden]^T
         if !all_finite(logits.view()) {
             return Err(self.non_finite("logits".into(), None));
         }
         if let Some(cap) = self.spec().logit_softcap {
             logits.par_mapv_inplace(|x| cap * (x / cap).tanh());
         }
-        Ok(logits)
+        Ok(())
     }
 
     /// Scores one target token per row (rows after the final norm), without keeping more than 64 MB of logits.
@@ -60,10 +68,14 @@ impl Model {
         }
         let block = (LOGIT_BLOCK / (4 * vocab_size)).max(1);
         let mut scores = Vec::with_capacity(targets.len());
+        let mut logits = vec![0.0; block.min(targets.len()) * vocab_size];
         for (start, targets) in (0..).step_by(block).zip(targets.chunks(block)) {
-            let logits =
-                self.logits(rows.slice_axis(Axis(0), (start..start + targets.len()).into()))?;
-            let logits = logits.as_slice().expect("freshly made, row-major");
+            let logits = &mut logits[..targets.len() * vocab_size];
+            let shape = (targets.len(), vocab_size);
+            self.logits_into(
+                rows.slice_axis(Axis(0), (start..start + targets.len()).into()),
+                ArrayViewMut2::from_shape(shape, &mut *logits).expect("as many logits"),
+            )?;
             scores.par_extend(
                 logits
                     .par_chunks(vocab_size)

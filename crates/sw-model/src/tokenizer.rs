@@ -1,6 +1,11 @@
 //! The tokenizer of a checkpoint, with its own rule for the beginning-of-sequence token.
 
-use std::path::{Path, PathBuf};
+use std::{
+    cell::Cell,
+    panic::{self, AssertUnwindSafe},
+    path::{Path, PathBuf},
+    sync::Once,
+};
 
 use serde_json::{Value, json};
 
@@ -44,10 +49,14 @@ impl Tokenizer {
         };
         let mut file = config::read_json(&path).map_err(|e| unreadable(&e))?;
         rebuild_llama(&mut file, &settings);
-        let mut inner =
-            tokenizers::Tokenizer::from_bytes(file.to_string()).map_err(|e| unreadable(&e))?;
-        inner.with_padding(None);
-        inner.with_truncation(None).map_err(|e| unreadable(&e))?;
+        let inner = guarded(|| {
+            let mut inner = tokenizers::Tokenizer::from_bytes(file.to_string())?;
+            inner.with_padding(None);
+            inner.with_truncation(None)?;
+            inner.encode_fast("a b", true)?; // what only shows with a text
+            Ok(inner)
+        })
+        .map_err(|e| unreadable(&e))?;
         let special = |name: &str, id_name: &str| {
             let token = &settings[name];
             let text = token.as_str().or_else(|| token["content"].as_str());
@@ -74,13 +83,11 @@ impl Tokenizer {
     /// When the tokenizer cannot encode the text.
     pub fn encode(&self, text: &str, special: bool) -> Result<Vec<u32>, Error> {
         let template = special && self.add_bos.is_none();
-        let encoding = self
-            .inner
-            .encode_fast(text, template)
-            .map_err(|e| Error::Tokenizer {
-                path: self.path.clone(),
-                problem: format!("cannot encode the text: {e}"),
-            })?;
+        let encode = || self.inner.encode_fast(text, template);
+        let encoding = guarded(encode).map_err(|e| Error::Tokenizer {
+            path: self.path.clone(),
+            problem: format!("cannot encode the text: {e}"),
+        })?;
         let mut ids = encoding.get_ids().to_vec();
         if special && !template {
             if let (Some(true), Some(bos)) = (self.add_bos, self.bos) {
@@ -102,7 +109,7 @@ impl Tokenizer {
             path: self.path.clone(),
             problem: format!("cannot decode the ids: {e}"),
         };
-        self.inner.decode(ids, true).map_err(problem)
+        guarded(|| self.inner.decode(ids, true)).map_err(problem)
     }
 
     /// The piece of text that an id stands for, as the vocabulary spells it.
@@ -138,6 +145,32 @@ impl Tokenizer {
             .into_values()
             .max()
             .map_or(0, |id| id as usize + 1)
+    }
+}
+
+thread_local! {
+    /// Whether a panic of this thread is an answer, not to be printed.
+    static GUARDED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Calls the tokenizer. On some broken files it panics where it should refuse; that becomes an error like the others,
+/// and is not printed.
+fn guarded<T>(call: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, String> {
+    static QUIET: Once = Once::new();
+    QUIET.call_once(|| {
+        let print = panic::take_hook();
+        panic::set_hook(Box::new(move |info| {
+            if !GUARDED.get() {
+                print(info);
+            }
+        }));
+    });
+    let before = GUARDED.replace(true);
+    let called = panic::catch_unwind(AssertUnwindSafe(call));
+    GUARDED.set(before);
+    match called {
+        Ok(answer) => answer.map_err(|e| e.to_string()),
+        Err(_) => Err("the file contradicts itself: the tokenizer stops in the middle".into()),
     }
 }
 

@@ -39,6 +39,15 @@ impl Layer {
         self.linears.get(&(expert, linear))
     }
 
+    /// Asks the system to have the weights at hand soon; of experts, which may not be asked, only the router.
+    pub(crate) fn will_need(&self) {
+        let dense = self
+            .linears
+            .iter()
+            .filter(|((expert, _), _)| expert.is_none());
+        dense.for_each(|(_, affine)| affine.w.will_need());
+    }
+
     pub(crate) fn linear_mut(&mut self, at: LinearAt) -> Option<&mut Affine> {
         self.linears.get_mut(&(at.expert, at.linear))
     }

@@ -264,6 +264,34 @@ fn tokens_and_tokenizer() {
     );
 }
 
+/// Files on which the tokenizer itself panics.
+#[test]
+fn tokenizers_that_contradict_themselves() {
+    let model = serde_json::json!({"type": "WordLevel", "vocab": {"a": 0, "b": 1, "?": 2}, "unk_token": "?"});
+    let split = serde_json::json!({"type": "FixedLength", "length": 0});
+    let template = serde_json::json!({
+        "type": "TemplateProcessing",
+        "single": [{"Sequence": {"id": "B", "type_id": 0}}],
+        "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 0}}],
+        "special_tokens": {},
+    });
+    for (name, part) in [("pre_tokenizer", split), ("post_processor", template)] {
+        let dir = tempfile::tempdir().unwrap();
+        for file in ["config.json", "model.safetensors"] {
+            std::fs::copy(golden("llama").join(file), dir.path().join(file)).unwrap();
+        }
+        let mut file = serde_json::json!({"version": "1.0", "added_tokens": [], "model": model});
+        file[name] = part;
+        std::fs::write(dir.path().join("tokenizer.json"), file.to_string()).unwrap();
+        let model = Model::open(dir.path()).unwrap();
+        let error = model.tokenizer().err().unwrap().to_string();
+        assert!(
+            error.contains("tokenizer.json") && error.contains("contradicts itself"),
+            "{name}: {error}"
+        );
+    }
+}
+
 #[test]
 fn non_finite_values_name_the_guilty_tensor() {
     let model = Model::open(golden("llama")).unwrap();

@@ -19,42 +19,30 @@ fn normal(n: usize) -> Vec<f32> {
 
 fn main() -> Result<(), Error> {
     let (shape, super_weight) = ([1024, 1024], (389, 717));
-    let mut w = normal(1024 * 1024);
-    w[super_weight.0 * 1024 + super_weight.1] = 2.5;
+    let (mut w, at) = (normal(1024 * 1024), 389 * 1024 + 717);
+    w[at] = 2.5;
 
     let rtn = Scheme::new(Levels::asymmetric(4), Grouping::flat(1024 * 1024));
-    let found = search::weight_error(&w, shape, &rtn, &[super_weight], &search::ZS)?;
-    let paper = rtn.with_clip(Clip::ZScore { z: 9.0 });
-    let best = rtn.with_clip(Clip::ZScore { z: found.best });
+    let z = search::weight_error(&w, shape, &rtn, &[super_weight], &search::ZS)?.best;
+    let clip = |z| rtn.with_clip(Clip::ZScore { z });
+    let searched = format!("CLIP (z = {z}, searched) + RESTORE");
+    let rows = [
+        ("round-to-nearest", rtn, &[][..]),
+        ("RESTORE alone", rtn, &[super_weight]),
+        ("CLIP (z = 9) alone", clip(9.0), &[]),
+        ("CLIP (z = 9) + RESTORE", clip(9.0), &[super_weight]),
+        (&searched, clip(z), &[super_weight]),
+    ];
 
-    let mut plain_mse = None;
-    println!(
-        "{:<36} {:>12} {:>10} {:>12}",
-        "4 bits, one block of 1024x1024", "inlier MSE", "gain", "super weight"
-    );
-    for (name, scheme, hold) in [
-        ("round-to-nearest", &rtn, &[][..]),
-        ("RESTORE alone", &rtn, &[super_weight]),
-        ("CLIP (z = 9) alone", &paper, &[]),
-        ("CLIP (z = 9) + RESTORE", &paper, &[super_weight]),
-        (
-            &format!("CLIP (z = {}, searched) + RESTORE", found.best),
-            &best,
-            &[super_weight],
-        ),
-    ] {
+    println!("4 bits, one block of 1024x1024          inlier MSE       gain  super weight");
+    let mut plain = None;
+    for (name, scheme, hold) in rows {
         let mut quantized = w.clone();
-        fake_quantize(&mut quantized, shape, scheme, hold)?;
-        let at = super_weight.0 * 1024 + super_weight.1;
-        let value = quantized[at];
-        let mut inliers = quantized;
-        inliers[at] = w[at]; // leave the super weight out of the error
-        let mse = stats::compare(&w, &inliers)?.mse;
-        let plain = *plain_mse.get_or_insert(mse);
-        println!(
-            "{name:<36} {mse:>12.3e} {:>9.1}x {value:>12.4}",
-            plain / mse
-        );
+        fake_quantize(&mut quantized, shape, &scheme, hold)?;
+        let value = std::mem::replace(&mut quantized[at], w[at]); // left out of the error
+        let mse = stats::compare(&w, &quantized)?.mse;
+        let gain = *plain.get_or_insert(mse) / mse;
+        println!("{name:<38} {mse:>11.3e} {gain:>9.1}x {value:>13.4}");
     }
     Ok(())
 }

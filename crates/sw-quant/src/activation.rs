@@ -5,6 +5,15 @@ use crate::plan::places;
 use crate::{Error, Grouping, Levels, Real, Scheme, error::check_shape, fake_quantize};
 
 /// Which elements of a `[tokens, channels]` activation are held out.
+///
+/// ```
+/// use sw_quant::{Activation, Pick};
+/// let held = |pick| Activation { pick, ..Activation::paper(8) }.apply(&mut [1.0f32, -9.0, 3.0, 4.0], [2, 2]);
+/// assert_eq!(held(Pick::Largest)?, [(0, 1)]);
+/// assert_eq!(held(Pick::RowLargest)?, [(0, 1), (1, 1)]);
+/// assert_eq!(held(Pick::Channels { channels: vec![0] })?, [(1, 0)]);
+/// # Ok::<(), sw_quant::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[cfg_attr(
     feature = "serde",
@@ -40,6 +49,18 @@ pub enum Pick {
 
 /// What a held-out element is replaced by before quantization. The median is torch's lower one, taken over the
 /// activation as it came.
+///
+/// ```
+/// use sw_quant::{Activation, Fill};
+/// // 900 becomes 2 (its row's lower median) or 3 (the tensor's) before the range of its row is taken.
+/// let first = |fill| {
+///     let mut x = [900.0f32, 1.0, 2.0, 2.0, 9.0, 8.0, 7.0, 3.0];
+///     Activation { fill, ..Activation::paper(2) }.apply(&mut x, [2, 4]).map(|_| x[..4].to_vec())
+/// };
+/// assert_eq!(first(Fill::RowMedian)?, [900.0, 1.0, 2.0, 2.0]);
+/// assert_eq!(first(Fill::TensorMedian)?[1], 1.0);
+/// # Ok::<(), sw_quant::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[cfg_attr(
     feature = "serde",

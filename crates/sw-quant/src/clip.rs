@@ -8,6 +8,17 @@ use crate::moments::Moments;
 use crate::{Arithmetic, Error, Real};
 
 /// What a fraction is a fraction of.
+///
+/// ```
+/// use sw_quant::{Clip, Scheme, Scope, outliers};
+/// let w = [9.0f32, 8.0, 1.0, 1.5]; // two rows, each a block
+/// let clipped = |scope| {
+///     outliers::clipped(&w, [2, 2], &Scheme::default().with_clip(Clip::TopFraction { fraction: 0.5, scope }))
+/// };
+/// assert_eq!(clipped(Scope::Block)?, [(0, 0), (1, 1)]);
+/// assert_eq!(clipped(Scope::Tensor)?, [(0, 0), (0, 1)]);
+/// # Ok::<(), sw_quant::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[cfg_attr(
     feature = "serde",

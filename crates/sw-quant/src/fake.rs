@@ -6,6 +6,14 @@ use crate::simd::vectorized;
 use crate::{Error, Real, Scheme};
 
 /// What a quantization did.
+///
+/// ```
+/// use sw_quant::{Clip, Scheme, fake_quantize};
+/// let mut w = [-1.0f32, -0.5, 0.0, 0.25, 0.75, 3.0, -0.125, 0.5];
+/// let report = fake_quantize(&mut w, [1, 8], &Scheme::default().with_clip(Clip::ZScore { z: 1.0 }), &[])?;
+/// assert_eq!((report.blocks, report.clipped), (1, 1));
+/// # Ok::<(), sw_quant::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]

@@ -6,6 +6,13 @@ use crate::Error;
 
 /// What happens when blocks do not divide the tensor. (The paper's released code silently quantizes the whole tensor as
 /// one block then; nothing here is silent.)
+///
+/// ```
+/// use sw_quant::{Grouping, Tail};
+/// let error = Grouping::flat(4).blocks([1, 6]).unwrap_err().to_string();
+/// assert!(error.starts_with("grouping: blocks of 4 do not divide 6 elements"));
+/// assert_eq!(Grouping::flat(4).with_tail(Tail::Short).blocks([1, 6]).unwrap().len_of(1), 2);
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[cfg_attr(
     feature = "serde",
@@ -246,6 +253,19 @@ impl Blocks {
     /// ```
     pub fn len_of(&self, block: usize) -> usize {
         self.segments(block).map(|s| s.len()).sum()
+    }
+
+    /// The elements and blocks of pieces that hold whole blocks and end on whole bytes of codes, about `about` elements
+    /// long; `None` where they would be much longer.
+    pub(crate) fn pieces(&self, about: usize) -> Option<(usize, usize)> {
+        let (len, blocks) = match self.cut {
+            Cut::Flat { len } => (len, 1),
+            Cut::Tile { rows, cols } => (rows * self.cols, self.cols.div_ceil(cols)),
+        };
+        let to_bytes = 8 >> len.trailing_zeros().min(3);
+        let len = len.checked_mul(to_bytes).filter(|&len| len <= 2 * about)?;
+        let times = (about / len).max(1);
+        Some((len * times, blocks * to_bytes * times))
     }
 
     /// Calls `f(block, range)` for the longest runs of `range` that lie in one block, in order.

@@ -3,6 +3,12 @@
 use crate::Error;
 
 /// How many steps an asymmetric integer quantizer of `N` bits divides its range into.
+///
+/// ```
+/// use sw_quant::{Levels, Steps, ZeroPoint};
+/// let levels = |steps| Levels::Asymmetric { bits: 3, steps, zero: ZeroPoint::Float };
+/// assert_eq!([levels(Steps::Full).max_code(), levels(Steps::PaperPrinted).max_code()], [7, 3]);
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[cfg_attr(
     feature = "serde",
@@ -18,6 +24,16 @@ pub enum Steps {
 }
 
 /// Where the zero of an asymmetric integer quantizer lies.
+///
+/// ```
+/// use sw_quant::{Grouping, Levels, Scheme, Steps, ZeroPoint, quantize};
+/// let levels = |zero| Levels::Asymmetric { bits: 2, steps: Steps::Full, zero };
+/// let values = |zero| quantize(&[1.0f32, 2.0, 3.0], [1, 3], &Scheme::new(levels(zero), Grouping::Row), &[])
+///     .map(|q| q.dequantize::<f32>());
+/// assert_eq!(values(ZeroPoint::Float)?[2], 3.0);
+/// assert_eq!(values(ZeroPoint::Integer)?, [1.0, 2.0, 3.0]); // the codes 1, 2, 3 of the range from 0
+/// # Ok::<(), sw_quant::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[cfg_attr(
     feature = "serde",

@@ -50,9 +50,43 @@ impl Plan {
         scheme: &Scheme,
         held: &[usize],
     ) -> Result<Self, Error> {
+        let ranges = Ranges::new(w, shape, scheme, held)?;
+        let blocks = ranges.blocks;
+        let mut params = vec![Params::default(); blocks.count()];
+        let per_piece = (PIECE / blocks.len_of(0)).max(1);
+        let clipped = par::chunks_mut(&mut params, per_piece, |i, chunk| {
+            ranges.fill(i * per_piece, chunk)
+        });
+        Ok(Self {
+            blocks,
+            codec: ranges.codec,
+            params,
+            clipped: ranges.all(clipped)?.into_iter().sum(),
+        })
+    }
+}
+
+/// What decides the arithmetic of a block.
+pub(crate) struct Ranges<'a, T> {
+    w: &'a [T],
+    scheme: &'a Scheme,
+    pub(crate) blocks: Blocks,
+    pub(crate) codec: Codec,
+    cols: usize,
+    held: &'a [usize],
+    tensor_clip: Option<f32>,
+}
+
+impl<'a, T: Real> Ranges<'a, T> {
+    /// Finds all that is wrong but for the values.
+    pub(crate) fn new(
+        w: &'a [T],
+        shape: [usize; 2],
+        scheme: &'a Scheme,
+        held: &'a [usize],
+    ) -> Result<Self, Error> {
         check_shape("w", w.len(), shape)?;
         scheme.check(shape)?;
-        let blocks = scheme.grouping.blocks(shape)?;
         let tensor_clip = match scheme.clip {
             clip @ Clip::TopFraction {
                 scope: Scope::Tensor,
@@ -60,56 +94,44 @@ impl Plan {
             } => Some(clip.threshold(w, std::iter::once(0..w.len()), scheme.arithmetic)),
             _ => None,
         };
-        let context = Context {
+        Ok(Self {
             w,
             scheme,
-            blocks,
+            blocks: scheme.grouping.blocks(shape)?,
+            codec: Codec::new(scheme.levels, scheme.arithmetic),
+            cols: shape[1],
             held,
             tensor_clip,
-        };
-
-        let mut params = vec![Params::default(); blocks.count()];
-        let per_piece = (PIECE / blocks.len_of(0)).max(1);
-        let clipped = par::chunks_mut(&mut params, per_piece, |i, chunk| {
-            vectorized(
-                #[inline(always)]
-                || {
-                    let (mut clipped, mut buffer) = (0, [0.0; LANE_BUFFER]);
-                    for (j, p) in chunk.iter_mut().enumerate() {
-                        let (block, beyond) = context.block(i * per_piece + j, &mut buffer)?;
-                        *p = block;
-                        clipped += beyond;
-                    }
-                    Ok(clipped)
-                },
-            )
-        });
-        let clipped = clipped.into_iter().sum::<Result<usize, Error>>();
-        let clipped = match clipped {
-            // A NaN in a threshold's order statistics or a later block must not hide the first one.
-            Err(Error::NotFinite { .. }) => {
-                return Err(Error::not_finite("w", w, shape[1]).expect("one was seen"));
-            }
-            other => other?,
-        };
-        Ok(Self {
-            blocks,
-            codec: Codec::new(scheme.levels, scheme.arithmetic),
-            params,
-            clipped,
         })
     }
-}
 
-struct Context<'a, T> {
-    w: &'a [T],
-    scheme: &'a Scheme,
-    blocks: Blocks,
-    held: &'a [usize],
-    tensor_clip: Option<f32>,
-}
+    /// The arithmetic of the blocks from `first` on, and how many of their values are clipped.
+    pub(crate) fn fill(&self, first: usize, params: &mut [Params]) -> Result<usize, Error> {
+        vectorized(
+            #[inline(always)]
+            || {
+                let (mut clipped, mut buffer) = (0, [0.0; LANE_BUFFER]);
+                for (i, p) in params.iter_mut().enumerate() {
+                    let (block, beyond) = self.block(first + i, &mut buffer)?;
+                    *p = block;
+                    clipped += beyond;
+                }
+                Ok(clipped)
+            },
+        )
+    }
 
-impl<T: Real> Context<'_, T> {
+    /// What all pieces gave, or the error of the first one that failed.
+    pub(crate) fn all<R>(&self, pieces: Vec<Result<R, Error>>) -> Result<Vec<R>, Error> {
+        match pieces.into_iter().collect() {
+            // A NaN in a threshold's order statistics or a later block must not hide the first one.
+            Err(Error::NotFinite { .. }) => {
+                Err(Error::not_finite("w", self.w, self.cols).expect("one was seen"))
+            }
+            other => other,
+        }
+    }
+
     /// A block's arithmetic, and how many of its values are clipped.
     #[inline(always)]
     fn block(&self, block: usize, buffer: &mut Buffer) -> Result<(Params, usize), Error> {

@@ -4,12 +4,21 @@ use crate::bits;
 use crate::codec::{Codec, Decode};
 use crate::error::check_shape;
 use crate::par::{self, PIECE};
-use crate::plan::{Plan, places};
 use crate::real::LANE_BUFFER;
 use crate::simd::vectorized;
-use crate::{Arithmetic, Blocks, Dtype, Error, Grouping, Levels, Real, Scheme, ZeroPoint};
+use crate::{Arithmetic, Blocks, Dtype, Error, Grouping, Levels, Real};
 
 /// What is stored per block beside the scale.
+///
+/// ```
+/// use sw_quant::{Grouping, Levels, Offsets, Scheme, quantize};
+/// let offsets = |levels| {
+///     quantize(&[-1.0f32, 2.0], [1, 2], &Scheme::new(levels, Grouping::Row), &[]).map(|q| q.view().offsets.clone())
+/// };
+/// assert_eq!(offsets(Levels::asymmetric(4))?, Offsets::Float(vec![-1.0]));
+/// assert_eq!(offsets(Levels::symmetric(4))?, Offsets::None);
+/// # Ok::<(), sw_quant::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum Offsets {
@@ -22,6 +31,12 @@ pub enum Offsets {
 }
 
 /// A value kept as it was.
+///
+/// ```
+/// let q = sw_quant::quantize(&[1.0f32, 7.0, 2.0, 2.0], [2, 2], &Default::default(), &[(0, 1)])?;
+/// assert_eq!(q.view().outliers, [sw_quant::Outlier { index: 1, value: 7.0 }]);
+/// # Ok::<(), sw_quant::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Outlier {
     /// Its place in the row-major slice.
@@ -88,96 +103,6 @@ pub struct View<'a> {
     pub offsets: &'a Offsets,
     /// The values that replace decoded ones, in order of place.
     pub outliers: &'a [Outlier],
-}
-
-/// Quantizes a row-major `[rows, cols]` matrix into packed codes; the coordinates in `hold` (row, column) are kept
-/// beside them, bit for bit. [`Quantized::dequantize`] gives exactly what [`fake_quantize`](crate::fake_quantize) leaves.
-///
-/// # Errors
-/// Those of [`fake_quantize`](crate::fake_quantize).
-///
-/// ```
-/// use sw_quant::{Levels, Grouping, Scheme, quantize};
-/// let w = [-1.0f32, -0.5, 0.0, 0.25, 0.75, 3.0, -0.125, 0.5];
-/// let q = quantize(&w, [1, 8], &Scheme::new(Levels::asymmetric(4), Grouping::Tensor), &[])?;
-/// let mut codes = [0; 8];
-/// q.codes_into(0, &mut codes)?;
-/// assert_eq!(codes, [0, 2, 4, 5, 7, 15, 3, 6]);
-/// # Ok::<(), sw_quant::Error>(())
-/// ```
-pub fn quantize<T: Real>(
-    w: &[T],
-    shape: [usize; 2],
-    scheme: &Scheme,
-    hold: &[(usize, usize)],
-) -> Result<Quantized, Error> {
-    let held = places("hold", hold, shape)?;
-    let plan = Plan::new(w, shape, scheme, &held)?;
-    let width = scheme.levels.bits();
-    let mut codes =
-        vec![0; bits::packed_len(w.len(), width).expect("codes take no more room than the slice")];
-    par::chunks_mut(&mut codes, PIECE / 8 * usize::from(width), |i, out| {
-        let start = i * PIECE;
-        plan.encode(start, &w[start..w.len().min(start + PIECE)], width, out);
-    });
-    let decode = |f: fn(&Decode) -> f32| {
-        plan.params
-            .iter()
-            .map(|p| f(&p.decode))
-            .collect::<Vec<f32>>()
-    };
-    let offsets = match scheme.levels {
-        Levels::Symmetric { .. } => Offsets::None,
-        Levels::Asymmetric {
-            zero: ZeroPoint::Integer,
-            ..
-        } => Offsets::Integer(plan.params.iter().map(|p| p.decode.zero as u8).collect()),
-        _ => Offsets::Float(decode(|d| d.offset)),
-    };
-    Ok(Quantized {
-        shape,
-        levels: scheme.levels,
-        grouping: scheme.grouping,
-        arithmetic: scheme.arithmetic,
-        dtype: T::DTYPE,
-        blocks: plan.blocks,
-        codes,
-        scales: decode(|d| d.step),
-        offsets,
-        outliers: held
-            .iter()
-            .map(|&p| Outlier {
-                index: p as u64,
-                value: w[p].to_f32(),
-            })
-            .collect(),
-    })
-}
-
-impl Plan {
-    /// Packs the codes of `part`, which starts at place `start` of the matrix, a multiple of 8.
-    fn encode<T: Real>(&self, start: usize, part: &[T], width: u8, out: &mut [u8]) {
-        vectorized(
-            #[inline(always)]
-            || {
-                let (mut wide, mut codes) = ([0.0; LANE_BUFFER], [0; LANE_BUFFER]);
-                let outs = out.chunks_mut(LANE_BUFFER / 8 * usize::from(width));
-                for (i, (part, out)) in part.chunks(LANE_BUFFER).zip(outs).enumerate() {
-                    let start = start + i * LANE_BUFFER;
-                    self.blocks.runs(
-                        start..start + part.len(),
-                        #[inline(always)]
-                        |block, run| {
-                            let run = run.start - start..run.end - start;
-                            let w = T::widened(&part[run.clone()], &mut wide);
-                            self.codec.encode(w, &self.params[block], &mut codes[run]);
-                        },
-                    );
-                    bits::pack(&codes[..part.len()], width, out);
-                }
-            },
-        );
-    }
 }
 
 impl Quantized {

@@ -18,6 +18,13 @@ use crate::{
 };
 
 /// One block: the codes and the values they stand for.
+///
+/// ```
+/// use sw_quant::{Levels, reference};
+/// let w = [0.0, 1.0, 3.0];
+/// let block = reference::block(&w, &w, &Levels::asymmetric(2), f64::INFINITY);
+/// assert_eq!((block.step, block.codes, block.values), (1.0, vec![0, 1, 3], w.to_vec()));
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct Block {
     /// The clip threshold; infinite where nothing is clipped.

@@ -3,6 +3,14 @@
 use crate::{Clip, Error, Grouping, Levels, ZeroPoint};
 
 /// The precision in which scales, codes and values are computed.
+///
+/// ```
+/// use sw_quant::{Arithmetic, Scheme, fake_quantize};
+/// let mut w = [0.0f32, 0.1, 0.3];
+/// fake_quantize(&mut w, [1, 3], &Scheme { arithmetic: Arithmetic::ReleaseF16, ..Scheme::default() }, &[])?;
+/// assert_eq!(w, [0.0, 0.099975586, 0.30004883]); // the ends of the range are fp16 numbers
+/// # Ok::<(), sw_quant::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[cfg_attr(
     feature = "serde",

@@ -6,12 +6,24 @@ use crate::{
     simd::vectorized,
 };
 
-/// Thresholds from well inside a Gaussian's bulk (z = 1.5 is 1.7 sigma) to the release's largest.
+/// Candidates of a search over `z`, ascending: thresholds from well inside a Gaussian's bulk (z = 1.5 is 1.7 sigma) to the release's largest.
+///
+/// ```
+/// assert!(sw_quant::search::ZS.contains(&9.0) && sw_quant::search::ZS.is_sorted());
+/// ```
 pub const ZS: [f32; 14] = [
     1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0, 7.0, 9.0, 11.0, 12.0, 15.0, 20.0,
 ];
 
 /// What a search found.
+///
+/// ```
+/// use sw_quant::{Scheme, search};
+/// let found = search::weight_error(&[0.0f32, 0.4, 1.0], [1, 3], &Scheme::default(), &[], &[1.0, 9.0])?;
+/// assert_eq!((found.best, found.error), (9.0, found.baseline)); // z = 9 clips nothing here
+/// assert_eq!(found.curve[1], (9.0, found.error));
+/// # Ok::<(), sw_quant::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]

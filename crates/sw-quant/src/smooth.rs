@@ -14,6 +14,11 @@ use crate::search::{Search, best, candidates_within, product_error};
 use crate::{Activation, Error, Real, Scheme, error::check_shape, fake_quantize, outliers::finite};
 
 /// What the maxima and the scale are at least, as in SmoothQuant's repository.
+///
+/// ```
+/// use sw_quant::smooth::{FLOOR, scales};
+/// assert_eq!(scales(&[0.0], &[1.0], 1.0).unwrap(), [FLOOR]); // a silent channel
+/// ```
 pub const FLOOR: f32 = 1e-5;
 
 /// Adds the magnitudes of a row-major `[rows, channels]` matrix to the running maxima of its columns: tokens of a
@@ -71,7 +76,8 @@ pub fn scales(act: &[f32], weight: &[f32], alpha: f32) -> Result<Vec<f32>, Error
 /// Divides a norm's weight, or its bias, by the scales.
 ///
 /// # Errors
-/// Different lengths, a scale that is not above 0 and finite.
+/// Different lengths, a scale that is not above 0 and finite, a value that is not finite or would not be any more in its
+/// type. `norm` is unchanged then.
 ///
 /// ```
 /// let mut norm = [1.0f32, 1.0];
@@ -82,16 +88,14 @@ pub fn scales(act: &[f32], weight: &[f32], alpha: f32) -> Result<Vec<f32>, Error
 pub fn fold_into_norm<T: Real>(norm: &mut [T], scales: &[f32]) -> Result<(), Error> {
     let n = check_shape("norm", norm.len(), [1, norm.len()])?;
     check_scales(scales, n)?;
-    norm.iter_mut()
-        .zip(scales)
-        .for_each(|(v, s)| *v = T::from_f32(v.to_f32() / s));
-    Ok(())
+    change_columns("norm", norm, scales, |v, s| v / s)
 }
 
 /// Multiplies the columns of a row-major `[out, in]` weight by the scales.
 ///
 /// # Errors
-/// Different lengths, a scale that is not above 0 and finite.
+/// Different lengths, a scale that is not above 0 and finite, a value that is not finite or would not be any more in its
+/// type. `w` is unchanged then.
 ///
 /// ```
 /// let mut w = [1.0f32, 1.0, 2.0, 2.0];
@@ -102,10 +106,37 @@ pub fn fold_into_norm<T: Real>(norm: &mut [T], scales: &[f32]) -> Result<(), Err
 pub fn scale_columns<T: Real>(w: &mut [T], shape: [usize; 2], scales: &[f32]) -> Result<(), Error> {
     check_shape("w", w.len(), shape)?;
     check_scales(scales, shape[1])?;
-    for row in w.chunks_exact_mut(shape[1]) {
-        row.iter_mut()
+    change_columns("w", w, scales, |v, s| v * s)
+}
+
+/// `f(value, scale of its column)` for all values of a matrix of `scales.len()` columns, or for none of them.
+fn change_columns<T: Real>(
+    what: &'static str,
+    values: &mut [T],
+    scales: &[f32],
+    f: impl Fn(f32, f32) -> f32,
+) -> Result<(), Error> {
+    let cols = scales.len();
+    finite(what, values, cols)?;
+    let changed = |v: &T, s: &f32| T::from_f32(f(v.to_f32(), *s));
+    for (row, part) in values.chunks_exact(cols).enumerate() {
+        let overflows = |(v, s)| !changed(v, s).to_f32().is_finite();
+        if let Some(col) = part.iter().zip(scales).position(overflows) {
+            let (value, scale) = (part[col].to_f32(), scales[col]);
+            return Err(Error::Argument {
+                name: "scales",
+                expected: "results that fit the type of the matrix",
+                found: format!(
+                    "{scale} for {what} [{row}, {col}] = {value}, which overflows {:?}",
+                    T::DTYPE
+                ),
+            });
+        }
+    }
+    for part in values.chunks_exact_mut(cols) {
+        part.iter_mut()
             .zip(scales)
-            .for_each(|(v, s)| *v = T::from_f32(v.to_f32() * s));
+            .for_each(|(v, s)| *v = changed(v, s));
     }
     Ok(())
 }
@@ -119,6 +150,10 @@ fn check_scales(scales: &[f32], n: usize) -> Result<(), Error> {
 }
 
 /// The alphas usually searched: 0.5, 0.55, ... 0.95.
+///
+/// ```
+/// assert!(sw_quant::smooth::ALPHAS.contains(&0.85)); // the one the paper compares with
+/// ```
 pub const ALPHAS: [f32; 10] = [0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95];
 
 /// The `alpha` among `alphas` with the least output error `|Q(X/s) Q(W s)^T - X W^T|^2`, summed over the weights that

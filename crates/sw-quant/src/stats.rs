@@ -4,6 +4,12 @@ use crate::par::{self, PIECE};
 use crate::{Error, Real, Scheme, error::check_shape, fake_quantize, outliers::finite};
 
 /// Errors of an approximation, over all its values.
+///
+/// ```
+/// let exact = sw_quant::stats::compare(&[1.0f32, 2.0], &[1.0f32, 2.0])?;
+/// assert_eq!((exact.max_error, exact.mse, exact.sqnr_db), (0.0, 0.0, f64::INFINITY));
+/// # Ok::<(), sw_quant::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
@@ -19,7 +25,7 @@ pub struct Stats {
 /// Compares an approximation with its original.
 ///
 /// # Errors
-/// Slices of different lengths or without values, a value of `original` that is not finite.
+/// Slices of different lengths or without values, a value of either that is not finite.
 ///
 /// ```
 /// let stats = sw_quant::stats::compare(&[1.0f32, -2.0], &[1.0f32, -2.5])?;
@@ -31,6 +37,7 @@ pub fn compare<T: Real, U: Real>(original: &[T], approximation: &[U]) -> Result<
     let n = check_shape("original", original.len(), [1, original.len()])?;
     check_shape("approximation", approximation.len(), [1, n])?;
     finite("original", original, n)?;
+    finite("approximation", approximation, n)?;
     // Pieces of fixed size, summed in order: the same result on any number of threads.
     let pieces = par::map(n.div_ceil(PIECE), |i| {
         let at = i * PIECE..n.min((i + 1) * PIECE);

@@ -269,3 +269,40 @@ fn the_other_entry_points() {
     assert!(q.codes_into(3, &mut [0; 2]).is_err());
     assert!(q.codes_into(usize::MAX, &mut [0; 2]).is_err());
 }
+
+#[test]
+fn errors_of_smoothing_and_comparing_name_what_is_wrong() {
+    use half::f16;
+    let text = |result: Result<(), Error>| result.unwrap_err().to_string();
+    let compared = stats::compare(&[1.0f32, 2.0], &[1.0f32, f32::NAN]).unwrap_err();
+    let expected = "approximation: value at [0, 1] (index 1) is NaN";
+    assert!(compared.to_string().starts_with(expected), "{compared}");
+
+    // 2 / 1e-5 is beyond f16: nothing is written, not even the value that would fit.
+    let mut norm = [f16::ONE, f16::from_f32(2.0)];
+    let error = text(smooth::fold_into_norm(&mut norm, &[1.0, 1e-5]));
+    assert!(
+        error.starts_with("scales: ") && error.contains("norm [0, 1] = 2") && error.contains("F16"),
+        "{error}"
+    );
+    assert_eq!(norm, [f16::ONE, f16::from_f32(2.0)]);
+    let mut w = [f16::ONE, f16::ONE, f16::ONE, f16::MAX];
+    let error = text(smooth::scale_columns(&mut w, [2, 2], &[1.0, 2.0]));
+    assert!(error.contains("w [1, 1] = 65504"), "{error}");
+    assert_eq!(w[0], f16::ONE);
+    let error = text(smooth::scale_columns(&mut [f32::INFINITY], [1, 1], &[1.0]));
+    assert!(
+        error.starts_with("w: value at [0, 0] (index 0) is inf"),
+        "{error}"
+    );
+    let error = text(smooth::column_maxima(&[1.0f32; 4], [2, 2], &mut [0.0; 3]));
+    assert!(
+        error.starts_with("maxima: expected [1, 2] = 2 values, found 3"),
+        "{error}"
+    );
+    let error = sw_quant::packed::byte_len([2, 2], &Scheme::default(), &[(0, 2)]).unwrap_err();
+    assert!(
+        error.to_string().starts_with("hold[0]: coordinate (0, 2)"),
+        "{error}"
+    );
+}

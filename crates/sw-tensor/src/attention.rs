@@ -91,6 +91,8 @@ fn attention_with(
     let tasks = tasks(q.view(), k.view(), v.view(), seqs, shape, out.view_mut());
     match isa {
         #[cfg(target_arch = "x86_64")]
+        Isa::Amx(proof) => run(proof.avx512(), isa, tasks, shape),
+        #[cfg(target_arch = "x86_64")]
         Isa::Avx512(kernel) => run(kernel, isa, tasks, shape),
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2(kernel) => run(kernel, isa, tasks, shape),

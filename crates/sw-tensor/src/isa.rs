@@ -10,6 +10,9 @@ const VARIABLE: &str = "SW_ISA";
 /// An instruction set that this CPU has: a value of it is the proof, so code that holds one may use it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Isa {
+    /// Tiles of BF16 with f32 sums, besides what [`Avx512`] has.
+    #[cfg(target_arch = "x86_64")]
+    Amx(Amx),
     /// AVX-512 F, BW, DQ and VL, besides what [`Avx2`] has.
     #[cfg(target_arch = "x86_64")]
     Avx512(Avx512),
@@ -20,6 +23,11 @@ pub(crate) enum Isa {
     Portable,
 }
 
+/// Proof that the CPU has AMX with BF16, that the system lets this process use it, and of AVX-512.
+#[cfg(target_arch = "x86_64")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Amx(Avx512);
+
 /// Proof that the CPU has AVX-512 F, BW, DQ, VL, AVX2, FMA and F16C.
 #[cfg(target_arch = "x86_64")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +37,115 @@ pub(crate) struct Avx512(());
 #[cfg(target_arch = "x86_64")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Avx2(());
+
+#[cfg(target_arch = "x86_64")]
+impl Amx {
+    fn new() -> Option<Amx> {
+        static USABLE: OnceLock<bool> = OnceLock::new();
+        let avx512 = Avx512::new()?;
+        USABLE.get_or_init(amx::usable).then_some(Amx(avx512))
+    }
+
+    /// What is below it.
+    pub(crate) fn avx512(self) -> Avx512 {
+        self.0
+    }
+
+    /// Whether its tiles multiply 8-bit integers too.
+    pub(crate) fn multiplies_bytes(self) -> bool {
+        static FOUND: OnceLock<bool> = OnceLock::new();
+        *FOUND.get_or_init(amx::has_bytes)
+    }
+}
+
+/// Proof that the CPU has AVX-512 VNNI, besides what [`Avx512`] has.
+#[cfg(target_arch = "x86_64")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Vnni(());
+
+#[cfg(target_arch = "x86_64")]
+impl Vnni {
+    pub(crate) fn new(_: Avx512) -> Option<Vnni> {
+        is_x86_feature_detected!("avx512vnni").then_some(Vnni(()))
+    }
+}
+
+/// Finding AMX: the standard library does not detect it in stable Rust, and Linux grants its registers on request.
+#[cfg(target_arch = "x86_64")]
+mod amx {
+    use std::arch::x86_64::{__cpuid, __cpuid_count};
+
+    /// Whether the CPU has BF16 tiles of 16 rows of 64 bytes, and the system saves and grants them.
+    pub(super) fn usable() -> bool {
+        has_tiles() && state_is_saved() && granted()
+    }
+
+    fn has_tiles() -> bool {
+        const BF16: u32 = 1 << 22;
+        const TILE: u32 = 1 << 24;
+        const PALETTES: u32 = 0x1d;
+        if __cpuid(0).eax < PALETTES {
+            return false;
+        }
+        let palette = __cpuid_count(PALETTES, 1);
+        let [row_bytes, names, rows] = [
+            palette.ebx & 0xffff,
+            palette.ebx >> 16,
+            palette.ecx & 0xffff,
+        ];
+        __cpuid_count(7, 0).edx & (BF16 | TILE) == BF16 | TILE
+            && (row_bytes, rows) == (64, 16)
+            && names >= 8
+    }
+
+    /// Whether tiles hold 8-bit integers too.
+    pub(super) fn has_bytes() -> bool {
+        const INT8: u32 = 1 << 25;
+        __cpuid_count(7, 0).edx & INT8 != 0
+    }
+
+    /// Whether the system switches the tiles' configuration and data with the threads.
+    fn state_is_saved() -> bool {
+        const OSXSAVE: u32 = 1 << 27;
+        const TILES: u32 = 0b11 << 17;
+        if __cpuid(1).ecx & OSXSAVE == 0 {
+            return false;
+        }
+        let low: u32;
+        // SAFETY: XGETBV exists where OSXSAVE is set; register 0 always does. Nothing but these registers changes.
+        unsafe {
+            std::arch::asm!("xgetbv", in("ecx") 0, out("eax") low, out("edx") _, options(nomem, nostack));
+        }
+        low & TILES == TILES
+    }
+
+    /// Asks Linux for the tile data, for this process and once and for all.
+    #[cfg(target_os = "linux")]
+    fn granted() -> bool {
+        const ARCH_PRCTL: i64 = 158;
+        const ARCH_REQ_XCOMP_PERM: i64 = 0x1023;
+        const XFEATURE_XTILEDATA: i64 = 18;
+        let result: i64;
+        // SAFETY: this system call reads and writes no memory of the process; `syscall` changes rax, rcx and r11 only.
+        unsafe {
+            std::arch::asm!(
+                "syscall",
+                inlateout("rax") ARCH_PRCTL => result,
+                in("rdi") ARCH_REQ_XCOMP_PERM,
+                in("rsi") XFEATURE_XTILEDATA,
+                out("rcx") _,
+                out("r11") _,
+                options(nostack),
+            );
+        }
+        result == 0
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn granted() -> bool {
+        false
+    }
+}
 
 #[cfg(target_arch = "x86_64")]
 impl Avx512 {
@@ -57,6 +174,7 @@ impl Isa {
         let mut all = Vec::new();
         #[cfg(target_arch = "x86_64")]
         {
+            all.extend(Amx::new().map(Isa::Amx));
             all.extend(Avx512::new().map(Isa::Avx512));
             all.extend(Avx2::new().map(Isa::Avx2));
         }
@@ -64,9 +182,21 @@ impl Isa {
         all
     }
 
+    /// The integer dot products that go with it.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn vnni(self) -> Option<Vnni> {
+        match self {
+            Isa::Amx(proof) => Vnni::new(proof.avx512()),
+            Isa::Avx512(proof) => Vnni::new(proof),
+            Isa::Avx2(_) | Isa::Portable => None,
+        }
+    }
+
     /// The name that `SW_ISA` knows it by.
     pub(crate) fn name(self) -> &'static str {
         match self {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Amx(_) => "amx",
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512(_) => "avx512",
             #[cfg(target_arch = "x86_64")]
@@ -86,9 +216,9 @@ impl Isa {
     #[inline]
     pub(crate) fn run<R>(self, f: impl FnOnce() -> R) -> R {
         match self {
-            // SAFETY: the value `Avx512` exists only where the CPU has these features.
+            // SAFETY: the values `Amx` and `Avx512` exist only where the CPU has these features.
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512(_) => unsafe { run_avx512(f) },
+            Isa::Amx(_) | Isa::Avx512(_) => unsafe { run_avx512(f) },
             // SAFETY: the value `Avx2` exists only where the CPU has these features.
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2(_) => unsafe { run_avx2(f) },
@@ -126,7 +256,7 @@ fn from_env() -> Result<Isa, Error> {
     })
 }
 
-/// Name of the instruction set in use: `avx512`, `avx2` or `scalar`. Part of a result's metadata.
+/// Name of the instruction set in use: `amx`, `avx512`, `avx2` or `scalar`. Part of a result's metadata.
 pub fn isa_name() -> &'static str {
     Isa::current().name()
 }

@@ -25,7 +25,7 @@
 //!
 //! A row of a result depends only on that row of the input: not on how many other rows the call has, on the number of
 //! threads, or on cache sizes. Every fast path has a slow twin in [`reference`](mod@reference). The kernel is chosen
-//! once per process from what the CPU offers; the environment variable `SW_ISA` (`scalar`, `avx2`, `avx512`) forces
+//! once per process from what the CPU offers; the environment variable `SW_ISA` (`scalar`, `avx2`, `avx512`, `amx`) forces
 //! one; [`isa_name`] says which it is.
 //!
 //! # What it does not do
@@ -63,7 +63,9 @@ pub use elementwise::{add, add_bias};
 pub use error::Error;
 pub use isa::{check_isa, isa_name};
 pub use mat::Mat;
-pub use matmul::{matmul_t, matmul_t_few, product};
+pub use matmul::{
+    CodeOffsets, Codes, matmul_t, matmul_t_codes, matmul_t_few, matmul_t_i8, product,
+};
 pub use norm::{layer_norm, rms_norm};
-pub use rope::Rope;
+pub use rope::{Rope, RopeTurns};
 pub use softmax::{log_sum_exp, softmax};

@@ -6,6 +6,9 @@
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
+use rayon::iter::ParallelIterator;
+use rayon::slice::ParallelSlice;
+
 use crate::isa::Isa;
 use crate::sum::sum_by;
 
@@ -14,37 +17,63 @@ use crate::sum::sum_by;
 /// kernel to compare with.
 pub fn fma_gflops(duration: Duration) -> f64 {
     let isa = Isa::all()[0];
+    rate(duration, || burst(isa, 20_000))
+}
+
+/// Billions of 8-bit integer operations per second (a multiply-add counts two) on all threads of the current rayon pool:
+/// chains of AVX-512 VNNI dot products in registers. Zero where there are none.
+pub fn vnni_gops(duration: Duration) -> f64 {
+    #[cfg(target_arch = "x86_64")]
+    if Isa::all()[0].vnni().is_some() {
+        return rate(duration, || {
+            // SAFETY: the value `Vnni` exists only where the CPU has these features.
+            unsafe { x86::chains_vnni(20_000) };
+            (20_000 * x86::CHAINS_AVX512 * 64 * 2) as f64
+        });
+    }
+    let _ = duration;
+    0.0
+}
+
+/// What all threads of the current rayon pool do together, in billions per second: `burst` returns how much one call did.
+fn rate(duration: Duration, burst: impl Fn() -> f64 + Sync) -> f64 {
     let of_thread = |_: rayon::BroadcastContext<'_>| {
         let (start, mut operations) = (Instant::now(), 0.0);
         while start.elapsed() < duration {
-            operations += burst(isa, 20_000);
+            operations += burst();
         }
         operations / start.elapsed().as_secs_f64() / 1e9
     };
     rayon::broadcast(of_thread).into_iter().sum()
 }
 
-/// Billions of bytes per second that all threads of the current rayon pool together read from `floats`, once through.
-pub fn read_gbytes(floats: &[f32]) -> f64 {
-    let share = floats.len().div_ceil(rayon::current_num_threads()).max(1);
+/// Bytes of private memory (`RssAnon`: no mapped files) that this process holds now; `None` where the system does not say.
+pub fn private_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|l| l.strip_prefix("RssAnon:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib << 10)
+}
+
+/// Billions of bytes per second that all threads of the current rayon pool together read, once through.
+pub fn read_gbytes(bytes: &[u8]) -> f64 {
+    // Pieces small enough that no thread waits long for another, of whole pages.
+    const PIECE: usize = 1 << 22;
     let isa = Isa::current();
     let start = Instant::now();
-    rayon::scope(|scope| {
-        for part in floats.chunks(share) {
-            scope.spawn(move |_| {
-                black_box(isa.run(|| sum_by(part, |x| x)));
-            });
-        }
+    bytes.par_chunks(PIECE).for_each(|part| {
+        let (_, floats, _) = bytemuck::pod_align_to::<u8, f32>(part);
+        black_box(isa.run(|| sum_by(floats, |x| x)));
     });
-    size_of_val(floats) as f64 / start.elapsed().as_secs_f64() / 1e9
+    bytes.len() as f64 / start.elapsed().as_secs_f64() / 1e9
 }
 
 /// `steps` rounds of independent multiply-adds; returns the number of operations.
 fn burst(isa: Isa, steps: usize) -> f64 {
     match isa {
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512(_) => {
-            // SAFETY: the value `Avx512` exists only where the CPU has these features.
+        Isa::Amx(_) | Isa::Avx512(_) => {
+            // SAFETY: the values `Amx` and `Avx512` exist only where the CPU has these features.
             unsafe { x86::chains_avx512(steps) };
             (steps * x86::CHAINS_AVX512 * 16 * 2) as f64
         }
@@ -68,7 +97,7 @@ mod x86 {
 
     // Assembly, because a compiler sees through chains that all compute the same.
     macro_rules! chains {
-        ($name:ident, $features:literal, $zero:literal, $vector:literal, $factor:literal, [$($sum:literal)*]) => {
+        ($name:ident, $features:literal, $step:literal, $zero:literal, $vector:literal, $factor:literal, [$($sum:literal)*]) => {
             #[target_feature(enable = $features)]
             pub(super) fn $name(steps: usize) {
                 if steps == 0 {
@@ -81,7 +110,7 @@ mod x86 {
                         $(concat!($zero, " ", $vector, $sum, ", ", $vector, $sum, ", ", $vector, $sum),)*
                         concat!($zero, " ", $vector, $factor, ", ", $vector, $factor, ", ", $vector, $factor),
                         "2:",
-                        $(concat!("vfmadd231ps ", $vector, $sum, ", ", $vector, $factor, ", ", $vector, $factor),)*
+                        $(concat!($step, " ", $vector, $sum, ", ", $vector, $factor, ", ", $vector, $factor),)*
                         "dec rcx",
                         "jnz 2b",
                         inout("rcx") steps => _,
@@ -92,8 +121,12 @@ mod x86 {
             }
         };
     }
-    chains!(chains_avx2, "avx2,fma", "vxorps", "ymm", "15", ["0" "1" "2" "3" "4" "5" "6" "7" "8" "9" "10" "11"]);
-    chains!(chains_avx512, "avx512f", "vpxord", "zmm", "31", [
+    chains!(chains_avx2, "avx2,fma", "vfmadd231ps", "vxorps", "ymm", "15", ["0" "1" "2" "3" "4" "5" "6" "7" "8" "9" "10" "11"]);
+    chains!(chains_avx512, "avx512f", "vfmadd231ps", "vpxord", "zmm", "31", [
+        "0" "1" "2" "3" "4" "5" "6" "7" "8" "9" "10" "11"
+        "12" "13" "14" "15" "16" "17" "18" "19" "20" "21" "22" "23"
+    ]);
+    chains!(chains_vnni, "avx512f,avx512vnni", "vpdpbusd", "vpxord", "zmm", "31", [
         "0" "1" "2" "3" "4" "5" "6" "7" "8" "9" "10" "11"
         "12" "13" "14" "15" "16" "17" "18" "19" "20" "21" "22" "23"
     ]);
@@ -106,6 +139,8 @@ mod tests {
     #[test]
     fn limits_are_positive() {
         assert!(super::fma_gflops(Duration::from_millis(1)) >= 0.0);
-        assert!(super::read_gbytes(&[1.0; 1000]) > 0.0);
+        assert!(super::vnni_gops(Duration::from_millis(1)) >= 0.0);
+        assert!(super::read_gbytes(&[1; 1000]) > 0.0);
+        assert!(super::private_bytes().is_none_or(|bytes| bytes > 0));
     }
 }

@@ -10,7 +10,14 @@ use crate::overlay::Overlay;
 use crate::{Dtype, Error};
 
 /// Bytes that somebody keeps alive: a mapped file or a vector.
-pub(crate) type Bytes = Arc<dyn AsRef<[u8]> + Send + Sync>;
+pub(crate) type Bytes = Arc<dyn Storage>;
+
+pub(crate) trait Storage: Send + Sync {
+    fn bytes(&self) -> &[u8];
+
+    /// Asks the system to have these bytes at hand soon; a hint.
+    fn will_need(&self, _range: Range<usize>) {}
+}
 
 /// A `rows x cols` matrix of F32, F16 or BF16 weights; rows are output features, columns input features.
 ///
@@ -34,10 +41,10 @@ pub struct Mat {
     overlay: Option<Arc<Overlay>>,
 }
 
-struct Owned<T>(Vec<T>);
+pub(crate) struct Owned<T>(pub(crate) Vec<T>);
 
-impl<T: bytemuck::NoUninit> AsRef<[u8]> for Owned<T> {
-    fn as_ref(&self) -> &[u8] {
+impl<T: bytemuck::NoUninit + Send + Sync> Storage for Owned<T> {
+    fn bytes(&self) -> &[u8] {
         bytemuck::cast_slice(&self.0)
     }
 }
@@ -96,7 +103,7 @@ impl Mat {
             .and_then(|n| n.checked_add(offset))
             .expect("size of a matrix overflows");
         assert!(
-            end <= (*bytes).as_ref().len(),
+            end <= bytes.bytes().len(),
             "matrix ends at byte {end}, beyond its storage"
         );
         Mat {
@@ -275,9 +282,19 @@ impl Mat {
         }
     }
 
+    /// Asks the system to have the weights in memory soon, without waiting; does nothing for those that are not mapped.
+    pub fn will_need(&self) {
+        let last = |n: usize, stride: usize| n.saturating_sub(1) * stride;
+        let elements = last(self.rows, self.strides[0]) + last(self.cols, self.strides[1]) + 1;
+        if self.rows > 0 && self.cols > 0 {
+            let range = self.offset..self.offset + elements * self.dtype.size();
+            self.bytes.will_need(range);
+        }
+    }
+
     /// The stored bytes from element (0, 0) on.
     pub(crate) fn base(&self) -> &[u8] {
-        &(*self.bytes).as_ref()[self.offset..]
+        &self.bytes.bytes()[self.offset..]
     }
 
     /// Distance between rows, and between columns, in elements.

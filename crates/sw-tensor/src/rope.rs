@@ -1,6 +1,8 @@
 //! Rotary position embedding, rotate-half layout.
 
 use ndarray::ArrayViewMut2;
+use rayon::iter::{IndexedParallelIterator, ParallelIterator};
+use rayon::slice::ParallelSliceMut;
 
 use crate::rows::{for_rows, row_mut};
 
@@ -36,10 +38,60 @@ impl Rope {
     /// If `head_dim` does not divide the columns, has not room for `2 * n` elements, or `positions` does not have one
     /// element per row.
     pub fn apply(&self, x: ArrayViewMut2<f32>, head_dim: usize, positions: &[u32]) {
-        let n = self.inv_freq.len();
+        let mut turns = RopeTurns::new(self.inv_freq.len());
+        turns.extend(self, positions);
+        turns.apply(x, head_dim);
+    }
+}
+
+/// Cosines and sines of the rows of a batch, for all its layers.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RopeTurns {
+    /// Frequencies.
+    n: usize,
+    /// Cosine and sine, `[rows][n]`.
+    turns: Vec<[f32; 2]>,
+}
+
+impl RopeTurns {
+    /// For no rows yet, and that many frequencies.
+    pub fn new(frequencies: usize) -> RopeTurns {
+        RopeTurns {
+            n: frequencies,
+            turns: Vec::new(),
+        }
+    }
+
+    /// Adds rows at these positions.
+    ///
+    /// # Panics
+    /// If `rope` has another number of frequencies.
+    pub fn extend(&mut self, rope: &Rope, positions: &[u32]) {
+        assert_eq!(rope.inv_freq.len(), self.n, "frequencies");
+        if self.n == 0 {
+            return;
+        }
+        let start = self.turns.len();
+        self.turns
+            .resize(start + positions.len() * self.n, [0.0; 2]);
+        let rows = self.turns[start..].par_chunks_exact_mut(self.n);
+        rows.zip(positions).for_each(|(row, &position)| {
+            for (turn, f) in row.iter_mut().zip(&rope.inv_freq) {
+                let (sin, cos) = (position as f32 * f).sin_cos();
+                *turn = [cos * rope.scale, sin * rope.scale];
+            }
+        });
+    }
+
+    /// As [`Rope::apply`], with the rows' own positions.
+    ///
+    /// # Panics
+    /// If `head_dim` does not divide the columns, has not room for the frequencies, or there are not as many rows.
+    pub fn apply(&self, x: ArrayViewMut2<f32>, head_dim: usize) {
+        let n = self.n;
         assert_eq!(
-            x.nrows(),
-            positions.len(),
+            x.nrows() * n,
+            self.turns.len(),
             "positions for {} rows",
             x.nrows()
         );
@@ -50,19 +102,11 @@ impl Rope {
             x.ncols()
         );
         for_rows(x, |t, mut x| {
-            let position = positions[t] as f32;
-            let turns: Vec<(f32, f32)> = self
-                .inv_freq
-                .iter()
-                .map(|f| {
-                    let (sin, cos) = (position * f).sin_cos();
-                    (cos * self.scale, sin * self.scale)
-                })
-                .collect();
+            let turns = &self.turns[t * n..(t + 1) * n];
             row_mut(&mut x, |x| {
                 for head in x.chunks_exact_mut(head_dim) {
                     let (low, high) = head[..2 * n].split_at_mut(n);
-                    for ((a, b), &(cos, sin)) in low.iter_mut().zip(high).zip(&turns) {
+                    for ((a, b), &[cos, sin]) in low.iter_mut().zip(high).zip(turns) {
                         (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);
                     }
                 }

@@ -1,6 +1,6 @@
 //! Sums in one fixed order that vectorizes: 16 partial sums, then a tree.
 
-const LANES: usize = 16;
+pub(crate) const LANES: usize = 16;
 
 /// `sum_i f(x[i])`: element `i` goes to partial sum `i % 16`; the partial sums are added pairwise.
 #[inline]
@@ -37,7 +37,7 @@ pub(crate) fn max(x: &[f32]) -> f32 {
 
 /// The lanes combined pairwise: the upper half onto the lower, until one is left.
 #[inline]
-pub(crate) fn tree(mut lanes: [f32; LANES], f: impl Fn(f32, f32) -> f32) -> f32 {
+pub(crate) fn tree<T: Copy>(mut lanes: [T; LANES], f: impl Fn(T, T) -> T) -> T {
     let mut width = LANES / 2;
     while width > 0 {
         for i in 0..width {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use half::{bf16, f16};
 use ndarray::{Array2, ArrayView2};
 
-use crate::isa::Isa;
+use crate::mat::Owned;
 use crate::{Dtype, Mat};
 
 /// Unit roundoff of f32.
@@ -57,7 +57,7 @@ impl Random {
                 Dtype::BF16 => bytes.extend(bf16::from_f32(value).to_le_bytes()),
             }
         }
-        Mat::from_bytes(Arc::new(bytes), shift, dtype, rows, cols)
+        Mat::from_bytes(Arc::new(Owned(bytes)), shift, dtype, rows, cols)
     }
 }
 
@@ -70,14 +70,6 @@ pub(crate) fn with_threads<R: Send>(threads: usize, f: impl FnOnce() -> R + Send
         .build()
         .unwrap()
         .install(f)
-}
-
-/// The instruction sets with fused multiply-add, which must agree bit for bit.
-pub(crate) fn fused() -> Vec<Isa> {
-    Isa::all()
-        .into_iter()
-        .filter(|isa| *isa != Isa::Portable)
-        .collect()
 }
 
 /// Panics unless the two agree bit for bit (zeros of either sign included).

@@ -240,7 +240,7 @@ fn record<E: Experiment>(experiment: &E, lab: &Lab, fresh: bool) -> Result<Recor
             json.extend(outcome.data.clone());
             json.extend(more);
         }
-        output::write(dir, E::NAME, &command, &outcome, &json)
+        output::outcome(dir, E::NAME, &command, &outcome, &json)
             .with_context(|| E::NAME.to_owned())?;
     }
     Ok(Record {

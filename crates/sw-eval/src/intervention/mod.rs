@@ -6,7 +6,7 @@ mod quantize;
 mod restore;
 mod smooth;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use sw_model::{EditOp, Hook, Model, WeightCoord, WeightEdit};
@@ -265,6 +265,14 @@ impl Applied {
 }
 
 impl Intervention {
+    /// The file it reads, where it reads one.
+    pub(crate) fn file(&self) -> Option<&Path> {
+        match self {
+            Intervention::SmoothQuant { calibration, .. } => Some(calibration),
+            _ => None,
+        }
+    }
+
     /// Its name, as JSON spells it.
     pub fn name(&self) -> &'static str {
         match self {

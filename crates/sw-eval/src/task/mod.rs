@@ -105,7 +105,7 @@ impl Task {
         TASKS.iter().find(|t| t.name == name).ok_or_else(|| {
             let near = TASKS.iter().map(|t| (distance(name, t.name), t.name)).min();
             let nearest = near
-                .filter(|&(d, _)| d <= 2.max(name.len() / 3))
+                .filter(|&(d, _)| d < name.len() && d <= 2.max(name.len() / 3))
                 .map(|(_, n)| n);
             let known = TASKS.iter().map(|t| t.name).collect::<Vec<_>>().join(", ");
             Error::UnknownTask {

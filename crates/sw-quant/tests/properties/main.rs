@@ -20,6 +20,8 @@ fn both<T: Real>(case: &Case, w: &[T]) -> Option<(Vec<T>, Quantized)> {
     match (done, stored) {
         (Ok(_), Ok(q)) => {
             assert_eq!(q.dequantize::<T>(), fake);
+            let again = q.clone().recycle(w, case.shape, &case.scheme, &case.hold);
+            assert_eq!(again.as_ref(), Ok(&q));
             Some((fake, q))
         }
         (Err(a), Err(b)) => {

@@ -26,12 +26,8 @@ pub(super) struct Task<'a, 's> {
     pub(super) out: ArrayViewMut2<'a, f32>,
 }
 
-/// The running softmax of one row.
-#[derive(Clone, Copy)]
-struct Running {
-    max: f32,
-    sum: f32,
-}
+/// The running softmax of one row: its maximum and its sum.
+type Running = [f32; 2];
 
 impl Task<'_, '_> {
     pub(super) fn run<K: Kernel>(mut self, kernel: K, isa: Isa, shape: &AttentionShape) {
@@ -54,57 +50,56 @@ impl Task<'_, '_> {
             KEYS * width,                     // values [key, width]
             height * A_STRIDE,                // scores, then weights [row, A_STRIDE]
             height * width,                   // sums of values [row, width]
+            height * 2,                       // running maximum and sum [row]
         ];
-        with_scratch(sizes, |[queries, rows, keys, values, scores, sums]| {
-            self.gather_queries(head_dim, group, queries);
-            sums.fill(0.0);
-            let mut running = vec![
-                Running {
-                    max: f32::NEG_INFINITY,
-                    sum: 0.0
-                };
-                height
-            ];
-            for block in from / KEYS..=last / KEYS {
-                let key_start = block * KEYS;
-                self.gather_block(|span| span.0, key_start, start, head_dim, head_dim, rows);
-                for (panel, keys) in keys.chunks_exact_mut(K::NR * head_dim).enumerate() {
-                    kernel.pack_f32(
-                        &rows[panel * K::NR * head_dim..][..K::NR * head_dim],
-                        head_dim,
-                        keys,
-                    );
-                }
-                self.gather_block(|span| span.1, key_start, start, head_dim, width, values);
-                score_block(kernel, queries, height, head_dim, keys, scores);
-                isa.run(|| {
-                    for (row, state) in running.iter_mut().enumerate() {
-                        let position = first + row / group;
-                        let visible = visible(position, key_start, shape.window);
-                        let scores = scores[row * A_STRIDE..]
-                            .first_chunk_mut()
-                            .expect("a block of scores");
-                        let factor = weigh(scores, visible, shape, state);
-                        if factor != 1.0 {
-                            sums[row * width..][..width]
-                                .iter_mut()
-                                .for_each(|sum| *sum *= factor);
-                        }
+        with_scratch(
+            sizes,
+            |[queries, rows, keys, values, scores, sums, running]| {
+                self.gather_queries(head_dim, group, queries);
+                sums.fill(0.0);
+                let running = running.as_chunks_mut::<2>().0;
+                running.fill([f32::NEG_INFINITY, 0.0]);
+                for block in from / KEYS..=last / KEYS {
+                    let key_start = block * KEYS;
+                    self.gather_block(|span| span.0, key_start, start, head_dim, head_dim, rows);
+                    for (panel, keys) in keys.chunks_exact_mut(K::NR * head_dim).enumerate() {
+                        kernel.pack_f32(
+                            &rows[panel * K::NR * head_dim..][..K::NR * head_dim],
+                            head_dim,
+                            keys,
+                        );
                     }
-                });
-                add_values(kernel, scores, height, values, width, sums);
-            }
-            for (row, state) in running.iter().enumerate() {
-                let scale = 1.0 / state.sum;
-                let columns = (row % group) * head_dim..(row % group + 1) * head_dim;
-                let sums = &sums[row * width..][..head_dim];
-                let mut out = self.out.slice_mut(s![row / group, columns]);
-                // Adding zero turns a negative zero, whose sign depends on masked keys, into a positive one.
-                out.iter_mut()
-                    .zip(sums)
-                    .for_each(|(out, sum)| *out = sum * scale + 0.0);
-            }
-        });
+                    self.gather_block(|span| span.1, key_start, start, head_dim, width, values);
+                    score_block(kernel, queries, height, head_dim, keys, scores);
+                    isa.run(|| {
+                        for (row, state) in running.iter_mut().enumerate() {
+                            let position = first + row / group;
+                            let visible = visible(position, key_start, shape.window);
+                            let scores = scores[row * A_STRIDE..]
+                                .first_chunk_mut()
+                                .expect("a block of scores");
+                            let factor = weigh(scores, visible, shape, state);
+                            if factor != 1.0 {
+                                sums[row * width..][..width]
+                                    .iter_mut()
+                                    .for_each(|sum| *sum *= factor);
+                            }
+                        }
+                    });
+                    add_values(kernel, scores, height, values, width, sums);
+                }
+                for (row, state) in running.iter().enumerate() {
+                    let scale = 1.0 / state[1];
+                    let columns = (row % group) * head_dim..(row % group + 1) * head_dim;
+                    let sums = &sums[row * width..][..head_dim];
+                    let mut out = self.out.slice_mut(s![row / group, columns]);
+                    // Adding zero turns a negative zero, whose sign depends on masked keys, into a positive one.
+                    out.iter_mut()
+                        .zip(sums)
+                        .for_each(|(out, sum)| *out = sum * scale + 0.0);
+                }
+            },
+        );
     }
 
     fn gather_queries(&self, head_dim: usize, group: usize, out: &mut [f32]) {
@@ -249,13 +244,13 @@ fn weigh(
         scores[..visible.start].fill(f32::NEG_INFINITY);
         scores[visible.end..].fill(f32::NEG_INFINITY);
     }
-    let new_max = f32::max(state.max, max(scores.as_slice()));
+    let [old_max, sum] = *state;
+    let new_max = f32::max(old_max, max(scores.as_slice()));
     for score in scores.iter_mut() {
         *score = exp_neg(*score - new_max);
     }
-    let factor = exp_neg(state.max - new_max);
-    state.sum = state.sum * factor + sum_by(scores.as_slice(), |x| x);
-    state.max = new_max;
+    let factor = exp_neg(old_max - new_max);
+    *state = [new_max, sum * factor + sum_by(scores.as_slice(), |x| x)];
     factor
 }
 

@@ -174,7 +174,7 @@ fn copy_rows(x: &ArrayView2<f32>, out: &mut [f32]) {
 }
 
 /// `range` in pieces of `size`, the last one shorter.
-fn blocks(range: Range<usize>, size: usize) -> impl Iterator<Item = Range<usize>> {
+pub(super) fn blocks(range: Range<usize>, size: usize) -> impl Iterator<Item = Range<usize>> {
     let end = range.end;
     range
         .step_by(size)
@@ -182,7 +182,7 @@ fn blocks(range: Range<usize>, size: usize) -> impl Iterator<Item = Range<usize>
 }
 
 /// `0..len` in the fewest pieces of at most `size`, as even as possible.
-fn even_blocks(len: usize, size: usize) -> impl Iterator<Item = Range<usize>> {
+pub(super) fn even_blocks(len: usize, size: usize) -> impl Iterator<Item = Range<usize>> {
     let n = len.div_ceil(size);
     (0..n).map(move |i| i * len / n..(i + 1) * len / n)
 }

@@ -80,6 +80,11 @@ impl<'a> Out<'a> {
         }
     }
 
+    /// Rows of the place.
+    pub(super) fn height(&self) -> usize {
+        self.rows
+    }
+
     /// The part at `rows x cols`.
     #[inline]
     pub(crate) fn part(&mut self, rows: Range<usize>, cols: Range<usize>) -> Out<'_> {

@@ -2,6 +2,7 @@
 
 mod blocked;
 mod cache;
+mod integer;
 pub(crate) mod kernel;
 mod pack;
 mod portable;
@@ -12,12 +13,12 @@ mod tests;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
+pub use integer::{CodeOffsets, Codes, matmul_t_codes, matmul_t_i8};
 use ndarray::{ArrayView2, ArrayViewMut2, CowArray, Ix2};
-
 pub use product::product;
 
-use crate::Mat;
 use crate::isa::Isa;
+use crate::{Dtype, Mat};
 
 /// Terms that are summed in one chain before the chain's sum is added to the result.
 pub(crate) const K_BLOCK: usize = 128;
@@ -96,6 +97,11 @@ fn check(x: &ArrayView2<f32>, w: &Mat, y: &ArrayViewMut2<f32>) {
 
 fn dispatch(isa: Isa, x: ArrayView2<f32>, w: &Mat, y: ArrayViewMut2<f32>) {
     match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Amx(proof) => match w.dtype() {
+            Dtype::F16 | Dtype::BF16 if w.strides()[1] == 1 => x86::amx::matmul_t(proof, x, w, y),
+            _ => blocked::matmul_t(proof.avx512(), x, w, y),
+        },
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512(kernel) => blocked::matmul_t(kernel, x, w, y),
         #[cfg(target_arch = "x86_64")]

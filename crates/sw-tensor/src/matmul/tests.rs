@@ -1,13 +1,20 @@
 //! Every kernel this CPU has, against the f64 reference, the scalar twin, and itself with other rows and threads.
 
+#[cfg(target_arch = "x86_64")]
+use half::bf16;
 use ndarray::{Array2, ArrayView2, s};
 use proptest::prelude::*;
 
 use super::{K_BLOCK, matmul_t_few_with, matmul_t_with};
 use crate::isa::Isa;
 use crate::reference;
-use crate::testing::{DTYPES, Random, assert_near, assert_same, fused, gamma, with_threads};
+use crate::testing::{DTYPES, Random, assert_near, assert_same, gamma, with_threads};
 use crate::{Dtype, Mat};
+
+/// Terms per chain of tile products.
+const AMX_BLOCK: usize = 256;
+/// Edits of a matrix, at most.
+const MOST_EDITS: usize = 30;
 
 fn product(isa: Isa, x: ArrayView2<f32>, w: &Mat) -> Array2<f32> {
     let mut y = Array2::from_elem((x.nrows(), w.rows()), f32::NAN);
@@ -22,22 +29,47 @@ fn product_few(isa: Isa, x: ArrayView2<f32>, w: &Mat) -> Array2<f32> {
 }
 
 /// Roundings that a product passes through: one per term of its block (two without fused multiply-add), one per block.
-fn roundings(k: usize) -> usize {
-    K_BLOCK.min(k) + 1 + k.div_ceil(K_BLOCK)
+fn roundings(isa: Isa, k: usize) -> usize {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Amx(_) => {
+            // Sixteen terms of a step, both halves, the chain of steps and pieces, the blocks; then the edits that do not
+            // fit a tile, at most as many as there are. Two more for pieces: their magnitudes add up to at most
+            // (1 + 2^-7)^2 times the product's, and what is left out of an F16 product is below a rounding.
+            let chain = AMX_BLOCK.min(k).div_ceil(32) * 5;
+            (16 + 1 + chain + k.div_ceil(AMX_BLOCK) + MOST_EDITS) * 65 / 64 + 2
+        }
+        _ => K_BLOCK.min(k) + 1 + k.div_ceil(K_BLOCK),
+    }
 }
 
 /// The same for few rows: one chain in 16 lanes and a tree, or one chain for a row with edits.
-fn roundings_few(k: usize) -> usize {
-    roundings(k).max(k + 5)
+fn roundings_few(isa: Isa, k: usize) -> usize {
+    roundings(isa, k).max(k + 5)
 }
 
-/// Below the normal range each rounding may lose half of the smallest subnormal instead.
-fn bound(x: ArrayView2<f32>, w: &Mat, roundings: usize) -> Array2<f64> {
-    let underflow = x.ncols() as f64 * f64::from(f32::from_bits(1));
-    reference::matmul_t_abs(x, w).mapv(|sum| gamma(roundings) * sum + underflow)
+/// Below the normal range each rounding may lose half of the smallest subnormal instead; tiles take what is not normal
+/// for zero, as an operand and as a result.
+fn bound(isa: Isa, x: ArrayView2<f32>, w: &Mat, roundings: usize) -> Array2<f64> {
+    let k = x.ncols() as f64;
+    let relative = reference::matmul_t_abs(x, w).mapv(|sum| gamma(roundings) * sum);
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Amx(_) => {
+            // Six operations per term; an operand of each may be lost with what it is multiplied by.
+            let lost = |sum: f64| f64::from(f32::MIN_POSITIVE) * 6.0 * (sum + k);
+            let ones = |rows| Mat::from_f32(rows, w.cols(), vec![1.0; rows * w.cols()]);
+            let of_x = reference::matmul_t_abs(x, &ones(1));
+            let of_w = reference::matmul_t_abs(Array2::ones((1, w.cols())).view(), w);
+            Array2::from_shape_fn(relative.dim(), |(t, r)| {
+                relative[[t, r]] + lost(of_x[[t, 0]] + of_w[[0, r]])
+            })
+        }
+        _ => relative + k * f64::from(f32::from_bits(1)),
+    }
 }
 
-/// The definition of `matmul_t`, one element at a time.
+/// The definition of `matmul_t` with fused multiply-adds, one element at a time.
 fn twin(x: ArrayView2<f32>, w: &Mat) -> Array2<f32> {
     Array2::from_shape_fn((x.nrows(), w.rows()), |(t, r)| {
         let mut row = vec![0.0; w.cols()];
@@ -54,6 +86,74 @@ fn twin(x: ArrayView2<f32>, w: &Mat) -> Array2<f32> {
             .reduce(|a, b| a + b)
             .unwrap_or(0.0)
     })
+}
+
+/// What a product with tiles must be, bit for bit.
+#[cfg(target_arch = "x86_64")]
+mod amx {
+    use super::*;
+
+    /// Subnormal numbers count as zero.
+    fn flush(x: f32) -> f32 {
+        if x.is_subnormal() { 0.0 } else { x }
+    }
+
+    /// The nearest number of 8 significant bits, and the rest.
+    fn piece(x: f32) -> (f32, f32) {
+        let piece = bf16::from_f32(x).to_f32();
+        (piece, x - piece)
+    }
+
+    fn pieces<const N: usize>(mut x: f32) -> [f32; N] {
+        std::array::from_fn(|_| {
+            let (piece, rest) = piece(x);
+            x = rest;
+            piece
+        })
+    }
+
+    /// One tile product: the even terms and the odd ones, one chain each.
+    fn tile(sum: f32, x: &[f32], w: &[f32]) -> f32 {
+        let mut chains = [0.0f32; 2];
+        for (i, (x, w)) in x.iter().zip(w).enumerate() {
+            let chain = &mut chains[i % 2];
+            *chain = flush(flush(*x).mul_add(flush(*w), *chain));
+        }
+        flush(sum + flush(chains[0] + chains[1]))
+    }
+
+    fn block(x: &[f32], w: &[f32], dtype: Dtype) -> f32 {
+        let order: &[(usize, usize)] = match dtype {
+            Dtype::F16 => &[(0, 0), (1, 0), (2, 0), (0, 1), (1, 1)],
+            _ => &[(0, 0), (1, 0), (2, 0)],
+        };
+        let mut sum = 0.0;
+        for (x, w) in x.chunks(32).zip(w.chunks(32)) {
+            let x: Vec<[f32; 3]> = x.iter().map(|&x| pieces(x)).collect();
+            let w: Vec<[f32; 2]> = w.iter().map(|&w| pieces(w)).collect();
+            for &(i, j) in order {
+                let x: Vec<f32> = x.iter().map(|x| x[i]).collect();
+                let w: Vec<f32> = w.iter().map(|w| w[j]).collect();
+                sum = tile(sum, &x, &w);
+            }
+        }
+        sum
+    }
+
+    /// `w` has no edits, or such as its type holds.
+    pub(super) fn twin(x: ArrayView2<f32>, w: &Mat) -> Array2<f32> {
+        let dtype = w.dtype();
+        Array2::from_shape_fn((x.nrows(), w.rows()), |(t, r)| {
+            let mut row = vec![0.0; w.cols()];
+            w.row_into(r, &mut row);
+            let x = x.row(t).to_vec();
+            x.chunks(AMX_BLOCK)
+                .zip(row.chunks(AMX_BLOCK))
+                .map(|(x, w)| block(x, w, dtype))
+                .reduce(|a, b| a + b)
+                .unwrap_or(0.0)
+        })
+    }
 }
 
 fn edits(random: &mut Random, w: &Mat, n: usize) -> Mat {
@@ -81,16 +181,32 @@ fn edits(random: &mut Random, w: &Mat, n: usize) -> Mat {
 
 fn check_all(x: ArrayView2<f32>, w: &Mat) {
     let expected = reference::matmul_t(x, w);
-    let many = bound(x, w, roundings(x.ncols()));
-    let few = bound(x, w, roundings_few(x.ncols()));
     for isa in Isa::all() {
+        let many = bound(isa, x, w, roundings(isa, x.ncols()));
+        let few = bound(isa, x, w, roundings_few(isa, x.ncols()));
         assert_near(product(isa, x, w).view(), &expected, &many, isa.name());
         assert_near(product_few(isa, x, w).view(), &expected, &few, isa.name());
     }
     let twin = twin(x, w);
-    for isa in fused() {
-        assert_same(product(isa, x, w).view(), twin.view(), isa.name());
+    for isa in Isa::all() {
+        let found = product(isa, x, w);
+        match isa {
+            Isa::Portable => {}
+            #[cfg(target_arch = "x86_64")]
+            Isa::Amx(_) if tiled(w) => {
+                if w.overlay_len() == 0 {
+                    assert_same(found.view(), amx::twin(x, w).view(), isa.name());
+                }
+                assert_same(product_few(isa, x, w).view(), found.view(), "few rows");
+            }
+            _ => assert_same(found.view(), twin.view(), isa.name()),
+        }
     }
+}
+
+/// Whether AMX has tiles for such weights.
+fn tiled(w: &Mat) -> bool {
+    w.dtype() != Dtype::F32 && w.strides()[1] == 1
 }
 
 proptest! {
@@ -104,7 +220,7 @@ proptest! {
         k in prop_oneof![0usize..70, 500usize..530, 1000usize..1100],
         dtype in prop::sample::select(DTYPES.to_vec()),
         shift in 0usize..4,
-        edited in 0usize..30,
+        edited in 0usize..MOST_EDITS,
         transposed: bool,
     ) {
         let mut random = Random(seed);
@@ -149,6 +265,65 @@ fn a_row_depends_on_nothing_but_itself() {
                     let part = product(isa, x.slice(s![rows.clone(), ..]), &w);
                     assert_same(part.view(), whole.slice(s![rows, ..]), isa.name());
                 }
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_not_a_normal_number() {
+    // Every magnitude, and what is not finite, somewhere in each row; a sum of products must not overflow.
+    let mut random = Random(11);
+    let mut value = |limit: f32| {
+        let size = f32::from_bits((random.next() % u64::from(limit.to_bits())) as u32);
+        if random.next().is_multiple_of(2) {
+            size
+        } else {
+            -size
+        }
+    };
+    for (dtype, largest) in [
+        (Dtype::BF16, 1.0f32),
+        (Dtype::F16, 60000.0),
+        (Dtype::F32, 1.0),
+    ] {
+        let w: Vec<f32> = (0..20 * 70).map(|_| value(largest)).collect();
+        let w = match dtype {
+            Dtype::F32 => Mat::from_f32(20, 70, w),
+            Dtype::F16 => Mat::from_f16(20, 70, w.into_iter().map(half::f16::from_f32).collect()),
+            Dtype::BF16 => {
+                Mat::from_bf16(20, 70, w.into_iter().map(half::bf16::from_f32).collect())
+            }
+        };
+        let x = Array2::from_shape_simple_fn((5, 70), || value(f32::MAX / 70.0 / largest));
+        check_all(x.view(), &w);
+        let mut largest_x = Array2::zeros((1, 70));
+        let near_overflow = f32::from_bits(0x7f3f_ffff);
+        largest_x[[0, 3]] = near_overflow;
+        check_all(largest_x.view(), &w.slice_rows(0..0));
+        let one = w.edited(&[(0, 3, 1.0)]).unwrap().slice_rows(0..1);
+        for isa in Isa::all() {
+            assert_eq!(
+                product(isa, largest_x.view(), &one)[[0, 0]],
+                near_overflow,
+                "{}",
+                isa.name()
+            );
+            for bad in [f32::INFINITY, f32::NAN] {
+                let mut x = x.clone();
+                x[[2, 69]] = bad;
+                let y = product(isa, x.view(), &w);
+                let finite = |t: usize| y.row(t).iter().all(|y| y.is_finite());
+                assert!(
+                    finite(1) && finite(3),
+                    "{}: a neighbour's {bad}",
+                    isa.name()
+                );
+                assert!(
+                    y.row(2).iter().all(|y| !y.is_finite()),
+                    "{}: lost {bad}",
+                    isa.name()
+                );
             }
         }
     }

@@ -100,15 +100,21 @@ impl Kernel for Avx512 {
 
     #[inline]
     fn prefetch(self, w: &Mat, rows: Range<usize>, ks: Range<usize>) {
-        let [pitch, 1] = w.strides() else { return };
-        let size = w.dtype().size();
-        let base = w.base().as_ptr();
-        for row in rows {
-            let start = (row * pitch + ks.start) * size;
-            for line in (start..start + ks.len() * size).step_by(64) {
-                // A prefetch never faults, whatever the address.
-                _mm_prefetch_t0(base.wrapping_add(line));
-            }
+        prefetch_rows(w, rows, ks);
+    }
+}
+
+/// Asks the memory system for a block of a matrix with adjacent columns; does nothing for others.
+#[inline]
+pub(super) fn prefetch_rows(w: &Mat, rows: Range<usize>, ks: Range<usize>) {
+    let [pitch, 1] = w.strides() else { return };
+    let size = w.dtype().size();
+    let base = w.base().as_ptr();
+    for row in rows {
+        let start = (row * pitch + ks.start) * size;
+        for line in (start..start + ks.len() * size).step_by(64) {
+            // A prefetch never faults, whatever the address.
+            _mm_prefetch_t0(base.wrapping_add(line));
         }
     }
 }
@@ -178,7 +184,7 @@ unsafe fn tile<const M: usize>(
 /// 16 rows of 16 units of 32 bits, transposed.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn transpose(r: [__m512i; 16]) -> [__m512i; 16] {
+pub(super) fn transpose(r: [__m512i; 16]) -> [__m512i; 16] {
     let zero = _mm512_setzero_si512();
     let (mut s, mut out) = ([zero; 16], [zero; 16]);
     for i in (0..16).step_by(4) {

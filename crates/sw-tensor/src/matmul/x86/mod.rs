@@ -1,5 +1,6 @@
 //! The kernels for x86-64: the only intrinsics of the product.
 
+pub(super) mod amx;
 mod avx2;
 mod avx512;
 pub(super) mod dot;

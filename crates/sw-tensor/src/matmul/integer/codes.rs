@@ -1,0 +1,386 @@
+//! Products straight from packed codes: activations become 16-bit integers, a scale per row.
+
+use std::ops::Range;
+
+use ndarray::{ArrayView2, ArrayViewMut2, Axis};
+use rayon::iter::{IndexedParallelIterator, IntoParallelIterator, ParallelIterator};
+
+use super::kernel::{LANES, Pairs};
+use super::{M_BLOCK, Operand, Rows, pack_rows, product, ranges};
+use crate::isa::Isa;
+use crate::matmul::kernel::with_scratch;
+
+/// Terms per range: 512 * 32767 * 128 is just below 2^31.
+const LONGEST: usize = 512;
+/// Activations of a row that are kept as they are, at most.
+const MOST_SPIKES: usize = 16;
+/// So many times the mean |value| of the others makes a spike.
+const SPIKE: f64 = 16.0;
+/// Activations are rounded to this many steps on either side of zero.
+const STEPS: f32 = 32767.0;
+
+/// A borrowed matrix of packed codes, `[rows, cols]`, row by row.
+#[derive(Debug, Clone, Copy)]
+pub struct Codes<'a> {
+    /// Rows (output features) and columns (input features).
+    pub shape: [usize; 2],
+    /// Bits of a code, 4 or 8.
+    pub bits: u8,
+    /// One dense stream, least significant bits first; with 4 bits, the first of two codes is a byte's lower half.
+    pub codes: &'a [u8],
+    /// Rows and columns of the blocks that share a scale; the last block of a row or column may be smaller.
+    pub group: [usize; 2],
+    /// One per block, blocks row by row.
+    pub scales: &'a [f32],
+    /// What code stands for zero.
+    pub offsets: CodeOffsets<'a>,
+    /// Places in the matrix (`row * cols + col`, increasing) with values that replace the codes'.
+    pub outliers: &'a [(u64, f32)],
+}
+
+/// What a code stands for.
+#[derive(Debug, Clone, Copy)]
+pub enum CodeOffsets<'a> {
+    /// `(code - 2^(bits - 1)) * scale`.
+    Symmetric,
+    /// `(code - zero) * scale`, a zero per block.
+    Zeros(&'a [u8]),
+    /// `code * scale + offset`, an offset per block.
+    Floats(&'a [f32]),
+}
+
+impl Codes<'_> {
+    /// The code that an integer of zero stands for: the middle, so that integers are small.
+    fn middle(&self) -> i32 {
+        1 << (self.bits - 1)
+    }
+
+    fn code(&self, at: usize) -> i32 {
+        match self.bits {
+            4 => i32::from(self.codes[at / 2] >> (at % 2 * 4) & 15),
+            _ => i32::from(self.codes[at]),
+        }
+    }
+
+    fn block(&self, row: usize, col: usize) -> usize {
+        row / self.group[0] * self.shape[1].div_ceil(self.group[1]) + col / self.group[1]
+    }
+
+    /// What the middle code stands for.
+    fn base(&self, block: usize) -> f32 {
+        let (middle, scale) = (f64::from(self.middle()), f64::from(self.scales[block]));
+        match self.offsets {
+            CodeOffsets::Symmetric => 0.0,
+            CodeOffsets::Zeros(zeros) => ((middle - f64::from(zeros[block])) * scale) as f32,
+            CodeOffsets::Floats(offsets) => (middle * scale + f64::from(offsets[block])) as f32,
+        }
+    }
+
+    /// The outliers of a row, by column.
+    fn outliers(&self, row: usize) -> impl Iterator<Item = (usize, f32)> + '_ {
+        let cols = self.shape[1] as u64;
+        let places = row as u64 * cols..(row as u64 + 1) * cols;
+        let first = self.outliers.partition_point(|o| o.0 < places.start);
+        let of_row = self.outliers[first..].iter();
+        let of_row = of_row.take_while(move |o| o.0 < places.end);
+        of_row.map(move |o| ((o.0 % cols) as usize, o.1))
+    }
+
+    /// A weight.
+    fn value(&self, row: usize, col: usize) -> f32 {
+        let at = (row * self.shape[1] + col) as u64;
+        if let Ok(found) = self.outliers.binary_search_by_key(&at, |o| o.0) {
+            return self.outliers[found].1;
+        }
+        let block = self.block(row, col);
+        let code = self.code(at as usize) - self.middle();
+        self.scales[block] * code as f32 + self.base(block)
+    }
+
+    fn check(&self) {
+        let [rows, cols] = self.shape;
+        assert!(matches!(self.bits, 4 | 8), "codes of {} bits", self.bits);
+        let stream = (rows * cols).div_ceil(8 / usize::from(self.bits));
+        assert_eq!(self.codes.len(), stream, "bytes of codes");
+        assert!(
+            self.group[0] > 0 && self.group[1] > 0,
+            "blocks of {:?}",
+            self.group
+        );
+        let blocks = rows.div_ceil(self.group[0]) * cols.div_ceil(self.group[1]);
+        assert_eq!(self.scales.len(), blocks, "scales");
+        match self.offsets {
+            CodeOffsets::Symmetric => {}
+            CodeOffsets::Zeros(zeros) => assert_eq!(zeros.len(), blocks, "zeros"),
+            CodeOffsets::Floats(offsets) => assert_eq!(offsets.len(), blocks, "offsets"),
+        }
+        let inside = self
+            .outliers
+            .last()
+            .is_none_or(|o| o.0 < (rows * cols) as u64);
+        let increasing = self.outliers.is_sorted_by(|a, b| a.0 < b.0);
+        assert!(inside && increasing, "outliers in order, inside the matrix");
+    }
+}
+
+/// `y = x * w^T` for a matrix of codes: `[tokens, in] x [out, in]^T -> [tokens, out]`.
+///
+/// Activations are rounded to 16-bit integers with a scale per row, at most 16 spikes of a row held out in f32, so the
+/// result is off by about 3e-5 (relative, root mean square, Gaussian rows). Every instruction set gives the same, bit
+/// for bit, whatever other rows there are.
+///
+/// # Panics
+/// If the shapes do not agree, or a part of `w` has not the length that its shape says.
+pub fn matmul_t_codes(x: ArrayView2<f32>, w: &Codes<'_>, y: ArrayViewMut2<f32>) {
+    matmul_t_codes_with(Isa::current(), x, w, y);
+}
+
+/// [`matmul_t_codes`] with a given instruction set.
+pub(super) fn matmul_t_codes_with(
+    isa: Isa,
+    x: ArrayView2<f32>,
+    w: &Codes<'_>,
+    mut y: ArrayViewMut2<f32>,
+) {
+    w.check();
+    assert_eq!(x.ncols(), w.shape[1], "columns of x and w");
+    assert_eq!(
+        y.dim(),
+        (x.nrows(), w.shape[0]),
+        "y of another shape than x * w^T"
+    );
+    if x.ncols() == 0 {
+        return y.fill(0.0);
+    }
+    let blocks = x.axis_chunks_iter(Axis(0), M_BLOCK);
+    for (x, y) in blocks.zip(y.axis_chunks_iter_mut(Axis(0), M_BLOCK)) {
+        multiply(isa, x, w, y);
+    }
+}
+
+/// One block of rows.
+fn multiply(isa: Isa, x: ArrayView2<f32>, w: &Codes<'_>, mut y: ArrayViewMut2<f32>) {
+    let height = x.nrows();
+    let x = x.as_standard_layout();
+    let row = |t: usize| x.row(t).to_slice().expect("adjacent columns");
+    let shares: Vec<Share> = (0..height)
+        .into_par_iter()
+        .map(|t| Share::of(row(t)))
+        .collect();
+    let ranges = ranges(x.ncols(), w.group[1], LONGEST, 2);
+    let units: usize = ranges.iter().map(|(_, units)| units).sum();
+    let sizes = [
+        units * height.next_multiple_of(LANES),
+        ranges.len() * height.next_multiple_of(LANES),
+    ];
+    with_scratch(sizes, |[packed, totals]| {
+        let packed: &mut [i32] = bytemuck::cast_slice_mut(packed);
+        pack_rows(height, &ranges, packed, |t, ks, out| {
+            shares[t].pack(row(t), ks, out)
+        });
+        let rows = Rows {
+            units: packed,
+            height,
+            ranges: &ranges,
+        };
+        // What each range's integers add up to, `[range][row]`.
+        let tiles = height.next_multiple_of(LANES) / LANES;
+        for ((_, units, xs), totals) in rows.ranges().zip(totals.chunks_exact_mut(tiles * LANES)) {
+            for (xs, totals) in xs
+                .chunks_exact(units * LANES)
+                .zip(totals.chunks_exact_mut(LANES))
+            {
+                let mut sums = [0i32; LANES];
+                for unit in xs.chunks_exact(LANES) {
+                    for (sum, x) in sums.iter_mut().zip(unit) {
+                        *sum += i32::from(*x as i16) + (*x >> 16);
+                    }
+                }
+                totals
+                    .iter_mut()
+                    .zip(sums)
+                    .for_each(|(total, sum)| *total = sum as f32);
+            }
+        }
+        let scales: Vec<f32> = shares.iter().map(|share| share.scale).collect();
+        let operand = Weights {
+            w,
+            scales: &scales,
+            totals,
+            width: tiles * LANES,
+            starts: ranges.iter().map(|(ks, _)| ks.start).collect(),
+        };
+        product(Pairs(isa), &rows, &operand, y.view_mut());
+    });
+    add_apart(&x.view(), w, &shares, y);
+}
+
+/// A row of activations as integers: `x = scale * integer`, but for its spikes.
+struct Share {
+    scale: f32,
+    /// Columns, increasing.
+    spikes: Vec<usize>,
+}
+
+impl Share {
+    fn of(x: &[f32]) -> Share {
+        let mut spikes = Vec::new();
+        let mut sum: f64 = x.iter().map(|x| f64::from(x.abs())).sum();
+        // What is not finite is a spike too, so that it reaches the result.
+        let mut candidates: Vec<usize> = (0..x.len()).collect();
+        let size = |&i: &usize| {
+            if x[i].is_nan() {
+                f32::INFINITY
+            } else {
+                x[i].abs()
+            }
+        };
+        let most = MOST_SPIKES.min(x.len());
+        if most < candidates.len() {
+            candidates
+                .select_nth_unstable_by(most, |a, b| size(b).total_cmp(&size(a)).then(a.cmp(b)));
+        }
+        let mut largest = candidates[..most].to_vec();
+        largest.sort_by(|a, b| size(b).total_cmp(&size(a)).then(a.cmp(b)));
+        let rest = candidates[most..].iter().map(size).fold(0.0, f32::max);
+        if !sum.is_finite() {
+            let finite = x.iter().filter(|x| x.is_finite());
+            sum = finite.map(|x| f64::from(x.abs())).sum();
+        }
+        for i in largest.iter().copied() {
+            let value = f64::from(size(&i));
+            let others = (x.len() - spikes.len()).saturating_sub(1).max(1) as f64;
+            let without = if value.is_finite() { sum - value } else { sum };
+            if value <= SPIKE * without.max(0.0) / others {
+                break;
+            }
+            spikes.push(i);
+            sum = without;
+        }
+        let max = largest.get(spikes.len()).map_or(rest, size);
+        spikes.sort_unstable();
+        let scale = max / STEPS;
+        Share { scale, spikes }
+    }
+
+    fn pack(&self, x: &[f32], ks: Range<usize>, out: &mut [i32]) {
+        let inverse = if self.scale > 0.0 {
+            1.0 / self.scale
+        } else {
+            0.0
+        };
+        // Beyond the range only where the scale's reciprocal overflows or the row has more spikes than are held.
+        let integer = |x: &f32| (x * inverse).round_ties_even().clamp(-STEPS, STEPS) as i32;
+        for (out, pair) in out.iter_mut().zip(x[ks.clone()].chunks(2)) {
+            let high = pair.get(1).map_or(0, |x| integer(x) << 16);
+            *out = high | (integer(&pair[0]) & 0xffff);
+        }
+        for &k in self.spikes.iter().filter(|k| ks.contains(k)) {
+            let k = k - ks.start;
+            out[k / 2] &= if k % 2 == 0 { !0xffff } else { 0xffff };
+        }
+    }
+}
+
+/// Codes with what their sums are multiplied by.
+struct Weights<'a> {
+    w: &'a Codes<'a>,
+    /// Of each row of activations.
+    scales: &'a [f32],
+    /// Sums of the activations' integers, `[range][width]`.
+    totals: &'a [f32],
+    width: usize,
+    /// Where the ranges start.
+    starts: Vec<usize>,
+}
+
+impl Operand<f32> for Weights<'_> {
+    fn pack(&self, row: usize, ks: Range<usize>, out: &mut [i32]) {
+        let w = self.w;
+        let (start, middle) = (row * w.shape[1] + ks.start, w.middle());
+        if w.bits == 8 {
+            for (out, pair) in out
+                .iter_mut()
+                .zip(w.codes[start..start + ks.len()].chunks(2))
+            {
+                let high = pair.get(1).map_or(0, |c| (i32::from(*c) - middle) << 16);
+                *out = high | ((i32::from(pair[0]) - middle) & 0xffff);
+            }
+        } else if start.is_multiple_of(2) {
+            let bytes = &w.codes[start / 2..(start + ks.len()).div_ceil(2)];
+            for (out, byte) in out.iter_mut().zip(bytes) {
+                let [low, high] = [byte & 15, byte >> 4].map(|c| i32::from(c) - middle);
+                *out = high << 16 | (low & 0xffff);
+            }
+            if ks.len() % 2 == 1 {
+                out[ks.len() / 2] &= 0xffff; // the next row's, or the next block's
+            }
+        } else {
+            for (i, k) in (start..start + ks.len()).enumerate() {
+                out[i / 2] |= ((w.code(k) - middle) & 0xffff) << (i % 2 * 16);
+            }
+        }
+        for (col, _) in w.outliers(row).filter(|(col, _)| ks.contains(col)) {
+            let i = col - ks.start;
+            out[i / 2] &= if i % 2 == 0 { !0xffff } else { 0xffff };
+        }
+    }
+
+    fn add(&self, row: usize, ks: &Range<usize>, product: &[i32], sums: &mut [f32]) {
+        let scale = self.w.scales[self.w.block(row, ks.start)];
+        for (sum, product) in sums.iter_mut().zip(product) {
+            *sum += scale * *product as f32;
+        }
+    }
+
+    fn finish(&self, row: usize, sums: &mut [f32]) {
+        if !matches!(self.w.offsets, CodeOffsets::Symmetric) {
+            for (start, totals) in self.starts.iter().zip(self.totals.chunks_exact(self.width)) {
+                let base = self.w.base(self.w.block(row, *start));
+                for (sum, total) in sums.iter_mut().zip(totals) {
+                    *sum += base * total;
+                }
+            }
+        }
+        for (sum, scale) in sums.iter_mut().zip(self.scales) {
+            *sum *= scale;
+        }
+    }
+}
+
+/// Adds what is not among the integers: spikes of activations, column by column, and outliers among the weights.
+fn add_apart(x: &ArrayView2<f32>, w: &Codes<'_>, shares: &[Share], mut y: ArrayViewMut2<f32>) {
+    let mut spikes: Vec<(usize, usize)> = Vec::new(); // column, row
+    for (t, share) in shares.iter().enumerate() {
+        spikes.extend(share.spikes.iter().map(|&k| (k, t)));
+    }
+    spikes.sort_unstable();
+    if spikes.is_empty() && w.outliers.is_empty() {
+        return;
+    }
+    let parts = y.axis_chunks_iter_mut(Axis(1), 64).into_par_iter();
+    parts.enumerate().for_each(|(part, mut y)| {
+        let rows = part * 64..part * 64 + y.ncols();
+        for of_column in spikes.chunk_by(|a, b| a.0 == b.0) {
+            let k = of_column[0].0;
+            let column: Vec<f32> = rows.clone().map(|row| w.value(row, k)).collect();
+            for &(_, t) in of_column {
+                let mut y = y.row_mut(t);
+                y.iter_mut()
+                    .zip(&column)
+                    .for_each(|(y, w)| *y += x[[t, k]] * w);
+            }
+        }
+        for row in rows.clone() {
+            for (k, value) in w.outliers(row) {
+                // The integer there is zero, which stands for the base.
+                let beyond = value - w.base(w.block(row, k));
+                for (t, share) in shares.iter().enumerate() {
+                    if share.spikes.binary_search(&k).is_err() {
+                        y[[t, row - rows.start]] += x[[t, k]] * beyond;
+                    }
+                }
+            }
+        }
+    });
+}

@@ -1,0 +1,230 @@
+//! Cutting operands into BF16 pieces, and moving sums between tiles and `y`.
+
+use std::arch::x86_64::*;
+use std::ops::Range;
+
+use ndarray::ArrayView2;
+
+use super::{BLOCK, PANEL, SIDE, STEP, TILE, X_BLOCK, X_PIECES, pieces};
+use crate::isa::Amx;
+use crate::matmul::x86::avx512::transpose;
+use crate::{Dtype, Mat};
+
+/// BF16 values in a tile.
+const VALUES: usize = 2 * TILE;
+
+/// The nearest number of 8 significant bits, and what is left. Where rounding might overflow (and for infinity and NaN)
+/// the bits are cut off instead, and nothing is left of what is not finite.
+///
+/// Three times, a finite number is used up: what is left has 16 bits after the first, 8 after the second.
+fn split(value: f32) -> (u16, f32) {
+    let bits = value.to_bits();
+    let magnitude = bits & 0x7fff_ffff;
+    let rounded = if magnitude < HUGE {
+        bits + 0x7fff + (bits >> 16 & 1)
+    } else {
+        bits
+    };
+    let piece = (rounded >> 16) as u16;
+    let rest = value - f32::from_bits(u32::from(piece) << 16);
+    (piece, if value.is_finite() { rest } else { 0.0 })
+}
+
+/// 2^127, as bits.
+const HUGE: u32 = 0x7f00_0000;
+
+/// [`split`] of sixteen numbers; the pieces as f32.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+fn split_16(value: __m512) -> (__m512, __m512) {
+    let bits = _mm512_castps_si512(value);
+    let magnitude = _mm512_and_si512(bits, _mm512_set1_epi32(0x7fff_ffff));
+    let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
+    let half = _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff));
+    let moderate = _mm512_cmplt_epi32_mask(magnitude, _mm512_set1_epi32(HUGE as i32));
+    let rounded = _mm512_mask_add_epi32(bits, moderate, bits, half);
+    let piece = _mm512_and_si512(rounded, _mm512_set1_epi32(0xffff_0000_u32 as i32));
+    let piece = _mm512_castsi512_ps(piece);
+    let infinity = _mm512_set1_epi32(f32::INFINITY.to_bits() as i32);
+    let finite = _mm512_cmplt_epi32_mask(magnitude, infinity);
+    (piece, _mm512_maskz_sub_ps(finite, value, piece))
+}
+
+/// The upper halves of sixteen, then sixteen more, numbers.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+fn upper_halves(low: __m512, high: __m512) -> __m512i {
+    let order = _mm512_set_epi16(
+        63, 61, 59, 57, 55, 53, 51, 49, 47, 45, 43, 41, 39, 37, 35, 33, 31, 29, 27, 25, 23, 21, 19,
+        17, 15, 13, 11, 9, 7, 5, 3, 1,
+    );
+    _mm512_permutex2var_epi16(_mm512_castps_si512(low), order, _mm512_castps_si512(high))
+}
+
+/// At most 16 rows of at most [`BLOCK`] activations to `[step][piece][pair of terms][row]`; what is missing is zero.
+///
+/// # Panics
+/// If there are more, columns are not adjacent, or `out` is shorter than [`X_BLOCK`].
+pub(super) fn activations(_proof: Amx, x: &ArrayView2<f32>, out: &mut [f32]) {
+    assert!(x.nrows() <= SIDE && x.ncols() <= BLOCK);
+    let mut rows: [&[f32]; SIDE] = [&[]; SIDE];
+    for (row, x) in rows.iter_mut().zip(x.rows()) {
+        *row = x.to_slice().expect("adjacent columns");
+    }
+    let steps = out[..X_BLOCK].chunks_exact_mut(X_PIECES * TILE);
+    for (step, out) in steps.enumerate().take(x.ncols().div_ceil(STEP)) {
+        let rows = rows.map(|row| row.get(step * STEP..).unwrap_or_default());
+        // SAFETY: `_proof` includes AVX-512.
+        unsafe { activations_of_step(rows, out) };
+    }
+}
+
+/// The first 32 of each row; shorter rows are filled up with zeros.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
+fn activations_of_step(rows: [&[f32]; SIDE], out: &mut [f32]) {
+    let mut tiles = [[_mm512_setzero_si512(); SIDE]; X_PIECES];
+    for (i, row) in rows.into_iter().enumerate() {
+        let halves = row.split_at(row.len().min(STEP / 2));
+        let mut values = [load_f32(halves.0), load_f32(halves.1)];
+        for tile in &mut tiles {
+            let (low, high) = (split_16(values[0]), split_16(values[1]));
+            tile[i] = upper_halves(low.0, high.0);
+            values = [low.1, high.1];
+        }
+    }
+    for (tile, out) in tiles.into_iter().zip(out.chunks_exact_mut(TILE)) {
+        for (row, out) in transpose(tile).into_iter().zip(out.as_chunks_mut().0) {
+            store(row, out);
+        }
+    }
+}
+
+/// The first 16 numbers, or all and zeros.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn load_f32(from: &[f32]) -> __m512 {
+    let mask = ((1u32 << from.len().min(16)) - 1) as u16;
+    // SAFETY: reads as many numbers as there are.
+    unsafe { _mm512_maskz_loadu_ps(mask, from.as_ptr()) }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn store(value: __m512i, to: &mut [f32; 16]) {
+    // SAFETY: 64 bytes.
+    unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), value) }
+}
+
+/// Rows `rows` and columns `ks` of `w`, overlay applied, to `[tile][step][piece][row][term]`; missing rows and terms are
+/// zero, and so are edited weights that do not [`fits`].
+///
+/// # Panics
+/// If the block is not inside `w`, larger than a panel by a block, not of 16 bits with adjacent columns, or `out` too short.
+pub(super) fn weights(_proof: Amx, w: &Mat, rows: Range<usize>, ks: Range<usize>, out: &mut [f32]) {
+    assert!(rows.len() <= PANEL && rows.end <= w.rows());
+    assert!(ks.len() <= BLOCK && ks.end <= w.cols() && w.strides()[1] == 1);
+    let pieces = pieces(w.dtype());
+    let out: &mut [u16] = bytemuck::cast_slice_mut(&mut out[..pieces * PANEL * BLOCK / 2]);
+    // SAFETY: `_proof` includes AVX-512.
+    unsafe { pack_weights(w, rows.clone(), ks.clone(), out) };
+    let tile = BLOCK / STEP * pieces * VALUES; // from one tile of rows to the next
+    for (row, k, value) in w.edits(rows.clone(), ks.clone()) {
+        let (row, k) = (row - rows.start, k - ks.start);
+        let at = row / SIDE * tile + k / STEP * pieces * VALUES + row % SIDE * STEP + k % STEP;
+        let mut rest = if fits(w.dtype(), value) { value } else { 0.0 };
+        for piece in 0..pieces {
+            (out[at + piece * VALUES], rest) = split(rest);
+        }
+    }
+}
+
+/// [`weights`] without the overlay.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
+fn pack_weights(w: &Mat, rows: Range<usize>, ks: Range<usize>, out: &mut [u16]) {
+    let (dtype, pitch) = (w.dtype(), w.strides()[0]);
+    let step = pieces(dtype) * VALUES;
+    for row in 0..PANEL {
+        let out = &mut out[row / SIDE * (BLOCK / STEP) * step + row % SIDE * STEP..];
+        let values = match rows.start + row {
+            row if row < rows.end => &w.base()[(row * pitch + ks.start) * 2..][..ks.len() * 2],
+            _ => &[],
+        };
+        for i in 0..ks.len().div_ceil(STEP) {
+            let values = values.get(i * STEP * 2..).unwrap_or_default();
+            weights_of_step(dtype, values, &mut out[i * step..]);
+        }
+    }
+}
+
+/// The first 32 weights of a row, or all and zeros, in pieces that are a tile apart.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
+fn weights_of_step(dtype: Dtype, values: &[u8], out: &mut [u16]) {
+    let mask = ((1u64 << (values.len() / 2).min(STEP)) - 1) as u32;
+    // SAFETY: reads as many values as there are, at any alignment.
+    let stored = unsafe { _mm512_maskz_loadu_epi16(mask, values.as_ptr().cast()) };
+    if dtype != Dtype::F16 {
+        let out: &mut [u16; STEP] = out.first_chunk_mut().expect("a row of a tile");
+        // SAFETY: 64 bytes.
+        return unsafe { _mm512_storeu_si512(out.as_mut_ptr().cast(), stored) };
+    }
+    let low = _mm512_cvtph_ps(_mm512_castsi512_si256(stored));
+    let high = _mm512_cvtph_ps(_mm512_extracti64x4_epi64::<1>(stored));
+    let (low, high) = (split_16(low), split_16(high));
+    for (piece, at) in [(low.0, high.0), (low.1, high.1)]
+        .into_iter()
+        .zip([0, VALUES])
+    {
+        let out: &mut [u16; STEP] = out[at..].first_chunk_mut().expect("a row of a tile");
+        let piece = upper_halves(piece.0, piece.1);
+        // SAFETY: 64 bytes.
+        unsafe { _mm512_storeu_si512(out.as_mut_ptr().cast(), piece) };
+    }
+}
+
+/// Whether the pieces of a weight of this type hold `value` exactly.
+pub(super) fn fits(dtype: Dtype, value: f32) -> bool {
+    let (_, mut rest) = split(value);
+    for _ in 1..pieces(dtype) {
+        (_, rest) = split(rest);
+    }
+    rest == 0.0 && !value.is_nan()
+}
+
+/// Starts or continues sums with a tile product.
+///
+/// # Panics
+/// If the two are of different lengths.
+pub(super) fn gather(proof: Amx, product: &[f32], sums: &mut [f32], start: bool) {
+    assert_eq!(product.len(), sums.len());
+    if start {
+        return sums.copy_from_slice(product);
+    }
+    crate::isa::Isa::Amx(proof).run(|| {
+        for (sum, product) in sums.iter_mut().zip(product) {
+            *sum += product;
+        }
+    });
+}
+
+/// A tile of sums, turned.
+///
+/// # Panics
+/// If either is shorter than a tile.
+pub(super) fn turn(_proof: Amx, sums: &[f32], out: &mut [f32]) {
+    #[target_feature(enable = "avx512f")]
+    fn turn(sums: &[f32; TILE], out: &mut [f32; TILE]) {
+        let mut rows = [_mm512_setzero_si512(); SIDE];
+        for (row, sums) in rows.iter_mut().zip(sums.as_chunks::<16>().0) {
+            // SAFETY: 64 bytes.
+            *row = unsafe { _mm512_loadu_si512(sums.as_ptr().cast()) };
+        }
+        for (row, out) in transpose(rows).into_iter().zip(out.as_chunks_mut().0) {
+            store(row, out);
+        }
+    }
+    let sums = sums.first_chunk().expect("a tile");
+    let out = out.first_chunk_mut().expect("a tile");
+    // SAFETY: `_proof` includes AVX-512.
+    unsafe { turn(sums, out) }
+}

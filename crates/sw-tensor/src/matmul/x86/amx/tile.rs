@@ -1,0 +1,458 @@
+//! The instructions. Rust has no stable intrinsics for them, so they are written as assembly.
+
+use std::arch::asm;
+use std::marker::PhantomData;
+
+use super::{BLOCK, PANEL, SIDE, STEP, TILE, WIDE, X_BLOCK};
+use crate::isa::Amx;
+
+/// The tile unit of this thread, configured: eight tiles of 16 rows of 64 bytes.
+pub(super) struct Unit {
+    /// Its configuration belongs to a thread.
+    of_thread: PhantomData<*const ()>,
+}
+
+/// A panel of weights over a block of K: 32 rows of `steps` times 32 terms.
+#[derive(Clone, Copy)]
+pub(super) struct Panel<'a> {
+    /// How many pieces a weight has.
+    pub(super) pieces: usize,
+    pub(super) steps: usize,
+    pub(super) weights: Weights<'a>,
+}
+
+/// Where the weights of a panel lie.
+#[derive(Clone, Copy)]
+pub(super) enum Weights<'a> {
+    /// Packed, `[tile of 2][step][piece][TILE]`.
+    Packed(&'a [f32]),
+    /// In the matrix, rows of one piece, that many bytes apart.
+    InPlace(&'a [u8], usize),
+}
+
+/// Lines of memory that will be read soon: 32, `pitch` bytes apart, and after each step the next ones.
+#[derive(Clone, Copy)]
+pub(super) struct Ahead {
+    pub(super) at: *const u8,
+    pub(super) pitch: usize,
+}
+
+/// Configures the tile unit for `f` and releases it afterwards, also when `f` panics.
+pub(super) fn configured<R>(_proof: Amx, f: impl FnOnce(&Unit) -> R) -> R {
+    #[repr(C, align(64))]
+    struct Configuration([u8; 64]);
+    struct Release;
+    impl Drop for Release {
+        fn drop(&mut self) {
+            // SAFETY: made only where `_proof` says that the instruction exists; it changes tiles only.
+            unsafe { asm!("tilerelease", options(nostack, nomem)) }
+        }
+    }
+    let mut bytes = [0; 64];
+    bytes[0] = 1; // palette
+    for tile in 0..8 {
+        bytes[16 + 2 * tile] = 64; // bytes per row
+        bytes[48 + tile] = 16; // rows
+    }
+    let configuration = Configuration(bytes);
+    // SAFETY: `_proof` says that CPU and system have the tile unit; 64 readable bytes that hold palette 1 with tiles of its
+    // size.
+    unsafe { asm!("ldtilecfg [{}]", in(reg) &raw const configuration, options(nostack, readonly)) };
+    let _release = Release;
+    f(&Unit {
+        of_thread: PhantomData,
+    })
+}
+
+/// Tile product: tile `$sum` += tile `$w` * tile `$x`.
+macro_rules! dp {
+    ($sum:literal, $w:literal, $x:literal) => {
+        concat!("tdpbf16ps tmm", $sum, ", tmm", $w, ", tmm", $x)
+    };
+}
+
+/// Loads tile `$tile`: of activations from `$at` plus `$offset`, of weights with their own distance of rows.
+macro_rules! load {
+    ($tile:literal, $at:literal, $offset:literal) => {
+        concat!(
+            "tileloadd tmm",
+            $tile,
+            ", [{",
+            $at,
+            "} + {row} + ",
+            $offset,
+            "]"
+        )
+    };
+    ($tile:literal, $at:literal, $offset:literal, weights) => {
+        concat!(
+            "tileloadd tmm",
+            $tile,
+            ", [{",
+            $at,
+            "} + {pitch} + ",
+            $offset,
+            "]"
+        )
+    };
+}
+
+/// Asks for eight lines of those ahead.
+macro_rules! ahead {
+    () => {
+        concat!(
+            "prefetcht0 [{next}]\nprefetcht0 [{next} + {next_pitch}]\n",
+            "lea {next}, [{next} + 2 * {next_pitch}]\n",
+            "prefetcht0 [{next}]\nprefetcht0 [{next} + {next_pitch}]\n",
+            "lea {next}, [{next} + 2 * {next_pitch}]\n",
+            "prefetcht0 [{next}]\nprefetcht0 [{next} + {next_pitch}]\n",
+            "lea {next}, [{next} + 2 * {next_pitch}]\n",
+            "prefetcht0 [{next}]\nprefetcht0 [{next} + {next_pitch}]\n",
+            "lea {next}, [{next} + 2 * {next_pitch}]",
+        )
+    };
+}
+
+/// Pointers and distances of a multiplication, as the assembly wants them.
+#[derive(Clone, Copy)]
+struct Operands {
+    steps: usize,
+    /// Two tiles of weights; bytes from row to row and from step to step.
+    w: [*const u8; 2],
+    pitch: usize,
+    step: usize,
+    /// One or two tiles of activations.
+    x: [*const f32; 2],
+    product: *mut f32,
+    ahead: Ahead,
+}
+
+/// Two tiles of weights times two of activations, step by step; sums in tiles 0 to 3.
+macro_rules! tall {
+    ($name:ident, $($line:expr),*) => {
+        /// # Safety
+        /// A configured tile unit; `steps > 0`; weights and activations readable for as many steps; `product` writable
+        /// for four tiles.
+        unsafe fn $name(o: Operands) {
+            // SAFETY: reads and writes what the caller vouches for, and changes the named registers only.
+            unsafe {
+                asm!(
+                    "tilezero tmm0",
+                    "tilezero tmm1",
+                    "tilezero tmm2",
+                    "tilezero tmm3",
+                    "2:",
+                    $($line,)*
+                    "add {w0}, {step}",
+                    "add {w1}, {step}",
+                    "add {x0}, 3072",
+                    "add {x1}, 3072",
+                    "dec {steps}",
+                    "jnz 2b",
+                    "tilestored [{product} + {row}], tmm0",
+                    "tilestored [{product} + {row} + 1024], tmm1",
+                    "tilestored [{product} + {row} + 2048], tmm2",
+                    "tilestored [{product} + {row} + 3072], tmm3",
+                    w0 = inout(reg) o.w[0] => _,
+                    w1 = inout(reg) o.w[1] => _,
+                    x0 = inout(reg) o.x[0] => _,
+                    x1 = inout(reg) o.x[1] => _,
+                    steps = inout(reg) o.steps => _,
+                    pitch = in(reg) o.pitch,
+                    step = in(reg) o.step,
+                    product = in(reg) o.product,
+                    row = in(reg) 64usize,
+                    out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                    out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+                    options(nostack),
+                );
+            }
+        }
+    };
+}
+
+/// Two tiles of weights times one of activations, asking for the lines ahead on the way: this is bound by memory. Sums are
+/// in tiles 0 and 2, where [`tall`] has them.
+macro_rules! low {
+    ($name:ident, $($line:expr),*) => {
+        /// # Safety
+        /// As for two tiles of activations.
+        unsafe fn $name(o: Operands) {
+            // SAFETY: reads and writes what the caller vouches for, and changes the named registers only. Asking for a line
+            // never faults.
+            unsafe {
+                asm!(
+                    "tilezero tmm0",
+                    "tilezero tmm2",
+                    "2:",
+                    $($line,)*
+                    "add {w0}, {step}",
+                    "add {w1}, {step}",
+                    "add {x0}, 3072",
+                    "add {line}, 64",
+                    "mov {next}, {line}",
+                    "dec {steps}",
+                    "jnz 2b",
+                    "tilestored [{product} + {row}], tmm0",
+                    "tilestored [{product} + {row} + 2048], tmm2",
+                    w0 = inout(reg) o.w[0] => _,
+                    w1 = inout(reg) o.w[1] => _,
+                    x0 = inout(reg) o.x[0] => _,
+                    steps = inout(reg) o.steps => _,
+                    line = inout(reg) o.ahead.at => _,
+                    next = inout(reg) o.ahead.at => _,
+                    next_pitch = in(reg) o.ahead.pitch,
+                    pitch = in(reg) o.pitch,
+                    step = in(reg) o.step,
+                    product = in(reg) o.product,
+                    row = in(reg) 64usize,
+                    out("tmm0") _, out("tmm2") _,
+                    out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+                    options(nostack),
+                );
+            }
+        }
+    };
+}
+
+// Every sum takes the pieces of a step in the same order.
+tall!(
+    tall_one,
+    load!("4", "w0", "0", weights),
+    load!("6", "x0", "0"),
+    dp!("0", "4", "6"),
+    load!("5", "w1", "0", weights),
+    dp!("2", "5", "6"),
+    load!("7", "x1", "0"),
+    dp!("1", "4", "7"),
+    dp!("3", "5", "7"),
+    load!("6", "x0", "1024"),
+    dp!("0", "4", "6"),
+    dp!("2", "5", "6"),
+    load!("7", "x1", "1024"),
+    dp!("1", "4", "7"),
+    dp!("3", "5", "7"),
+    load!("6", "x0", "2048"),
+    dp!("0", "4", "6"),
+    dp!("2", "5", "6"),
+    load!("7", "x1", "2048"),
+    dp!("1", "4", "7"),
+    dp!("3", "5", "7")
+);
+tall!(
+    tall_two,
+    load!("4", "w0", "0", weights),
+    load!("6", "x0", "0"),
+    dp!("0", "4", "6"),
+    load!("5", "w1", "0", weights),
+    dp!("2", "5", "6"),
+    load!("7", "x1", "0"),
+    dp!("1", "4", "7"),
+    dp!("3", "5", "7"),
+    load!("6", "x0", "1024"),
+    dp!("0", "4", "6"),
+    dp!("2", "5", "6"),
+    load!("7", "x1", "1024"),
+    dp!("1", "4", "7"),
+    dp!("3", "5", "7"),
+    load!("6", "x0", "2048"),
+    dp!("0", "4", "6"),
+    dp!("2", "5", "6"),
+    load!("7", "x1", "2048"),
+    dp!("1", "4", "7"),
+    dp!("3", "5", "7"),
+    load!("4", "w0", "1024", weights),
+    load!("6", "x0", "0"),
+    dp!("0", "4", "6"),
+    load!("5", "w1", "1024", weights),
+    dp!("2", "5", "6"),
+    load!("7", "x1", "0"),
+    dp!("1", "4", "7"),
+    dp!("3", "5", "7"),
+    load!("6", "x0", "1024"),
+    dp!("0", "4", "6"),
+    dp!("2", "5", "6"),
+    load!("7", "x1", "1024"),
+    dp!("1", "4", "7"),
+    dp!("3", "5", "7")
+);
+low!(
+    low_one,
+    load!("4", "w0", "0", weights),
+    load!("6", "x0", "0"),
+    dp!("0", "4", "6"),
+    ahead!(),
+    load!("5", "w1", "0", weights),
+    dp!("2", "5", "6"),
+    ahead!(),
+    load!("7", "x0", "1024"),
+    dp!("0", "4", "7"),
+    dp!("2", "5", "7"),
+    ahead!(),
+    load!("6", "x0", "2048"),
+    dp!("0", "4", "6"),
+    dp!("2", "5", "6"),
+    ahead!()
+);
+low!(
+    low_two,
+    load!("4", "w0", "0", weights),
+    load!("6", "x0", "0"),
+    dp!("0", "4", "6"),
+    ahead!(),
+    load!("5", "w1", "0", weights),
+    dp!("2", "5", "6"),
+    ahead!(),
+    load!("7", "x0", "1024"),
+    dp!("0", "4", "7"),
+    dp!("2", "5", "7"),
+    ahead!(),
+    load!("6", "x0", "2048"),
+    dp!("0", "4", "6"),
+    dp!("2", "5", "6"),
+    ahead!(),
+    load!("4", "w0", "1024", weights),
+    load!("6", "x0", "0"),
+    dp!("0", "4", "6"),
+    load!("5", "w1", "1024", weights),
+    dp!("2", "5", "6"),
+    load!("7", "x0", "1024"),
+    dp!("0", "4", "7"),
+    dp!("2", "5", "7")
+);
+
+impl Unit {
+    /// A panel of weights times one or two tiles of rows `[tile][X_BLOCK]`, to `product[tile of weights][tile of
+    /// rows][TILE]`, room for two tiles of rows. Only one tile looks ahead.
+    ///
+    /// # Panics
+    /// If an operand is too short.
+    pub(super) fn multiply(&self, w: Panel<'_>, xs: &[f32], product: &mut [f32], ahead: Ahead) {
+        assert!((1..=BLOCK / STEP).contains(&w.steps) && (1..=2).contains(&w.pieces));
+        assert!(product.len() >= 2 * WIDE * TILE && xs.len() >= X_BLOCK);
+        let is_tall = xs.len() >= 2 * X_BLOCK;
+        let (first, second, pitch, step) = match w.weights {
+            Weights::Packed(packed) => {
+                let block = BLOCK / STEP * w.pieces * TILE;
+                assert!(packed.len() >= WIDE * block);
+                let [first, second] = [packed, &packed[block..]].map(|w| w.as_ptr().cast());
+                (first, second, 64, w.pieces * TILE * size_of::<f32>())
+            }
+            Weights::InPlace(bytes, pitch) => {
+                assert_eq!(w.pieces, 1);
+                assert!(bytes.len() >= (PANEL - 1) * pitch + w.steps * 64);
+                let [first, second] = [bytes, &bytes[SIDE * pitch..]].map(|w| w.as_ptr());
+                (first, second, pitch, 64)
+            }
+        };
+        let operands = Operands {
+            steps: w.steps,
+            w: [first, second],
+            pitch,
+            step,
+            x: [
+                xs.as_ptr(),
+                xs[if is_tall { X_BLOCK } else { 0 }..].as_ptr(),
+            ],
+            product: product.as_mut_ptr(),
+            ahead,
+        };
+        // SAFETY: a `Unit` exists only while the tile unit of this thread is configured, and stays on it; operands have
+        // room for the steps, by the assertions above.
+        unsafe {
+            match (w.pieces, is_tall) {
+                (1, true) => tall_one(operands),
+                (1, false) => low_one(operands),
+                (_, true) => tall_two(operands),
+                (_, false) => low_two(operands),
+            }
+        }
+    }
+}
+
+/// `product[row][tile][lane] = sum_unit w[row][unit] . xs[tile][unit][lane]` for 32 rows of weights and one or two tiles of
+/// activations, four bytes to a unit.
+///
+/// # Panics
+/// If `units` is no positive multiple of 16, or an operand has another size.
+pub(in crate::matmul) fn multiply_i8(
+    proof: Amx,
+    tiles: usize,
+    units: usize,
+    w: &[i32],
+    xs: &[i32],
+    product: &mut [i32],
+) {
+    assert!(proof.multiplies_bytes(), "tiles of bytes");
+    assert!(units > 0 && units.is_multiple_of(16) && (1..=2).contains(&tiles));
+    assert!(w.len() == PANEL * units && xs.len() == tiles * units * SIDE);
+    assert_eq!(product.len(), PANEL * tiles * SIDE);
+    let x = [xs, &xs[(tiles - 1) * units * SIDE..]].map(<[i32]>::as_ptr);
+    let w = [w, &w[SIDE * units..]].map(<[i32]>::as_ptr);
+    let mut sums = [0i32; 4 * TILE];
+    configured(proof, |_| {
+        // SAFETY: the tile unit is configured; 16 rows of `units` from either place of `w`, `units` rows of 64 bytes from
+        // either place of `x`, by the assertions above.
+        unsafe { bytes(units / 16, units * 4, w, x, sums.as_mut_ptr()) }
+    });
+    for (i, sums) in sums.chunks_exact(TILE).enumerate() {
+        let (first, tile) = (i / 2 * SIDE, i % 2);
+        if tile >= tiles {
+            continue;
+        }
+        for (row, sums) in sums.chunks_exact(SIDE).enumerate() {
+            product[((first + row) * tiles + tile) * SIDE..][..SIDE].copy_from_slice(sums);
+        }
+    }
+}
+
+/// # Safety
+/// A configured tile unit with tiles of bytes; `steps > 0`; `w` readable for 16 rows, `pitch` bytes apart, of `steps` times
+/// 64 bytes; `x` for `steps` tiles; `product` writable for four tiles.
+unsafe fn bytes(
+    steps: usize,
+    pitch: usize,
+    w: [*const i32; 2],
+    x: [*const i32; 2],
+    product: *mut i32,
+) {
+    // SAFETY: reads and writes what the caller vouches for, and changes the named registers only.
+    unsafe {
+        asm!(
+            "tilezero tmm0",
+            "tilezero tmm1",
+            "tilezero tmm2",
+            "tilezero tmm3",
+            "2:",
+            "tileloadd tmm4, [{w0} + {pitch}]",
+            "tileloadd tmm6, [{x0} + {row}]",
+            "tdpbssd tmm0, tmm4, tmm6",
+            "tileloadd tmm5, [{w1} + {pitch}]",
+            "tdpbssd tmm2, tmm5, tmm6",
+            "tileloadd tmm7, [{x1} + {row}]",
+            "tdpbssd tmm1, tmm4, tmm7",
+            "tdpbssd tmm3, tmm5, tmm7",
+            "add {w0}, 64",
+            "add {w1}, 64",
+            "add {x0}, 1024",
+            "add {x1}, 1024",
+            "dec {steps}",
+            "jnz 2b",
+            "tilestored [{product} + {row}], tmm0",
+            "tilestored [{product} + {row} + 1024], tmm1",
+            "tilestored [{product} + {row} + 2048], tmm2",
+            "tilestored [{product} + {row} + 3072], tmm3",
+            w0 = inout(reg) w[0] => _,
+            w1 = inout(reg) w[1] => _,
+            x0 = inout(reg) x[0] => _,
+            x1 = inout(reg) x[1] => _,
+            steps = inout(reg) steps => _,
+            product = in(reg) product,
+            pitch = in(reg) pitch,
+            row = in(reg) 64usize,
+            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+            out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+            options(nostack),
+        );
+    }
+}

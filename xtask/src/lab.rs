@@ -23,6 +23,7 @@ use crate::{
     outcome::Outcome,
     output,
     progress::Bar,
+    table::grouped,
 };
 
 /// The paper's zero-shot tasks, in its order: task, heading.
@@ -566,14 +567,6 @@ fn digest(data: &DataDir) -> Result<String> {
         }
     }
     Ok(hex(hasher))
-}
-
-/// A count with its thousands set apart.
-pub(crate) fn grouped(n: usize) -> String {
-    let digits = n.to_string();
-    let groups = digits.as_bytes().rchunks(3).rev();
-    let groups: Vec<_> = groups.map(String::from_utf8_lossy).collect();
-    groups.join(",")
 }
 
 /// A digest in hexadecimal.

@@ -69,8 +69,9 @@ fn first_screen(lab: &Lab, records: &[Record]) -> String {
         );
     };
     format!(
-        "<header><p class=\"over\">The super weight of {}</p><h1><span class=\"number\">{}</span> <span class=\"what\">{}</span></h1><p class=\"lead\">{}</p>{}</header>",
+        "<header><p class=\"over\">The super weight of {}</p><h1><span class=\"number\" style=\"--n:{}\">{}</span> <span class=\"what\">{}</span></h1><p class=\"lead\">{}</p>{}</header>",
         escape(&lab.name()),
+        headline.number.chars().count(),
         escape(&headline.number),
         escape(&headline.text),
         escape(&record.outcome.finding),

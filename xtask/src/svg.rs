@@ -244,7 +244,7 @@ fn tick(value: f64, step: f64) -> String {
     if size >= 1e4 {
         return format!("{}k", trimmed(value / 1e3, 2));
     }
-    if size != 0.0 && size < 1e-3 {
+    if size != 0.0 && size < 0.99e-4 {
         return format!("{value:.0e}").replace('-', "\u{2212}");
     }
     let decimals = (1.0 - step.abs().log10()).ceil().clamp(0.0, 4.0) as usize;

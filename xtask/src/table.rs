@@ -129,6 +129,23 @@ pub(crate) fn p_value(p: f64) -> String {
     }
 }
 
+/// A count with its thousands set apart.
+pub(crate) fn grouped(n: usize) -> String {
+    let digits = n.to_string();
+    let groups = digits.as_bytes().rchunks(3).rev();
+    let groups: Vec<_> = groups.map(String::from_utf8_lossy).collect();
+    groups.join(",")
+}
+
+/// A positive number for a sentence: two decimals while they matter, thousands set apart.
+pub(crate) fn plain(value: f64) -> String {
+    match value {
+        v if v < 100.0 => format!("{v:.2}"),
+        v if v < 1e15 => grouped(v.round() as usize),
+        v => format!("{v:.1e}"),
+    }
+}
+
 /// Text as HTML and SVG take it.
 pub(crate) fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());

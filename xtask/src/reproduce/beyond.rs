@@ -16,7 +16,7 @@ use crate::{
     lab::{Lab, PERPLEXITIES, Scores},
     outcome::Outcome,
     paired::{self, Paired},
-    table::{Table, fixed, p_value, signed},
+    table::{Table, fixed, p_value, plain, signed},
 };
 
 /// Show what the paper leaves open: the super activation as a constant, sign flip, repair by a row, sinks, emergence.
@@ -444,7 +444,7 @@ fn finding(settings: &[Setting]) -> String {
                     .iter()
                     .find(|t| t.0 == *task)
                     .map_or(*task, |t| t.1);
-                format!("{ppl:.2} on {heading}")
+                format!("{} on {heading}", plain(*ppl))
             }
             (None, Some(average)) => format!("{:.2} % mean accuracy", 100.0 * average),
             _ => "nothing to measure".into(),

@@ -12,8 +12,9 @@ use super::{
 };
 use crate::{
     chart::{Panel, Step},
-    lab::{Lab, grouped},
+    lab::Lab,
     outcome::{Content, Outcome},
+    table::grouped,
 };
 
 /// Show on one page what the super weight does, from weight to spike to next token.

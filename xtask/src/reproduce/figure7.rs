@@ -10,11 +10,11 @@ use super::Experiment;
 use crate::{
     calibrate::{Calibration, Reconstruction, simplest},
     chart::{Along, Axis, Chart, Guide, Mark, Panel, Series, Tone, points},
-    lab::{Lab, Scores, grouped},
+    lab::{Lab, Scores},
     outcome::Outcome,
     paired::{self, Paired},
     published,
-    table::{Table, fixed, p_value, signed},
+    table::{Table, fixed, grouped, p_value, signed},
 };
 
 /// Show accuracy of 4-bit weights against block size: round-to-nearest, the paper's method, and its parts (Figure 7).

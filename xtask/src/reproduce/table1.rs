@@ -16,7 +16,7 @@ use crate::{
     lab::{ACCURACIES, Found, Lab, PERPLEXITIES, Scores},
     outcome::{Headline, Outcome},
     published,
-    table::{Table, fixed, signed},
+    table::{Table, fixed, plain, signed},
 };
 
 /// Print the paper's Table 1: what pruning one number does, beside pruning the largest others.
@@ -352,10 +352,14 @@ fn finding(settings: &[Setting], found: &Found, lab: &Lab) -> [String; 2] {
         && let [Some(before), Some(after), Some(other), Some(restored)] = column(i)
     {
         sentences.push(format!(
-            "Setting {} ({} of {} weights) to zero takes the perplexity on {name} from {before:.2} to {after:.2}; zeroing the {others} largest other weights, to {other:.2}. Putting only the super activation back gives {restored:.2}.",
+            "Setting {} ({} of {} weights) to zero takes the perplexity on {name} from {} to {}; zeroing the {others} largest other weights, to {}. Putting only the super activation back gives {}.",
             found.noun(),
             found.coords.len(),
             parameters,
+            plain(before),
+            plain(after),
+            plain(other),
+            plain(restored),
         ));
     }
     if let [Some(before), Some(after), Some(other), Some(restored)] = column(avg) {
@@ -378,10 +382,6 @@ fn headline_of(settings: &[Setting], text: String) -> Option<Headline> {
         .into_iter()
         .find(|&i| of("original", i).is_some())?;
     let factor = of("prune_sw", i)? / of("original", i)?;
-    let number = if factor < 10.0 {
-        format!("{factor:.2}\u{d7}")
-    } else {
-        format!("{factor:.0}\u{d7}")
-    };
+    let number = plain(factor) + "\u{d7}";
     Some(Headline { number, text })
 }

@@ -85,7 +85,7 @@ impl Experiment for Table2 {
             if self.no_proof {
                 String::new()
             } else {
-                format!("; zeroing decides about {proven} of them")
+                format!("; the proof finds {proven} of them decisive, alone or jointly")
             },
         );
         outcome.table("table2", "", table, format!(

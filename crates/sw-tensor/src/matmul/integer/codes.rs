@@ -287,8 +287,10 @@ impl Share {
         } else {
             0.0
         };
-        // Beyond the range only where the scale's reciprocal overflows or the row has more spikes than are held.
-        let integer = |x: &f32| (x * inverse).round_ties_even().clamp(-STEPS, STEPS) as i32;
+        // Beyond the range only where the scale's reciprocal overflows or the row has more spikes than are held. Adding
+        // 1.5 * 2^23 rounds to the nearest integer, ties to even, without a library call.
+        const ROUND: f32 = 12_582_912.0;
+        let integer = |x: &f32| (((x * inverse).clamp(-STEPS, STEPS) + ROUND) - ROUND) as i32;
         pairs(&x[ks.clone()], out, integer);
         for &k in self.spikes.iter().filter(|k| ks.contains(k)) {
             let k = k - ks.start;

@@ -160,8 +160,11 @@ impl Detect {
     }
 }
 
-/// Proves the candidates on the shipped texts; a model without a tokenizer goes without.
+/// Proves the super weights on the shipped texts, if there are any; a model without a tokenizer goes without.
 pub(crate) fn prove_if_possible(model: &Model, report: &mut Report) -> Result<()> {
+    if report.super_weights.is_empty() {
+        return Ok(());
+    }
     if let Err(error) = model.tokenizer() {
         eprintln!("note: no proof without a tokenizer ({error})");
         return Ok(());

@@ -117,7 +117,7 @@ def build_task(name, data, manager, scratch):
         training_split=None,
         validation_split=split if split == "validation" else None,
         test_split=split if split == "test" else None,
-        fewshot_split=None,
+        fewshot_split="test" if split == "test" and name not in ("lambada_openai", "wikitext") else None,
     )
     if name in BY_LENGTH:  # lm-eval knows acc_bytes, but these tasks do not ask for it
         overrides["metric_list"] = [dict(metric=m, aggregation="mean", higher_is_better=True) for m in ("acc", "acc_norm", "acc_bytes")]
@@ -174,6 +174,7 @@ def run(args):
                 model=lm,
                 tasks=[task],
                 samples={name: docs},
+                task_manager=manager,
                 num_fewshot=args.num_fewshot,
                 log_samples=True,
                 bootstrap_iters=args.bootstrap_iters,
@@ -359,7 +360,7 @@ def everything(args):
         ours = [args.sw, "eval", args.model, "--data", data, "--bos", bos]
         if items:
             theirs, names = f"{args.out}/lm-eval-{bos}.json", ",".join(items)
-            here("run", args.model, data, theirs, "--tasks", names, "--bos", bos, "--bootstrap-iters", 100000, *limit, *few)
+            here("run", args.model, data, theirs, "--tasks", names, "--bos", bos, *limit, *few)
             with open(theirs) as f:
                 theirs = json.load(f)
             most = max(task["docs"][-1] for task in theirs["tasks"].values()) + 1
@@ -428,7 +429,7 @@ def main():
         p.add_argument("--threads", type=int, default=2)
         p.add_argument("--num-fewshot", type=int, default=0)
         p.add_argument("--batch-size", type=int, default=1)
-        p.add_argument("--bootstrap-iters", type=int, default=1000)
+        p.add_argument("--bootstrap-iters", type=int, default=100_000)
         p.add_argument("--windows", type=int)
     args = parser.parse_args()
     args.function(args)

@@ -6,7 +6,8 @@
 
 Documents are spread evenly over each task's split. lm-eval gets the batch size that is fastest on a third of them. Then
 both take turns, `rounds` times; medians count. To lm-eval's advantage its time is that of `simple_evaluate` alone, with
-the model loaded and warm and the data read; `sw`'s is the whole process. Its start (imports, loading) is told beside.
+the model loaded and warm, the data read and its index of tasks built; `sw`'s is the whole process. Its start (imports,
+loading) is told beside.
 """
 
 import argparse
@@ -31,12 +32,12 @@ def cpu():
     return f"{os.cpu_count()} cores of {fields.get('model name', 'an unknown processor')} ({', '.join(flags)}), {memory} GiB"
 
 
-def theirs(task, lm, docs, batch):
+def theirs(task, lm, docs, batch, manager):
     from lm_eval import simple_evaluate
 
     lm.batch_size_per_gpu = batch
     start = time.time()
-    result = simple_evaluate(model=lm, tasks=[task], samples={task.config.task: docs}, bootstrap_iters=1000, log_samples=True)
+    result = simple_evaluate(model=lm, tasks=[task], samples={task.config.task: docs}, task_manager=manager, log_samples=True)
     return time.time() - start, result["results"][task.config.task]["acc,none"]
 
 
@@ -82,11 +83,11 @@ def main():
         total = len(task.eval_docs)
         step = max(1, total // wanted)
         docs = list(range(0, total, step))
-        theirs(task, lm, docs[:1], 1)  # warm
-        best = min(sizes, key=lambda b: theirs(task, lm, docs[::3], b)[0])
+        theirs(task, lm, docs[:1], 1, manager)  # warm
+        best = min(sizes, key=lambda b: theirs(task, lm, docs[::3], b, manager)[0])
         pairs = []
         for _ in range(args.rounds):
-            a, b = theirs(task, lm, docs, best), ours(args, name, step)
+            a, b = theirs(task, lm, docs, best, manager), ours(args, name, step)
             pairs.append((a[0], b[0]))
             kernel, values = b[2], (a[1], b[1])
         mine, lms = [statistics.median(p[i] for p in pairs) for i in (1, 0)]

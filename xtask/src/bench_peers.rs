@@ -15,7 +15,10 @@ use sw_benches::{Shape, VOCABULARY, median, random, tokens};
 use sw_model::{Model, Seq};
 use sw_tensor::{Mat, machine};
 
-use crate::output::{self, Table, say};
+use crate::{
+    output::{self, say},
+    table::Table,
+};
 
 const SCRIPT: &str = include_str!("peers.py");
 

@@ -9,7 +9,7 @@ use sw_eval::{Bos, DataDir};
 use sw_model::{Model, OpenOptions, WeightCoord, locate_model};
 
 /// Which model, which data, where to.
-#[derive(Args)]
+#[derive(Args, Clone)]
 pub(crate) struct Inputs {
     /// A directory in Hugging Face layout, or ORG/NAME or ORG/NAME@REVISION in the Hugging Face cache
     /// [default: the checkpoint of this repository]
@@ -18,11 +18,11 @@ pub(crate) struct Inputs {
     /// A folder that holds ORG/NAME/... as the Hugging Face dataset repositories lay them out
     /// [default: the sets of this repository for its own checkpoint, otherwise the cache]
     #[arg(long, value_name = "DIR")]
-    data: Option<PathBuf>,
+    pub(crate) data: Option<PathBuf>,
     /// Documents of each task, and windows of each text, at most
     #[arg(long, value_name = "N")]
     pub(crate) limit: Option<usize>,
-    /// Where the results go; without it they are only printed
+    /// Where the results go; what is finished there with the same configuration is not run again. Without it they are only printed
     #[arg(long, value_name = "DIR")]
     pub(crate) out: Option<PathBuf>,
     /// Whether texts begin with the beginning-of-sequence token: the tokenizer's own rule, always, or never
@@ -31,22 +31,29 @@ pub(crate) struct Inputs {
     /// The prompt that detection runs
     #[arg(long, value_name = "TEXT", default_value = sw_detect::DEFAULT_PROMPT)]
     pub(crate) prompt: String,
+    /// Super weights instead of detecting them: LAYER:ROW:COL,... or a JSON file
+    #[arg(long, value_name = "FILE|L:R:C,...")]
+    pub(crate) super_weights: Option<String>,
+    /// Text to calibrate and search on, rows with a `text` [default: WikiText-2's training split in the data]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) calib: Option<PathBuf>,
     /// Worker threads [default: one per core]
     #[arg(long, value_name = "N")]
-    threads: Option<std::num::NonZeroUsize>,
+    pub(crate) threads: Option<std::num::NonZeroUsize>,
     /// Pass over a config field that is not implemented (repeatable); recorded in the results
     #[arg(long, value_name = "NAME")]
     pub(crate) ignore_config_field: Vec<String>,
 }
 
 impl Inputs {
+    /// Sets the number of worker threads; once, before any work.
+    pub(crate) fn set_threads(&self) -> Result<()> {
+        let Some(n) = self.threads else { return Ok(()) };
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(n.get());
+        pool.build_global().context("--threads")
+    }
+
     pub(crate) fn open(&self) -> Result<Model> {
-        if let Some(n) = self.threads {
-            rayon::ThreadPoolBuilder::new()
-                .num_threads(n.get())
-                .build_global()
-                .context("--threads")?;
-        }
         let mut options = OpenOptions::default();
         options
             .ignore_config_fields
@@ -57,10 +64,10 @@ impl Inputs {
         Ok(Model::open_with(locate_model(&self.model)?, &options)?)
     }
 
-    /// The prompt's tokens, under the BOS rule of the evaluation.
-    pub(crate) fn encode(&self, model: &Model) -> Result<Vec<u32>> {
+    /// A text's tokens, under the BOS rule of the evaluation.
+    pub(crate) fn encode(&self, model: &Model, text: &str) -> Result<Vec<u32>> {
         let tokenizer = model.tokenizer()?;
-        let mut tokens = tokenizer.encode(&self.prompt, self.bos == Bos::Auto)?;
+        let mut tokens = tokenizer.encode(text, self.bos == Bos::Auto)?;
         if self.bos == Bos::On {
             let bos = tokenizer
                 .bos()
@@ -71,8 +78,7 @@ impl Inputs {
         }
         ensure!(
             !tokens.is_empty(),
-            "--prompt {:?}: encodes to no token; give a longer one",
-            self.prompt
+            "{text:?}: encodes to no token; give a longer text"
         );
         Ok(tokens)
     }
@@ -91,7 +97,7 @@ impl Inputs {
     }
 
     /// Whether the model is the checkpoint of this repository.
-    fn is_embedded(&self) -> bool {
+    pub(crate) fn is_embedded(&self) -> bool {
         self.model == embedded("model")
     }
 }

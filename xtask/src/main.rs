@@ -1,16 +1,26 @@
 //! Tasks of this workspace: the experiments of the paper, one command each.
 //!
 //! ```text
+//! cargo xtask reproduce all --out out
 //! cargo xtask reproduce-table1
 //! cargo xtask reproduce-table1 --model MODEL --data DATA --limit 50 --out out
 //! ```
 #![forbid(unsafe_code)]
 
 mod bench_peers;
+mod calibrate;
+mod chart;
 mod inputs;
+mod lab;
+mod outcome;
 mod output;
+mod paired;
 mod progress;
-mod table1;
+mod published;
+mod report;
+mod reproduce;
+mod svg;
+mod table;
 mod train_nano;
 
 use std::process::ExitCode;
@@ -28,7 +38,8 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     BenchPeers(bench_peers::BenchPeers),
-    ReproduceTable1(table1::Table1),
+    #[command(flatten)]
+    Reproduce(reproduce::Commands),
     TrainNano(train_nano::TrainNano),
 }
 
@@ -39,12 +50,13 @@ fn main() -> ExitCode {
         return ExitCode::from(2);
     }
     let result = match cli.command {
-        Command::BenchPeers(c) => c.run(),
-        Command::ReproduceTable1(c) => c.run(),
-        Command::TrainNano(c) => c.run(),
+        Command::BenchPeers(c) => c.run().map(|()| true),
+        Command::Reproduce(c) => c.run(),
+        Command::TrainNano(c) => c.run().map(|()| true),
     };
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(3), // some of several experiments could not be made
         Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {}", line(&error));

@@ -1,77 +1,55 @@
-//! What an experiment leaves behind: a table for people, and JSON, Markdown and CSV files for everything else.
+//! Files, each written whole or not at all, and lines on stdout.
 
-use std::{
-    fs,
-    io::Write,
-    path::{Path, PathBuf},
-};
+use std::{fs, io::Write, path::Path};
 
 use anyhow::{Context, Result};
-use comfy_table::{CellAlignment, TableStyle, presets};
 use serde_json::Value;
 
+use crate::{
+    chart,
+    outcome::{Content, Outcome},
+    svg,
+};
+
 /// Writes a line to stdout; a reader that has gone away (`| head`) ends the program quietly.
-pub(crate) fn say(text: impl std::fmt::Display) -> anyhow::Result<()> {
-    use std::io::Write;
+pub(crate) fn say(text: impl std::fmt::Display) -> Result<()> {
     writeln!(std::io::stdout().lock(), "{text}")?;
     Ok(())
 }
 
-/// A table whose first column names its rows.
-#[derive(Debug, Default)]
-pub(crate) struct Table {
-    pub(crate) header: Vec<String>,
-    pub(crate) rows: Vec<Vec<String>>,
-}
-
-impl Table {
-    /// For a terminal.
-    pub(crate) fn text(&self) -> String {
-        self.render(presets::UTF8_FULL_CONDENSED)
-    }
-
-    pub(crate) fn markdown(&self) -> String {
-        self.render(presets::ASCII_MARKDOWN)
-    }
-
-    fn render(&self, style: TableStyle) -> String {
-        let mut table = comfy_table::Table::new();
-        table.load_style(style).set_header(&self.header);
-        table.set_content_arrangement(comfy_table::ContentArrangement::Disabled);
-        for row in &self.rows {
-            table.add_row(row);
-        }
-        for column in table.column_iter_mut().skip(1) {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
-        table.to_string()
-    }
-
-    pub(crate) fn csv(&self) -> String {
-        let quote = |cell: &String| {
-            if cell.contains([',', '"', '\n']) {
-                format!("\"{}\"", cell.replace('"', "\"\""))
-            } else {
-                cell.clone()
+/// Writes an outcome: of each table and figure the CSV, of each figure the drawing, then its page and its JSON.
+pub(crate) fn outcome(
+    dir: &Path,
+    name: &str,
+    command: &str,
+    outcome: &Outcome,
+    json: &Value,
+) -> Result<()> {
+    for block in &outcome.blocks {
+        let csv = match &block.content {
+            Content::Table(table) => table.csv(),
+            Content::Figure(panels) => {
+                let drawing = dir.join(format!("{}.svg", block.id));
+                whole(&drawing, &svg::standalone(panels))?;
+                chart::table(panels).csv()
             }
         };
-        let line = |row: &Vec<String>| row.iter().map(quote).collect::<Vec<_>>().join(",") + "\n";
-        std::iter::once(&self.header)
-            .chain(&self.rows)
-            .map(line)
-            .collect()
+        whole(&dir.join(format!("{}.csv", block.id)), &csv)?;
     }
+    page(dir, name, json, &outcome.markdown(command))
 }
 
 /// Writes `DIR/NAME.json`, `DIR/NAME.md` and `DIR/NAME.csv`, each whole or not at all.
 pub(crate) fn write(dir: &Path, name: &str, json: &Value, markdown: &str, csv: &str) -> Result<()> {
-    fs::create_dir_all(dir).with_context(|| dir.display().to_string())?;
-    whole(dir.join(format!("{name}.md")), markdown)?;
-    whole(dir.join(format!("{name}.csv")), csv)?;
-    whole(
-        dir.join(format!("{name}.json")),
-        &(serde_json::to_string_pretty(json)? + "\n"),
-    )
+    whole(&dir.join(format!("{name}.csv")), csv)?;
+    page(dir, name, json, markdown)
+}
+
+/// The JSON comes last: where it stands, everything else does.
+fn page(dir: &Path, name: &str, json: &Value, markdown: &str) -> Result<()> {
+    whole(&dir.join(format!("{name}.md")), markdown)?;
+    let json = serde_json::to_string_pretty(json)? + "\n";
+    whole(&dir.join(format!("{name}.json")), &json)
 }
 
 /// Makes the folder, and makes sure that it can be written to.
@@ -82,13 +60,16 @@ pub(crate) fn probe(dir: &Path) -> Result<()> {
 }
 
 /// Writes beside the target, then renames.
-fn whole(path: PathBuf, text: &str) -> Result<()> {
+pub(crate) fn whole(path: &Path, text: &str) -> Result<()> {
     let dir = path.parent().unwrap_or(Path::new("."));
     let write = || -> std::io::Result<()> {
-        let mut file = tempfile::NamedTempFile::new_in(dir)?;
+        let mut builder = tempfile::Builder::new();
+        #[cfg(unix)]
+        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666)); // less the umask
+        let mut file = builder.tempfile_in(dir)?;
         file.write_all(text.as_bytes())?;
         file.as_file().sync_all()?;
-        file.persist(&path)?;
+        file.persist(path)?;
         Ok(())
     };
     write().with_context(|| path.display().to_string())

@@ -5,16 +5,16 @@ use std::ops::ControlFlow;
 use indicatif::{ProgressBar, ProgressStyle};
 use sw_eval::Status;
 
-/// One bar for one evaluation.
+/// One bar for one setting on one task.
 pub(crate) struct Bar(ProgressBar);
 
 impl Bar {
-    pub(crate) fn new(label: &str) -> Self {
+    pub(crate) fn new(label: &str, task: &str) -> Self {
         let bar = ProgressBar::new(0);
         let style =
-            "{prefix:<24} {bar:30} {percent:>3}%  {pos}/{len} tokens  {per_sec}  {eta} left";
+            "{prefix:<40} {bar:20} {percent:>3}%  {pos}/{len} tokens  {per_sec}  {eta} left";
         bar.set_style(ProgressStyle::with_template(style).expect("a constant"));
-        bar.set_prefix(label.to_owned());
+        bar.set_prefix(format!("{label}: {task}"));
         Self(bar)
     }
 

@@ -281,3 +281,49 @@ fn shards_join_to_the_whole_run() {
     };
     assert_eq!(results(&whole), results(&parts));
 }
+
+#[test]
+fn two_settings_are_compared() {
+    let Some(shared) = shared() else { return };
+    let text = |path: PathBuf| path.display().to_string();
+    let (model, data) = (
+        text(shared.join("models/tinystories-656k")),
+        text(shared.join("data")),
+    );
+    let dir = tempfile::tempdir().unwrap();
+    let plan = text(dir.path().join("prune.json"));
+    let run = |plan: &str| {
+        let args = "--tasks piqa,wikitext2 --limit 6 --bos on --json --resamples 200";
+        let mut command = sw();
+        command.args(["compare", &model, "--data", &data, "--plan", plan]);
+        command.args(args.split(' ')).output().unwrap()
+    };
+    let missing = run("no/such.json");
+    let stderr = String::from_utf8_lossy(&missing.stderr);
+    assert!(
+        !missing.status.success() && stderr.contains("no/such.json"),
+        "{stderr}"
+    );
+    let prune = r#"[{"kind": "prune_weights", "coords": [{"layer": 0, "linear": "down_proj", "row": 88, "col": 165}]}]"#;
+    fs::write(&plan, prune).unwrap();
+    let output = run(&plan);
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let found: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(found["first"]["interventions"], Value::Array(vec![]));
+    assert_eq!(found["second"]["interventions"][0]["kind"], "prune_weights");
+    let tasks = found["tasks"].as_array().unwrap();
+    assert_eq!(tasks.len(), 2);
+    for task in tasks {
+        assert_eq!(task["comparison"]["documents"], 6);
+        assert!(task["divergence"]["kl_mean"].as_f64().unwrap() > 0.0);
+    }
+    let test = &tasks[0]["comparison"]["accuracies"][0];
+    assert_eq!(
+        (&test[0], test[1]["p_value"].is_f64()),
+        (&"acc".into(), true)
+    );
+}

@@ -184,14 +184,14 @@ impl<'a> Scan<'a> {
 
 impl Hook for Scan<'_> {
     fn wants(&self, site: Site) -> bool {
-        match site {
+        matches!(
+            site,
             Site::ResidPre(_)
-            | Site::DownIn(_)
-            | Site::DownOut(_)
-            | Site::ExpertDownIn(..)
-            | Site::ExpertDownOut(..) => true,
-            _ => false,
-        }
+                | Site::DownIn(_)
+                | Site::DownOut(_)
+                | Site::ExpertDownIn(..)
+                | Site::ExpertDownOut(..)
+        )
     }
 
     fn visit(&mut self, site: Site, view: SiteView<'_>) {

@@ -70,8 +70,23 @@ pub fn evaluate_with(
     journal: Option<&OpenJournal<'_>>,
     progress: &mut Progress<'_>,
 ) -> Result<Run> {
-    let (clock, now) = (Instant::now(), SystemTime::now());
     let workload = Workload::new(lm, tasks, data, options)?;
+    evaluate_workload(lm, workload, options, journal, progress)
+}
+
+/// Evaluates what a [`Workload`] asks: the same one serves all interventions on one model, so that data are read and
+/// encoded once. `options` are those that it was made with, but for the interventions.
+///
+/// # Errors
+/// As [`evaluate_with`].
+pub fn evaluate_workload(
+    lm: &dyn LanguageModel,
+    workload: Workload,
+    options: &Options,
+    journal: Option<&OpenJournal<'_>>,
+    progress: &mut Progress<'_>,
+) -> Result<Run> {
+    let (clock, now) = (Instant::now(), SystemTime::now());
     let model = lm.info();
     let config = config_hash(&workload, options, &model, lm.max_length());
     let key = Key {

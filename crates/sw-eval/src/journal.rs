@@ -5,7 +5,7 @@
 
 use std::{
     collections::HashMap,
-    fs::{File, OpenOptions},
+    fs::{File, OpenOptions, TryLockError},
     io::{BufRead, BufReader, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
 };
@@ -47,7 +47,8 @@ impl Journal {
     /// Opens a journal or begins one; returns the answers it holds.
     ///
     /// # Errors
-    /// A journal of another configuration, a broken line before the last, a file that cannot be read or written.
+    /// A journal of another configuration or in use by another process, a broken line before the last, a file that cannot
+    /// be read or written.
     pub fn open(path: impl Into<PathBuf>, key: &Key) -> Result<(Self, HashMap<usize, Score>)> {
         let path = path.into();
         let opened = OpenOptions::new()
@@ -57,6 +58,10 @@ impl Journal {
             .truncate(false)
             .open(&path);
         let mut file = opened.map_err(|e| Error::io(&path, e))?;
+        if let Err(TryLockError::WouldBlock) = file.try_lock() {
+            let problem = "another process is writing to it; wait for it, name another folder, or give each process its --shard";
+            return Err(Error::journal(&path, problem));
+        } // a file system without locks is trusted
         let (found, end) = read(&path, &mut file, key)?;
         file.set_len(end)
             .and_then(|()| file.seek(SeekFrom::End(0)))
@@ -212,6 +217,17 @@ mod tests {
             }
             assert_eq!(std::fs::read(&path).unwrap(), whole, "cut at {length}");
         }
+    }
+
+    #[test]
+    fn two_runs_at_once_do_not_mix() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("journal.jsonl");
+        let first = Journal::open(&path, &key()).unwrap();
+        let error = Journal::open(&path, &key()).unwrap_err().to_string();
+        assert!(error.contains("another process"), "{error}");
+        drop(first);
+        Journal::open(&path, &key()).unwrap();
     }
 
     #[test]

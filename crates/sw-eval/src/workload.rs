@@ -252,8 +252,11 @@ fn prepare(
             } else {
                 Vec::new()
             };
-            // The harness leaves the document itself out where the task has no test split.
-            let mut sampler = Sampler::new(&pool, options.seed, task.split != Split::Test);
+            // The harness leaves the document itself out where the task has no test split. Where examples come from the
+            // split under evaluation for want of the task's own, it has to be left out, too.
+            let fallback = source.fewshot_split.is_some_and(|from| from != task.shots);
+            let exclude = task.split != Split::Test || fallback;
+            let mut sampler = Sampler::new(&pool, options.seed, exclude);
             let shots = if pool.is_empty() {
                 0
             } else {

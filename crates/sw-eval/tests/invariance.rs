@@ -133,6 +133,18 @@ fn interventions() {
             r#"{"kind": "prune_largest", "select": "global", "count": 20}"#,
         )],
     );
+    check(
+        &model,
+        &[json(
+            r#"{"kind": "set_weights", "weights": [{"layer": 1, "linear": "down_proj", "row": 0, "col": 5, "value": 0.75}]}"#,
+        )],
+    );
+    check(
+        &model,
+        &[json(
+            r#"{"kind": "add_constants", "constants": [{"layer": 0, "position": 0, "channel": 3, "value": 2.5}, {"layer": 1, "position": 4, "channel": 1, "value": -1.0}]}"#,
+        )],
+    );
     let by_token = r#"{"kind": "quantize_activations", "recipe": {"scheme": {"grouping": {"kind": "row"}}, "pick": {"kind": "none"}}}"#;
     check(&model, &[json(by_token)]);
     let whole = r#"{"kind": "quantize_activations", "recipe": {"scheme": {"grouping": {"kind": "tensor"}}, "pick": {"kind": "largest"}}}"#;
@@ -176,6 +188,14 @@ fn refused_interventions_say_why() {
             "outside",
         ),
         (
+            r#"{"kind": "set_weights", "weights": [{"layer": 0, "linear": "down_proj", "row": 0, "col": 9999, "value": 1.0}]}"#,
+            "outside",
+        ),
+        (
+            r#"{"kind": "add_constants", "constants": [{"layer": 0, "position": 0, "channel": 9999, "value": 1.0}]}"#,
+            "channel 9999",
+        ),
+        (
             r#"{"kind": "smooth_quant", "alpha": 0.5, "calibration": "nowhere.jsonl"}"#,
             "nowhere.jsonl",
         ),
@@ -190,6 +210,51 @@ fn refused_interventions_say_why() {
             "{json}: {error}"
         );
     }
+}
+
+/// A constant in the place of a super weight's product at one token is the super weight, as far as that token goes.
+#[test]
+fn a_constant_at_its_position_is_the_weight() {
+    use sw_model::{Hook, Seq, Site, SiteView};
+
+    struct In(f32);
+    impl Hook for In {
+        fn wants(&self, site: Site) -> bool {
+            site == Site::DownIn(0)
+        }
+        fn visit(&mut self, _: Site, view: SiteView<'_>) {
+            self.0 = view.data[[0, 2]];
+        }
+    }
+
+    let model = model("llama");
+    let coord = WeightCoord::down(0, 1, 2);
+    let tokens: Vec<u32> = (3..14).collect();
+    let mut input = In(0.0);
+    model
+        .forward(&[Seq::from(&tokens[..1])], &mut input)
+        .unwrap();
+    let value = input.0 * model.value(coord).unwrap();
+    assert!(value != 0.0);
+    let constants = serde_json::json!([
+        {"kind": "prune_weights", "coords": [coord]},
+        {"kind": "add_constants", "constants": [{"layer": 0, "position": 0, "channel": 1, "value": value}]},
+    ]);
+    let plan: Vec<Intervention> = serde_json::from_value(constants).unwrap();
+    let rows = |plan: &[Intervention], n: usize| {
+        Runtime::new(&model, plan)
+            .unwrap()
+            .rows(&tokens[..n])
+            .unwrap()
+    };
+    let difference = |n| {
+        (rows(&plan, n) - rows(&[], n))
+            .mapv(f32::abs)
+            .into_iter()
+            .fold(0.0, f32::max)
+    };
+    assert!(difference(1) < 1e-5, "one token: {}", difference(1));
+    assert!(difference(11) > 1e-5, "the other tokens lack the weight");
 }
 
 /// Pruning by the overlay and restoring by the hook leave exactly one element of the layer's output to differ.

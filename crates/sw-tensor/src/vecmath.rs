@@ -45,7 +45,7 @@ pub(crate) fn exp_neg_f64(x: f64) -> f64 {
     const ROUND: f64 = 6_755_399_441_055_744.0;
     // ln 2 in two parts, the first of 32 bits, so that n * HIGH is exact.
     const HIGH: f64 = 2_977_044_471.0 / 4_294_967_296.0;
-    const LOW: f64 = 1.90821492927058770e-10;
+    const LOW: f64 = 1.908_214_929_270_587_7e-10;
     const COEFFICIENTS: [f64; 12] = {
         let (mut all, mut factorial, mut n) = ([0.0; 12], 1.0, 2);
         while n < 14 {

@@ -1,5 +1,6 @@
 //! What is done to a model before and while it is evaluated: typed values, the same JSON in plans and in results.
 
+mod constant;
 mod largest;
 mod quantize;
 mod restore;
@@ -10,6 +11,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use sw_model::{EditOp, Hook, Model, WeightCoord, WeightEdit};
 
+pub use constant::Constant;
 pub use largest::{Largest, largest};
 pub use quantize::ActivationSite;
 use sw_quant::{Activation, Scheme};
@@ -40,6 +42,17 @@ pub enum Intervention {
         coords: Vec<WeightCoord>,
         /// By what.
         factor: f32,
+    },
+    /// These weights become these values.
+    SetWeights {
+        /// Which, and what.
+        weights: Vec<SetWeight>,
+    },
+    /// Constants are added to single elements of `down_proj`'s output, at the same position of every sequence: a super
+    /// activation folded into a bias of its token.
+    AddConstants {
+        /// Where, and what.
+        constants: Vec<Constant>,
     },
     /// The weights of largest magnitude become zero, in all linear maps of the layers.
     PruneLargest {
@@ -87,6 +100,16 @@ pub enum Intervention {
         #[serde(default = "smooth::tokens")]
         tokens: usize,
     },
+}
+
+/// A weight and its new value.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SetWeight {
+    /// Which.
+    #[serde(flatten)]
+    pub coord: WeightCoord,
+    /// What it becomes.
+    pub value: f32,
 }
 
 /// A model with interventions, ready to run.
@@ -170,6 +193,21 @@ impl Applied {
                 }
                 self.model = self.model.edited(&set(coords, EditOp::Scale(*factor)))?;
             }
+            Intervention::SetWeights { weights } => {
+                if let Some(bad) = weights.iter().find(|w| !w.value.is_finite()) {
+                    let problem = format!("{}: value {} is not finite", bad.coord, bad.value);
+                    return Err(Refused::Here(problem));
+                }
+                let edit = |w: &SetWeight| WeightEdit {
+                    coord: w.coord,
+                    op: EditOp::Set(w.value),
+                };
+                let edits: Vec<_> = weights.iter().map(edit).collect();
+                self.model = self.model.edited(&edits)?;
+            }
+            Intervention::AddConstants { constants } => {
+                self.add(constant::Add::new(&self.model, constants)?);
+            }
             Intervention::PruneLargest { select, keep } => {
                 let coords = largest(&self.model, select, keep).map_err(Refused::Here)?;
                 self.model = self.model.edited(&set(&coords, EditOp::Set(0.0)))?;
@@ -240,6 +278,8 @@ impl Intervention {
         match self {
             Intervention::PruneWeights { .. } => "prune_weights",
             Intervention::ScaleWeights { .. } => "scale_weights",
+            Intervention::SetWeights { .. } => "set_weights",
+            Intervention::AddConstants { .. } => "add_constants",
             Intervention::PruneLargest { .. } => "prune_largest",
             Intervention::RestoreSuperActivation { .. } => "restore_super_activation",
             Intervention::QuantizeWeights { .. } => "quantize_weights",

@@ -85,6 +85,11 @@ impl<'a> Out<'a> {
         self.rows
     }
 
+    /// Columns of the place.
+    pub(super) fn width(&self) -> usize {
+        self.cols
+    }
+
     /// The part at `rows x cols`.
     #[inline]
     pub(crate) fn part(&mut self, rows: Range<usize>, cols: Range<usize>) -> Out<'_> {

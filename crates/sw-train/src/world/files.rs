@@ -23,9 +23,11 @@ const ENDING: u32 = 6;
 const LAST_WORD: u32 = 7;
 const IN_WORLD: u32 = 8;
 const SHIFTED: u32 = 9;
+/// Text that is in no test set, for calibration.
+const CALIBRATION: u32 = 10;
 
 /// Writes the seven tasks' sets with `items` items each and two perplexity texts under `dir/ORG/NAME/..`: WikiText's rows
-/// in-world, C4's in the shifted dialect.
+/// in-world, C4's in the shifted dialect; WikiText's training split, a quarter as many rows, is for calibration.
 ///
 /// `passage(dice, dialect, n)` draws text that is `n` tokens short of one window. WikiText's protocol joins the rows by
 /// blank lines and cuts the whole into windows: as each row fills one, a window begins with BOS or with a blank line,
@@ -147,6 +149,13 @@ pub fn write_evaluation(
     let set = draw(seed, IN_WORLD, items, |dice| passage(dice, world, 1));
     let set = set.into_iter().collect::<Result<Vec<_>>>()?;
     let path = "Salesforce/wikitext/wikitext-2-raw-v1/test-00000-of-00001.parquet";
+    write(&dir.join(path), &[Column::text("text", set)])?;
+
+    let set = draw(seed, CALIBRATION, items.div_ceil(4), |dice| {
+        passage(dice, world, 1)
+    });
+    let set = set.into_iter().collect::<Result<Vec<_>>>()?;
+    let path = "Salesforce/wikitext/wikitext-2-raw-v1/train-00000-of-00001.parquet";
     write(&dir.join(path), &[Column::text("text", set)])?;
 
     let set = draw(seed, SHIFTED, items, |dice| {

@@ -7,7 +7,7 @@ use ndarray::{ArrayView2, ArrayViewMut2, Axis, s};
 use super::kernel::{Kernel, Pairs};
 #[cfg(target_arch = "x86_64")]
 use super::kernel::{Quads, Tiles};
-use super::{M_BLOCK, Operand, Rows, pack_rows, product, ranges};
+use super::{M_BLOCK, Operand, Rows, pack_rows, pairs, product, ranges};
 use crate::isa::Isa;
 use crate::matmul::kernel::with_scratch;
 
@@ -53,13 +53,13 @@ pub(super) fn matmul_t_i8_with(
         match isa {
             #[cfg(target_arch = "x86_64")]
             Isa::Amx(proof) if proof.multiplies_bytes() => {
-                multiply(Tiles(proof), Form::Signed, x, w.view(), y);
+                multiply(isa, Tiles(proof), Form::Signed, x, w.view(), y);
             }
             #[cfg(target_arch = "x86_64")]
             Isa::Amx(_) | Isa::Avx512(_) if let Some(vnni) = isa.vnni() => {
-                multiply(Quads(vnni), Form::Shifted, x, w.view(), y);
+                multiply(isa, Quads(vnni), Form::Shifted, x, w.view(), y);
             }
-            _ => multiply(Pairs(isa), Form::Wide, x, w.view(), y),
+            _ => multiply(isa, Pairs(isa), Form::Wide, x, w.view(), y),
         }
     }
 }
@@ -83,13 +83,10 @@ impl Form {
     }
 
     /// Bytes to units; `flip` changes the bits of each, in the forms of four.
+    #[inline(always)]
     fn pack(self, values: &[i8], flip: u8, out: &mut [i32]) {
         if self == Form::Wide {
-            for (out, pair) in out.iter_mut().zip(values.chunks(2)) {
-                let high = pair.get(1).map_or(0, |v| i32::from(*v) << 16);
-                *out = high | (i32::from(pair[0]) & 0xffff);
-            }
-            return;
+            return pairs(values, out, |v| i32::from(*v));
         }
         let out: &mut [u8] = bytemuck::cast_slice_mut(out);
         for (out, value) in out.iter_mut().zip(values) {
@@ -99,6 +96,7 @@ impl Form {
 }
 
 fn multiply<K: Kernel>(
+    isa: Isa,
     kernel: K,
     form: Form,
     x: ArrayView2<i8>,
@@ -116,7 +114,7 @@ fn multiply<K: Kernel>(
         [units * height.next_multiple_of(super::LANES)],
         |[packed]| {
             let packed: &mut [i32] = bytemuck::cast_slice_mut(packed);
-            pack_rows(height, &ranges, packed, |row, ks, out| {
+            pack_rows(isa, height, &ranges, packed, |row, ks, out| {
                 form.pack(
                     x.slice(s![row, ks]).to_slice().expect("adjacent"),
                     flip,
@@ -128,7 +126,7 @@ fn multiply<K: Kernel>(
                 height,
                 ranges: &ranges,
             };
-            product(kernel, &rows, &Bytes { w, form, flip }, y);
+            product(isa, kernel, &rows, &Bytes { w, form, flip }, y);
         },
     );
 }
@@ -140,17 +138,20 @@ struct Bytes<'a> {
 }
 
 impl Operand<i32> for Bytes<'_> {
+    #[inline(always)]
     fn pack(&self, row: usize, ks: Range<usize>, out: &mut [i32]) {
         let row = self.w.slice(s![row, ks]).to_slice().expect("adjacent");
         self.form.pack(row, 0, out);
     }
 
+    #[inline(always)]
     fn add(&self, _: usize, _: &Range<usize>, product: &[i32], sums: &mut [i32]) {
         for (sum, product) in sums.iter_mut().zip(product) {
             *sum = sum.wrapping_add(*product); // shifted sums stay below 2^31; wrapping spares a check
         }
     }
 
+    #[inline(always)]
     fn finish(&self, row: usize, sums: &mut [i32]) {
         if self.flip == 0 {
             return;

@@ -6,7 +6,7 @@ use ndarray::{ArrayView2, ArrayViewMut2, Axis};
 use rayon::iter::{IndexedParallelIterator, IntoParallelIterator, ParallelIterator};
 
 use super::kernel::{LANES, Pairs};
-use super::{M_BLOCK, Operand, Rows, pack_rows, product, ranges};
+use super::{M_BLOCK, Operand, Rows, pack_rows, pairs, product, ranges};
 use crate::isa::Isa;
 use crate::matmul::kernel::with_scratch;
 
@@ -165,7 +165,7 @@ fn multiply(isa: Isa, x: ArrayView2<f32>, w: &Codes<'_>, mut y: ArrayViewMut2<f3
     let row = |t: usize| x.row(t).to_slice().expect("adjacent columns");
     let shares: Vec<Share> = (0..height)
         .into_par_iter()
-        .map(|t| Share::of(row(t)))
+        .map(|t| isa.run(|| Share::of(row(t))))
         .collect();
     let ranges = ranges(x.ncols(), w.group[1], LONGEST, 2);
     let units: usize = ranges.iter().map(|(_, units)| units).sum();
@@ -175,7 +175,7 @@ fn multiply(isa: Isa, x: ArrayView2<f32>, w: &Codes<'_>, mut y: ArrayViewMut2<f3
     ];
     with_scratch(sizes, |[packed, totals]| {
         let packed: &mut [i32] = bytemuck::cast_slice_mut(packed);
-        pack_rows(height, &ranges, packed, |t, ks, out| {
+        pack_rows(isa, height, &ranges, packed, |t, ks, out| {
             shares[t].pack(row(t), ks, out)
         });
         let rows = Rows {
@@ -184,7 +184,7 @@ fn multiply(isa: Isa, x: ArrayView2<f32>, w: &Codes<'_>, mut y: ArrayViewMut2<f3
             ranges: &ranges,
         };
         // What each range's integers add up to, `[range][row]`.
-        let tiles = height.next_multiple_of(LANES) / LANES;
+        let tiles = height.div_ceil(LANES);
         for ((_, units, xs), totals) in rows.ranges().zip(totals.chunks_exact_mut(tiles * LANES)) {
             for (xs, totals) in xs
                 .chunks_exact(units * LANES)
@@ -210,7 +210,7 @@ fn multiply(isa: Isa, x: ArrayView2<f32>, w: &Codes<'_>, mut y: ArrayViewMut2<f3
             width: tiles * LANES,
             starts: ranges.iter().map(|(ks, _)| ks.start).collect(),
         };
-        product(Pairs(isa), &rows, &operand, y.view_mut());
+        product(isa, Pairs(isa), &rows, &operand, y.view_mut());
     });
     add_apart(&x.view(), w, &shares, y);
 }
@@ -223,63 +223,85 @@ struct Share {
 }
 
 impl Share {
+    #[inline(always)]
     fn of(x: &[f32]) -> Share {
-        let mut spikes = Vec::new();
-        let mut sum: f64 = x.iter().map(|x| f64::from(x.abs())).sum();
-        // What is not finite is a spike too, so that it reaches the result.
-        let mut candidates: Vec<usize> = (0..x.len()).collect();
-        let size = |&i: &usize| {
+        // Lane by lane, so that the usual row costs little: nothing stands out of it.
+        let (mut sums, mut most) = ([0.0f64; LANES], [0.0f32; LANES]);
+        let (chunks, rest) = x.as_chunks::<LANES>();
+        for chunk in chunks {
+            for ((sum, most), x) in sums.iter_mut().zip(&mut most).zip(chunk) {
+                *sum += f64::from(x.abs());
+                *most = if x.abs() > *most { x.abs() } else { *most };
+            }
+        }
+        for ((sum, most), x) in sums.iter_mut().zip(&mut most).zip(rest) {
+            *sum += f64::from(x.abs());
+            *most = if x.abs() > *most { x.abs() } else { *most };
+        }
+        let sum: f64 = sums.iter().sum();
+        let most = most.into_iter().fold(0.0, f32::max);
+        let others = x.len().saturating_sub(1).max(1) as f64;
+        if sum.is_finite() && f64::from(most) <= SPIKE * (sum - f64::from(most)) / others {
+            return Share {
+                scale: most / STEPS,
+                spikes: Vec::new(),
+            };
+        }
+        Share::with_spikes(x)
+    }
+
+    /// What is not finite is a spike too, so that it reaches the result.
+    fn with_spikes(x: &[f32]) -> Share {
+        let size = |i: usize| {
             if x[i].is_nan() {
                 f32::INFINITY
             } else {
                 x[i].abs()
             }
         };
-        let most = MOST_SPIKES.min(x.len());
-        if most < candidates.len() {
-            candidates
-                .select_nth_unstable_by(most, |a, b| size(b).total_cmp(&size(a)).then(a.cmp(b)));
-        }
-        let mut largest = candidates[..most].to_vec();
-        largest.sort_by(|a, b| size(b).total_cmp(&size(a)).then(a.cmp(b)));
-        let rest = candidates[most..].iter().map(size).fold(0.0, f32::max);
-        if !sum.is_finite() {
-            let finite = x.iter().filter(|x| x.is_finite());
-            sum = finite.map(|x| f64::from(x.abs())).sum();
-        }
-        for i in largest.iter().copied() {
-            let value = f64::from(size(&i));
-            let others = (x.len() - spikes.len()).saturating_sub(1).max(1) as f64;
-            let without = if value.is_finite() { sum - value } else { sum };
-            if value <= SPIKE * without.max(0.0) / others {
+        let mut order: Vec<usize> = (0..x.len()).collect();
+        order.sort_unstable_by(|&a, &b| size(b).total_cmp(&size(a)).then(a.cmp(&b)));
+        // Sums of what comes after each of the largest, smallest first.
+        let finite = order.iter().filter(|&&i| size(i).is_finite());
+        let mut after: f64 = finite.map(|&i| f64::from(size(i))).sum();
+        let mut spikes = Vec::new();
+        for &i in order.iter().take(MOST_SPIKES) {
+            let others = (x.len() - spikes.len() - 1).max(1) as f64;
+            if size(i).is_finite() {
+                after = (after - f64::from(size(i))).max(0.0);
+            }
+            if f64::from(size(i)) <= SPIKE * after / others {
                 break;
             }
             spikes.push(i);
-            sum = without;
         }
-        let max = largest.get(spikes.len()).map_or(rest, size);
+        let scale = order.get(spikes.len()).map_or(0.0, |&i| size(i)) / STEPS;
         spikes.sort_unstable();
-        let scale = max / STEPS;
         Share { scale, spikes }
     }
 
+    #[inline(always)]
     fn pack(&self, x: &[f32], ks: Range<usize>, out: &mut [i32]) {
         let inverse = if self.scale > 0.0 {
             1.0 / self.scale
         } else {
             0.0
         };
-        // Beyond the range only where the scale's reciprocal overflows or the row has more spikes than are held.
-        let integer = |x: &f32| (x * inverse).round_ties_even().clamp(-STEPS, STEPS) as i32;
-        for (out, pair) in out.iter_mut().zip(x[ks.clone()].chunks(2)) {
-            let high = pair.get(1).map_or(0, |x| integer(x) << 16);
-            *out = high | (integer(&pair[0]) & 0xffff);
-        }
+        // Beyond the range only where the scale's reciprocal overflows or the row has more spikes than are held. Adding
+        // 1.5 * 2^23 rounds to the nearest integer, ties to even, without a library call.
+        const ROUND: f32 = 12_582_912.0;
+        let integer = |x: &f32| (((x * inverse).clamp(-STEPS, STEPS) + ROUND) - ROUND) as i32;
+        pairs(&x[ks.clone()], out, integer);
         for &k in self.spikes.iter().filter(|k| ks.contains(k)) {
             let k = k - ks.start;
-            out[k / 2] &= if k % 2 == 0 { !0xffff } else { 0xffff };
+            clear(out, k);
         }
     }
+}
+
+/// Makes number `i` of the pairs zero.
+fn clear(pairs: &mut [i32], i: usize) {
+    pairs[i / 2] &= [!0xffff, 0xffff][i % 2];
 }
 
 /// Codes with what their sums are multiplied by.
@@ -295,17 +317,13 @@ struct Weights<'a> {
 }
 
 impl Operand<f32> for Weights<'_> {
+    #[inline(always)]
     fn pack(&self, row: usize, ks: Range<usize>, out: &mut [i32]) {
         let w = self.w;
         let (start, middle) = (row * w.shape[1] + ks.start, w.middle());
         if w.bits == 8 {
-            for (out, pair) in out
-                .iter_mut()
-                .zip(w.codes[start..start + ks.len()].chunks(2))
-            {
-                let high = pair.get(1).map_or(0, |c| (i32::from(*c) - middle) << 16);
-                *out = high | ((i32::from(pair[0]) - middle) & 0xffff);
-            }
+            let codes = &w.codes[start..start + ks.len()];
+            pairs(codes, out, |c| i32::from(*c) - middle);
         } else if start.is_multiple_of(2) {
             let bytes = &w.codes[start / 2..(start + ks.len()).div_ceil(2)];
             for (out, byte) in out.iter_mut().zip(bytes) {
@@ -322,10 +340,11 @@ impl Operand<f32> for Weights<'_> {
         }
         for (col, _) in w.outliers(row).filter(|(col, _)| ks.contains(col)) {
             let i = col - ks.start;
-            out[i / 2] &= if i % 2 == 0 { !0xffff } else { 0xffff };
+            clear(out, i);
         }
     }
 
+    #[inline(always)]
     fn add(&self, row: usize, ks: &Range<usize>, product: &[i32], sums: &mut [f32]) {
         let scale = self.w.scales[self.w.block(row, ks.start)];
         for (sum, product) in sums.iter_mut().zip(product) {
@@ -333,6 +352,7 @@ impl Operand<f32> for Weights<'_> {
         }
     }
 
+    #[inline(always)]
     fn finish(&self, row: usize, sums: &mut [f32]) {
         if !matches!(self.w.offsets, CodeOffsets::Symmetric) {
             for (start, totals) in self.starts.iter().zip(self.totals.chunks_exact(self.width)) {

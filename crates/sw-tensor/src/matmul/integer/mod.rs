@@ -15,6 +15,7 @@ use ndarray::{ArrayViewMut2, Axis};
 use rayon::iter::{IndexedParallelIterator, IntoParallelIterator, ParallelIterator};
 
 use super::kernel::with_scratch;
+use crate::isa::Isa;
 use kernel::{Kernel, LANES, UNITS_OF_STEP};
 
 pub use bytes::matmul_t_i8;
@@ -68,8 +69,21 @@ fn ranges(
     all
 }
 
+/// Two numbers to a unit; a last one alone shares its unit with zero.
+#[inline(always)]
+fn pairs<T>(values: &[T], out: &mut [i32], number: impl Fn(&T) -> i32) {
+    let (whole, rest) = values.as_chunks::<2>();
+    for (out, [low, high]) in out.iter_mut().zip(whole) {
+        *out = number(high) << 16 | (number(low) & 0xffff);
+    }
+    if let ([last], Some(out)) = (rest, out.get_mut(whole.len())) {
+        *out = number(last) & 0xffff;
+    }
+}
+
 /// Packs all activations on all threads: `pack(row, ks, units)` writes one row of a range.
 fn pack_rows(
+    isa: Isa,
     height: usize,
     ranges: &[(Range<usize>, usize)],
     out: &mut [i32],
@@ -92,7 +106,7 @@ fn pack_rows(
                 row_units.fill(0);
                 let row = tile * LANES + lane;
                 if row < height {
-                    pack(row, ks.clone(), row_units);
+                    isa.run(|| pack(row, ks.clone(), row_units));
                 }
                 for (out, unit) in part[lane..].iter_mut().step_by(LANES).zip(&*row_units) {
                     *out = *unit;
@@ -115,8 +129,13 @@ trait Operand<S>: Sync {
 }
 
 /// `y[t, r]` of all rows `r` of an operand.
-fn product<S, K: Kernel>(kernel: K, x: &Rows<'_>, w: &impl Operand<S>, mut y: ArrayViewMut2<S>)
-where
+fn product<S, K: Kernel>(
+    isa: Isa,
+    kernel: K,
+    x: &Rows<'_>,
+    w: &impl Operand<S>,
+    mut y: ArrayViewMut2<S>,
+) where
     S: bytemuck::Pod + Send + Sync,
 {
     let parts = (4 * rayon::current_num_threads()).next_multiple_of(rayon::current_num_threads());
@@ -130,11 +149,12 @@ where
                 let n = PANEL.min(y.ncols() - start);
                 let rows = part * width + start..part * width + start + n;
                 let y = y.slice_mut(ndarray::s![.., start..start + n]);
-                panel(kernel, x, w, rows, y);
+                isa.run(|| panel(kernel, x, w, rows, y));
             }
         });
 }
 
+#[inline(always)] // so that it is compiled for the instruction set
 fn panel<S, K: Kernel>(
     kernel: K,
     x: &Rows<'_>,

@@ -214,8 +214,7 @@ fn product_of_part(proof: Amx, x: Rows<'_>, w: &Mat, rows: Range<usize>, mut y: 
             }
             for (m, sums) in sums.chunks_exact(TILE).enumerate() {
                 let ms = m * SIDE..height.min((m + 1) * SIDE);
-                pack::turn(proof, sums, product);
-                y.part(ms, ns.clone()).store(product, SIDE);
+                pack::turn(proof, sums, &mut y.part(ms, ns.clone()));
             }
         }
     });

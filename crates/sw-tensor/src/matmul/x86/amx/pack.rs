@@ -7,6 +7,7 @@ use ndarray::ArrayView2;
 
 use super::{BLOCK, PANEL, SIDE, STEP, TILE, X_BLOCK, X_PIECES, pieces};
 use crate::isa::Amx;
+use crate::matmul::kernel::Out;
 use crate::matmul::x86::avx512::transpose;
 use crate::{Dtype, Mat};
 
@@ -82,17 +83,16 @@ pub(super) fn activations(_proof: Amx, x: &ArrayView2<f32>, out: &mut [f32]) {
 /// The first 32 of each row; shorter rows are filled up with zeros.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
 fn activations_of_step(rows: [&[f32]; SIDE], out: &mut [f32]) {
-    let mut tiles = [[_mm512_setzero_si512(); SIDE]; X_PIECES];
-    for (i, row) in rows.into_iter().enumerate() {
-        let halves = row.split_at(row.len().min(STEP / 2));
-        let mut values = [load_f32(halves.0), load_f32(halves.1)];
-        for tile in &mut tiles {
-            let (low, high) = (split_16(values[0]), split_16(values[1]));
-            tile[i] = upper_halves(low.0, high.0);
-            values = [low.1, high.1];
-        }
-    }
-    for (tile, out) in tiles.into_iter().zip(out.chunks_exact_mut(TILE)) {
+    let mut values: [[__m512; 2]; SIDE] = std::array::from_fn(|i| {
+        let halves = rows[i].split_at(rows[i].len().min(STEP / 2));
+        [load_f32(halves.0), load_f32(halves.1)]
+    });
+    for out in out.chunks_exact_mut(TILE).take(X_PIECES) {
+        let tile: [__m512i; SIDE] = std::array::from_fn(|i| {
+            let (low, high) = (split_16(values[i][0]), split_16(values[i][1]));
+            values[i] = [low.1, high.1];
+            upper_halves(low.0, high.0)
+        });
         for (row, out) in transpose(tile).into_iter().zip(out.as_chunks_mut().0) {
             store(row, out);
         }
@@ -207,24 +207,31 @@ pub(super) fn gather(proof: Amx, product: &[f32], sums: &mut [f32], start: bool)
     });
 }
 
-/// A tile of sums, turned.
+/// A tile of sums, turned, to the first rows and columns of `y`, as far as they fit.
 ///
 /// # Panics
-/// If either is shorter than a tile.
-pub(super) fn turn(_proof: Amx, sums: &[f32], out: &mut [f32]) {
+/// If `sums` is shorter than a tile, or `y` larger.
+pub(super) fn turn(_proof: Amx, sums: &[f32], y: &mut Out<'_>) {
     #[target_feature(enable = "avx512f")]
-    fn turn(sums: &[f32; TILE], out: &mut [f32; TILE]) {
-        let mut rows = [_mm512_setzero_si512(); SIDE];
-        for (row, sums) in rows.iter_mut().zip(sums.as_chunks::<16>().0) {
-            // SAFETY: 64 bytes.
-            *row = unsafe { _mm512_loadu_si512(sums.as_ptr().cast()) };
-        }
-        for (row, out) in transpose(rows).into_iter().zip(out.as_chunks_mut().0) {
-            store(row, out);
+    fn turn(sums: &[f32; TILE], y: &mut Out<'_>) {
+        let chunks = sums.as_chunks::<16>().0;
+        // SAFETY: 64 bytes each.
+        let rows: [__m512i; SIDE] =
+            std::array::from_fn(|i| unsafe { _mm512_loadu_si512(chunks[i].as_ptr().cast()) });
+        let (height, width) = (y.height(), y.width());
+        for (i, row) in transpose(rows).into_iter().enumerate().take(height) {
+            let out = y.row(i, width);
+            match out.first_chunk_mut() {
+                Some(out) => store(row, out),
+                None => {
+                    let mut whole = [0.0; 16];
+                    store(row, &mut whole);
+                    out.copy_from_slice(&whole[..width]);
+                }
+            }
         }
     }
-    let sums = sums.first_chunk().expect("a tile");
-    let out = out.first_chunk_mut().expect("a tile");
+    assert!(y.height() <= SIDE && y.width() <= SIDE);
     // SAFETY: `_proof` includes AVX-512.
-    unsafe { turn(sums, out) }
+    unsafe { turn(sums.first_chunk().expect("a tile"), y) }
 }

@@ -1,0 +1,169 @@
+//! Figure 2: what the super weight does, from weight to spike to words, on one page.
+
+use anyhow::Result;
+use clap::Args;
+use serde::Serialize;
+use sw_model::Model;
+
+use super::{
+    Experiment, Figure3, Figure4, Figure5,
+    beyond::{both_sinks, sink_chart},
+    part,
+};
+use crate::{
+    chart::{Panel, Step},
+    lab::Lab,
+    outcome::{Content, Outcome},
+    table::grouped,
+};
+
+/// Show on one page what the super weight does, from weight to spike to next token.
+///
+/// Example:
+///   cargo xtask reproduce-figure2 --model MODEL --data DATA --out out
+#[derive(Args, Serialize)]
+#[command(verbatim_doc_comment)]
+pub(crate) struct Figure2 {}
+
+impl Experiment for Figure2 {
+    const NAME: &'static str = "figure2";
+
+    fn run(&self, lab: &Lab) -> Result<Outcome> {
+        let candidates = lab.candidates()?;
+        let c = &candidates[0];
+        let magnitudes = magnitudes(&lab.model, c.coord().at());
+        let value = c.value.abs();
+        let rank = 1 + magnitudes.iter().filter(|&&m| m > value).count();
+        let typical = median(magnitudes.clone());
+        let tokens = lab.prompt()?;
+        let token = lab
+            .model
+            .tokenizer()
+            .ok()
+            .and_then(|t| Some(super::figure5::spelled(t, *tokens.get(c.token)? as usize)))
+            .unwrap_or_default();
+        let attention = both_sinks(lab, &candidates)?;
+        let [before, after] = &attention;
+        let spike = part::<Figure3>(lab)?;
+        let way = part::<Figure4>(lab)?;
+        let words = part::<Figure5>(lab)?;
+        let steps = vec![
+            Step {
+                title: "One weight".into(),
+                value: format!("{:.4}", c.value),
+                note: format!(
+                    "{}[{}, {}], one of {} in the layers' linear maps; number {} of the {} of its matrix by magnitude, {:.0} times their median.",
+                    c.tensor,
+                    c.row,
+                    c.col,
+                    lab.parameters(),
+                    grouped(rank),
+                    grouped(magnitudes.len()),
+                    value / typical.max(f32::MIN_POSITIVE),
+                ),
+            },
+            Step {
+                title: format!(
+                    "meets a large input: channel {}, token {} ({token})",
+                    c.col, c.token
+                ),
+                value: format!("{:.1}", c.down_in),
+                note: format!(
+                    "{:.0} times what is usual at the input of this down_proj.",
+                    c.in_ratio
+                ),
+            },
+            Step {
+                title: "and makes a spike".into(),
+                value: format!("{:.1}", c.down_out),
+                note: format!(
+                    "Output channel {}; {:.0} times what is usual at its output. Weight times input is {:.0} % of it.",
+                    c.row,
+                    c.out_ratio,
+                    100.0 * c.share
+                ),
+            },
+            Step {
+                title: "that the residual stream carries through the layers".into(),
+                value: number(&way),
+                note: way.finding.clone(),
+            },
+            Step {
+                title: format!("where heads attend to token {}", before.options.token),
+                value: format!("{:.0} % of heads", 100.0 * before.share),
+                note: format!(
+                    "pay it more than {} of their attention on average (attention sinks); without the weight {:.0} %. Mean attention {:.2}, without {:.2}.",
+                    before.options.epsilon,
+                    100.0 * after.share,
+                    before.importance,
+                    after.importance,
+                ),
+            },
+            Step {
+                title: "and the next token changes".into(),
+                value: number(&words),
+                note: words.finding.clone(),
+            },
+        ];
+        let mut outcome = Outcome::new("Figure 2. From one weight to the next word");
+        outcome.finding = format!(
+            "One weight of {} writes {:.1} into channel {} at token {}: {:.0} % of the spike there is this one product.",
+            lab.parameters(),
+            c.down_out,
+            c.row,
+            c.token,
+            100.0 * c.share
+        );
+        outcome.figure(
+            "figure2",
+            "",
+            vec![Panel::Flow { steps }],
+            "From cause to effect. Sinks are measured on eight short texts, next tokens on LAMBADA prompts.",
+        );
+        let taken =
+            |from: &Outcome, id: &str, index: usize| match from.block(id).map(|b| &b.content) {
+                Some(Content::Figure(panels)) => panels.get(index).cloned(),
+                _ => None,
+            };
+        let panels = [
+            taken(&spike, "figure3", 1),
+            taken(&way, "figure4", 1),
+            Some(sink_chart(&attention)),
+            taken(&words, "figure5", 0),
+        ];
+        outcome.figure(
+            "figure2-parts",
+            "The same in pictures",
+            panels.into_iter().flatten().collect(),
+            "The spike by layer, its way through the residual stream, the sinks and the next tokens, from the figures that follow.",
+        );
+        outcome.data("super_weights", lab.found()?.json())?;
+        outcome.data("sinks", attention)?;
+        Ok(outcome)
+    }
+}
+
+/// An outcome's one number.
+fn number(outcome: &Outcome) -> String {
+    let headline = outcome.headline.as_ref();
+    headline.map_or_else(String::new, |h| h.number.clone())
+}
+
+/// |weights| of a linear map.
+fn magnitudes(model: &Model, at: sw_model::LinearAt) -> Vec<f32> {
+    let Some(w) = model.weight_at(at) else {
+        return Vec::new();
+    };
+    let mut values = vec![0.0; w.rows() * w.cols()];
+    w.widen(0..w.rows(), 0..w.cols(), &mut values);
+    values.iter_mut().for_each(|v| *v = v.abs());
+    values
+}
+
+fn median(mut values: Vec<f32>) -> f32 {
+    if values.is_empty() {
+        return 0.0;
+    }
+    let middle = values.len() / 2;
+    *values.select_nth_unstable_by(middle, f32::total_cmp).1
+}

@@ -1,0 +1,255 @@
+//! Figures 3 and 10: where the spikes are. Per layer, the largest input and output of `down_proj`.
+
+use anyhow::Result;
+use clap::Args;
+use serde::Serialize;
+use sw_detect::{LayerProfile, Peak, profile, pruned};
+
+use super::Experiment;
+use crate::{
+    chart::{Axis, Chart, Mark, Panel, Series, Tone, points},
+    inputs::Inputs,
+    lab::Lab,
+    outcome::Outcome,
+    published,
+    table::{Table, signed},
+};
+
+/// Show the largest input and output of every layer's down_proj: one layer's spikes give the super weight away.
+///
+/// Example:
+///   cargo xtask reproduce-figure3 --model MODEL --out out
+#[derive(Args, Serialize)]
+#[command(verbatim_doc_comment)]
+pub(crate) struct Figure3 {}
+
+impl Experiment for Figure3 {
+    const NAME: &'static str = "figure3";
+
+    fn run(&self, lab: &Lab) -> Result<Outcome> {
+        let profile = profile(&lab.model, &lab.prompt()?)?;
+        let candidates = lab.candidates()?;
+        let first = &candidates[0];
+        let mut outcome = Outcome::new("Figure 3. Where the spikes are");
+        let typical = |of: fn(&LayerProfile) -> Peak| {
+            let mut others: Vec<f32> = (profile.iter().filter(|p| p.layer != first.layer))
+                .map(|p| of(p).value.abs())
+                .collect();
+            others.sort_by(f32::total_cmp);
+            others.get(others.len() / 2).copied().unwrap_or(0.0)
+        };
+        outcome.finding = format!(
+            "In layer {} the largest input of down_proj is {:.1} (channel {}) and the largest output {:.1} (channel {}), at token {}; the median of the other layers' largest values is {:.1} and {:.1}. Column {} and row {} are the coordinate of {}.",
+            first.layer,
+            first.down_in,
+            first.col,
+            first.down_out,
+            first.row,
+            first.token,
+            typical(|p| p.down_in),
+            typical(|p| p.down_out),
+            first.col,
+            first.row,
+            lab.found()?.noun(),
+        );
+        let published = lab.known.as_deref().map_or(&[][..], published::figure3);
+        let layers: Vec<usize> = candidates.iter().map(|c| c.layer).collect();
+        let panel =
+            |title: &str, of: fn(&LayerProfile) -> Peak, paper: fn(&published::Spikes) -> f64| {
+                let bars = |name, tone, here: bool| {
+                    let those = profile.iter().filter(|p| layers.contains(&p.layer) == here);
+                    let xy = those.map(|p| (p.layer as f64, f64::from(of(p).value)));
+                    Series::new(name, Mark::Bars, tone, points(xy))
+                };
+                let mut series = vec![
+                    bars("layer of a super weight", Tone::Super, true),
+                    bars("other layers", Tone::Original, false),
+                ];
+                let xy = published.iter().map(|s| (s.layer as f64, paper(s)));
+                let xy: Vec<_> = xy.filter(|p| p.1.is_finite()).collect();
+                if !xy.is_empty() {
+                    series.push(Series::new(
+                        "the paper",
+                        Mark::Dots,
+                        Tone::Muted,
+                        points(xy),
+                    ));
+                }
+                Panel::Chart(Chart {
+                    title: title.into(),
+                    x: Axis::bands("layer", profile.iter().map(|p| p.layer.to_string())),
+                    y: Axis::linear("value of largest magnitude"),
+                    series,
+                    guides: vec![],
+                })
+            };
+        outcome.figure(
+            "figure3",
+            "",
+            vec![
+                panel("Input of down_proj", |p| p.down_in, |s| s.down_in),
+                panel("Output of down_proj", |p| p.down_out, |s| s.down_out),
+            ],
+            format!(
+                "The value of largest magnitude over all tokens and channels, with its sign, for the prompt {:?}; no unit (activations). One forward pass.",
+                lab.inputs.prompt
+            ),
+        );
+        let mut header = vec![
+            "Layer",
+            "Input",
+            "its channel",
+            "its token",
+            "Output",
+            "its channel ",
+            "its token ",
+        ];
+        if !published.is_empty() {
+            header.extend(["Input, paper", "difference", "Output, paper", "difference "]);
+        }
+        let mut table = Table::new(header);
+        for p in &profile {
+            let mut row = vec![p.layer.to_string()];
+            for peak in [p.down_in, p.down_out] {
+                row.extend([
+                    format!("{:.2}", peak.value),
+                    peak.channel.to_string(),
+                    peak.token.to_string(),
+                ]);
+            }
+            if !published.is_empty() {
+                let paper = published.iter().find(|s| s.layer == p.layer);
+                for (value, measured) in [
+                    (paper.map(|s| s.down_in), p.down_in.value),
+                    (paper.map(|s| s.down_out), p.down_out.value),
+                ] {
+                    let value = value.filter(|v| v.is_finite());
+                    row.push(crate::table::fixed(value, 1));
+                    row.push(signed(value.map(|v| f64::from(measured) - v), 1));
+                }
+            }
+            table.push(row);
+        }
+        outcome.table(
+            "figure3-values",
+            "Layer by layer",
+            table,
+            "Layers, channels and tokens count from 0.",
+        );
+        outcome.data("super_weights", lab.found()?.json())?;
+        outcome.data("profile", &profile)?;
+        Ok(outcome)
+    }
+}
+
+/// Show the same before and after the super weights are set to zero, for one or several checkpoints.
+///
+/// Example:
+///   cargo xtask reproduce-figure10 --model MODEL --models OTHER,ANOTHER --out out
+#[derive(Args, Serialize)]
+#[command(verbatim_doc_comment)]
+pub(crate) struct Figure10 {
+    /// Further checkpoints
+    #[arg(long, value_name = "MODEL,...", value_delimiter = ',')]
+    models: Vec<String>,
+}
+
+impl Experiment for Figure10 {
+    const NAME: &'static str = "figure10";
+
+    fn run(&self, lab: &Lab) -> Result<Outcome> {
+        let others = further(lab, &self.models)?;
+        let mut outcome = Outcome::new("Figure 10. The spikes go with the weight");
+        let mut panels = Vec::new();
+        let mut sentences = Vec::new();
+        let mut profiles = Vec::new();
+        let mut table = Table::new([
+            "Model",
+            "Layer",
+            "Input",
+            "Input, pruned",
+            "Output",
+            "Output, pruned",
+        ]);
+        for lab in std::iter::once(lab).chain(&others) {
+            let tokens = lab.prompt()?;
+            let candidates = lab.candidates()?;
+            let without = pruned(&lab.model, &candidates)?;
+            let both = [profile(&lab.model, &tokens)?, profile(&without, &tokens)?];
+            for (title, of) in [
+                ("input", (|p| p.down_in) as fn(&LayerProfile) -> Peak),
+                ("output", |p| p.down_out),
+            ] {
+                let series = |name, tone, profile: &[LayerProfile]| {
+                    let xy = profile
+                        .iter()
+                        .map(|p| (p.layer as f64, f64::from(of(p).value.abs())));
+                    Series::new(name, Mark::Line, tone, points(xy))
+                };
+                panels.push(Panel::Chart(Chart {
+                    title: format!("{}: {title} of down_proj", lab.name()),
+                    x: Axis::bands("layer", both[0].iter().map(|p| p.layer.to_string())),
+                    y: Axis::log("largest magnitude (logarithmic)"),
+                    series: vec![
+                        series("as it is", Tone::Original, &both[0]),
+                        series("super weight at zero", Tone::Super, &both[1]),
+                    ],
+                    guides: vec![],
+                }));
+            }
+            for (a, b) in both[0].iter().zip(&both[1]) {
+                let value = |peak: Peak| format!("{:.2}", peak.value);
+                table.push([
+                    lab.name(),
+                    a.layer.to_string(),
+                    value(a.down_in),
+                    value(b.down_in),
+                    value(a.down_out),
+                    value(b.down_out),
+                ]);
+            }
+            let first = &candidates[0];
+            let after = &both[1][first.layer];
+            sentences.push(format!(
+                "In {}, with {} at zero, the largest output of layer {}'s down_proj falls from {:.1} to {:.1} in magnitude.",
+                lab.name(),
+                lab.found()?.noun(),
+                first.layer,
+                both[0][first.layer].down_out.value.abs(),
+                after.down_out.value.abs(),
+            ));
+            profiles.push(serde_json::json!({ "model": lab.record(), "original": both[0], "pruned": both[1] }));
+        }
+        outcome.finding = sentences.join(" ");
+        outcome.figure(
+            "figure10",
+            "",
+            panels,
+            format!(
+                "The largest magnitude over all tokens and channels for the prompt {:?}; no unit (activations).",
+                lab.inputs.prompt
+            ),
+        );
+        outcome.table(
+            "figure10-values",
+            "Layer by layer",
+            table,
+            "Values of largest magnitude, with their sign.",
+        );
+        outcome.data("profiles", profiles)?;
+        Ok(outcome)
+    }
+}
+
+/// Further checkpoints on the bench, under the same inputs.
+pub(super) fn further(lab: &Lab, models: &[String]) -> Result<Vec<Lab>> {
+    let open = |model: &String| {
+        Lab::open(&Inputs {
+            model: model.clone(),
+            super_weights: None,
+            out: None,
+            ..lab.inputs.clone()
+        })
+    };
+    models.iter().map(open).collect()
+}

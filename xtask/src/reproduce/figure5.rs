@@ -1,0 +1,246 @@
+//! Figures 5 and 11: what the model says next, before and after.
+
+use anyhow::{Context, Result, ensure};
+use clap::Args;
+use ndarray::Axis as Dim;
+use serde::Serialize;
+use sw_eval::{Runtime, Task};
+use sw_model::Tokenizer;
+
+use super::Experiment;
+use crate::{
+    chart::{Axis, Chart, Mark, Panel, Series, Tone, points},
+    lab::Lab,
+    outcome::{Headline, Outcome},
+    published,
+    table::{Table, fixed},
+};
+
+/// Show next-token probabilities before and after the super weight is set to zero, over LAMBADA prompts.
+///
+/// Example:
+///   cargo xtask reproduce-figure5 --model MODEL --data DATA --out out
+#[derive(Args, Serialize)]
+#[command(verbatim_doc_comment)]
+pub(crate) struct Figure5 {
+    /// Tokens shown (Figure 11 shows 50)
+    #[arg(long, value_name = "N", default_value_t = 50)]
+    top: usize,
+}
+
+/// Prompts, as in the released code.
+const PROMPTS: usize = 500;
+/// Tokens of Figure 5 itself.
+const FIRST: usize = 10;
+/// The mass of so many tokens is reported.
+const MASS: usize = 100;
+
+/// Next-token distributions of one setting over the prompts.
+#[derive(Serialize)]
+pub(super) struct Next {
+    /// The mean probability of every token.
+    #[serde(skip)]
+    pub(super) mean: Vec<f64>,
+    /// Mean over the prompts of the distribution's entropy, in nats.
+    pub(super) entropy: f64,
+    /// Mean probability of the original's most probable tokens together.
+    pub(super) mass: f64,
+}
+
+impl Experiment for Figure5 {
+    const NAME: &'static str = "figure5";
+
+    fn run(&self, lab: &Lab) -> Result<Outcome> {
+        let prompts = lambada(lab, lab.inputs.limit.unwrap_or(PROMPTS))?;
+        let tokens: Vec<_> = prompts
+            .iter()
+            .map(|text| lab.inputs.encode(&lab.model, text))
+            .collect::<Result<_>>()?;
+        let mut original = next(&Runtime::new(&lab.model, &[])?, &tokens)?;
+        let mut pruned = next(&Runtime::new(&lab.model, &[lab.prune()?])?, &tokens)?;
+        let order = most_probable(&original.mean);
+        for setting in [&mut original, &mut pruned] {
+            setting.mass = order.iter().take(MASS).map(|&id| setting.mean[id]).sum();
+        }
+        let tokenizer = lab.model.tokenizer()?;
+        let shown: Vec<usize> = order.iter().copied().take(self.top.max(1)).collect();
+        let mut outcome = Outcome::new("Figures 5 and 11. What the model says next");
+        let best = shown[0];
+        outcome.finding = format!(
+            "Over {} prompts, the most probable next token {:?} goes from {:.4} to {:.4} on average; the {MASS} most probable tokens together from {:.3} to {:.3}; the entropy from {:.2} to {:.2} nats.",
+            tokens.len(),
+            spelled(tokenizer, best),
+            original.mean[best],
+            pruned.mean[best],
+            original.mass,
+            pruned.mass,
+            original.entropy,
+            pruned.entropy,
+        );
+        outcome.headline = Some(Headline {
+            number: format!(
+                "{}: {:.3} \u{2192} {:.3}",
+                spelled(tokenizer, best),
+                original.mean[best],
+                pruned.mean[best]
+            ),
+            text: "the most probable next token, over LAMBADA prompts".into(),
+        });
+        let panel = |ids: &[usize], title: String| {
+            let series = |name, tone, next: &Next| {
+                let xy = ids
+                    .iter()
+                    .enumerate()
+                    .map(|(i, &id)| (next.mean[id].max(1e-12), i as f64));
+                Series::new(name, Mark::Dots, tone, points(xy))
+            };
+            Panel::Chart(Chart {
+                title,
+                x: Axis::log("mean probability of being next (logarithmic)"),
+                y: Axis::bands("", ids.iter().map(|&id| spelled(tokenizer, id))),
+                series: vec![
+                    series("as it is", Tone::Original, &original),
+                    series("super weight at zero", Tone::Super, &pruned),
+                ],
+                guides: vec![],
+            })
+        };
+        let caption = format!(
+            "Mean over {} LAMBADA test texts without their last word; tokens by their original probability. The space that begins a token is drawn as \u{2423}.",
+            tokens.len()
+        );
+        let few = &shown[..FIRST.min(shown.len())];
+        outcome.figure(
+            "figure5",
+            "",
+            vec![panel(
+                few,
+                format!("The {} most probable tokens", few.len()),
+            )],
+            &caption,
+        );
+        let halves = shown.chunks(shown.len().div_ceil(2).max(1));
+        let mut first = 1;
+        let panels = halves.map(|ids| {
+            let title = format!("Tokens {first} to {}", first + ids.len() - 1);
+            first += ids.len();
+            panel(ids, title)
+        });
+        outcome.figure(
+            "figure11",
+            format!("Figure 11. The {} most probable tokens", shown.len()),
+            panels.collect(),
+            &caption,
+        );
+
+        let published = lab.known.as_deref().map_or(&[][..], published::figure5);
+        let mut header = vec!["Token", "as it is", "super weight at zero", "ratio"];
+        if !published.is_empty() {
+            header.push("ratio, the paper");
+        }
+        let mut table = Table::new(header);
+        for &id in &shown {
+            let (a, b) = (original.mean[id], pruned.mean[id]);
+            let name = spelled(tokenizer, id);
+            let mut row = vec![
+                name.clone(),
+                format!("{a:.4}"),
+                format!("{b:.4}"),
+                format!("{:.2}", b / a),
+            ];
+            if !published.is_empty() {
+                let paper = published
+                    .iter()
+                    .find(|p| p.0 == name.trim_start_matches('\u{2423}'));
+                row.push(fixed(paper.map(|p| p.1), 2));
+            }
+            table.push(row);
+        }
+        outcome.table(
+            "figure5-tokens",
+            "Token by token",
+            table,
+            "Mean probabilities, and after over before.",
+        );
+        let mut table = Table::new(["Setting", "Top-100 mass", "Entropy (nats)"]);
+        for (name, next) in [("as it is", &original), ("super weight at zero", &pruned)] {
+            table.push([
+                name.to_owned(),
+                format!("{:.4}", next.mass),
+                format!("{:.4}", next.entropy),
+            ]);
+        }
+        outcome.table("figure5-summary", "The distributions", table, "Mass of the 100 tokens that are most probable in the original; entropy as a mean over the prompts.");
+        outcome.notes.push("The paper draws a fixed set of stopwords; no list of them is published, so the tokens here are the model's own most probable ones.".into());
+        outcome.data("super_weights", lab.found()?.json())?;
+        outcome.data("original", &original)?;
+        outcome.data("pruned", &pruned)?;
+        let tokens = shown.iter().map(|&id| {
+            serde_json::json!({ "id": id, "token": spelled(tokenizer, id), "original": original.mean[id], "pruned": pruned.mean[id] })
+        });
+        outcome.data("tokens", tokens.collect::<Vec<_>>())?;
+        Ok(outcome)
+    }
+}
+
+/// The beginnings of LAMBADA's texts: all but the last word.
+pub(super) fn lambada(lab: &Lab, count: usize) -> Result<Vec<String>> {
+    let task = Task::named("lambada_openai")?;
+    let files = lab.data.files(&task.dataset)?;
+    let test = files
+        .get(&task.split)
+        .with_context(|| format!("no prompts: {}", lab.data.missing(&task.dataset)))?;
+    let mut prompts = Vec::new();
+    for doc in sw_eval::read(test)?.iter().take(count) {
+        let text = doc.text("text")?;
+        prompts.push(text.rsplit_once(' ').map_or(text, |t| t.0).to_owned());
+    }
+    ensure!(!prompts.is_empty(), "no prompts: --limit is 0");
+    Ok(prompts)
+}
+
+/// Mean next-token distribution over prompts; `mass` is left at zero.
+pub(super) fn next(runtime: &Runtime, prompts: &[Vec<u32>]) -> Result<Next> {
+    let mut mean = vec![0.0; runtime.model().spec().vocab_size];
+    let mut entropy = 0.0;
+    for tokens in prompts {
+        let rows = runtime.rows(tokens)?;
+        let last = rows.slice_axis(Dim(0), (rows.nrows() - 1..).into());
+        let logits = runtime.model().logits(last)?;
+        let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let each: Vec<f64> = logits
+            .iter()
+            .map(|&l| f64::from(l - largest).exp())
+            .collect();
+        let total: f64 = each.iter().sum();
+        for (sum, e) in mean.iter_mut().zip(&each) {
+            let p = e / total;
+            *sum += p / prompts.len() as f64;
+            if p > 0.0 {
+                entropy -= p * p.ln() / prompts.len() as f64;
+            }
+        }
+    }
+    Ok(Next {
+        mean,
+        entropy,
+        mass: 0.0,
+    })
+}
+
+/// Ids by their probability, the most probable first.
+pub(super) fn most_probable(mean: &[f64]) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..mean.len()).collect();
+    order.sort_by(|&a, &b| mean[b].total_cmp(&mean[a]));
+    order
+}
+
+/// A token as people read it.
+pub(super) fn spelled(tokenizer: &Tokenizer, id: usize) -> String {
+    let token = tokenizer
+        .token(id as u32)
+        .unwrap_or_else(|| format!("#{id}"));
+    token
+        .replace(['\u{2581}', '\u{120}'], "\u{2423}")
+        .replace(['\u{10a}', '\n'], "\u{21b5}")
+}

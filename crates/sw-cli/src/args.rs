@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use sw_eval::Bos;
+use sw_eval::{Bos, PackedReader};
 use sw_model::{Model, OpenOptions, locate_model};
 
 /// Which model, and how it is opened.
@@ -42,6 +42,7 @@ impl ModelArgs {
         options
             .ignore_config_fields
             .clone_from(&self.ignore_config_field);
+        options.decoder = Some(std::sync::Arc::new(PackedReader));
         let model = Model::open_with(dir, &options)?;
         if let Ok(tokenizer) = model.tokenizer() {
             let (known, vocab) = (tokenizer.vocab_size(), model.spec().vocab_size);

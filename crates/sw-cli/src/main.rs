@@ -10,6 +10,8 @@ mod directory;
 mod eval;
 mod generate;
 mod inspect;
+mod quantize;
+mod shell;
 
 use std::process::ExitCode;
 
@@ -34,8 +36,11 @@ enum Command {
     Compare(compare::Compare),
     Merge(eval::Merge),
     Tasks(eval::Tasks),
+    Quantize(quantize::Quantize),
     Generate(generate::Generate),
     Inspect(inspect::Inspect),
+    Completions(shell::Completions),
+    Man(shell::Man),
 }
 
 fn main() -> ExitCode {
@@ -52,8 +57,11 @@ fn main() -> ExitCode {
         Command::Compare(c) => c.run(),
         Command::Merge(c) => c.run(),
         Command::Tasks(c) => c.run(),
+        Command::Quantize(c) => c.run(),
         Command::Generate(c) => c.run(),
         Command::Inspect(c) => c.run(),
+        Command::Completions(c) => c.run(),
+        Command::Man(c) => c.run(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -70,6 +70,14 @@ pub enum Error {
         /// The model's family.
         family: String,
     },
+    /// Coordinates that cannot be read.
+    #[error("{given}: {problem}")]
+    Given {
+        /// The file or the text.
+        given: String,
+        /// Expected and found.
+        problem: String,
+    },
     /// A directory file is not what it should be.
     #[error("directory of super weights: {problem}")]
     Directory {

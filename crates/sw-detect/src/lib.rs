@@ -29,6 +29,7 @@
 mod directory;
 mod error;
 mod experts;
+mod given;
 mod invariance;
 mod measure;
 mod options;
@@ -46,6 +47,7 @@ mod weight;
 pub use directory::{Directory, Entry, KnownModel, Match, Role, Verification, Verified};
 pub use error::{Error, Result};
 pub use experts::{ExpertOptions, ExpertOutput, super_experts};
+pub use given::coordinates;
 pub use invariance::{Invariance, Seen, invariance};
 pub use measure::measure;
 pub use options::{DetectOptions, Mode};

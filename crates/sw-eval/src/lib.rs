@@ -37,6 +37,7 @@ mod divergence;
 mod encode;
 mod error;
 mod evaluate;
+mod export;
 mod fewshot;
 mod intervention;
 mod journal;
@@ -60,6 +61,9 @@ pub use divergence::{Divergence, divergence};
 pub use encode::{Encoder, Pair};
 pub use error::{Error, Result};
 pub use evaluate::{OpenJournal, Progress, Status, evaluate, evaluate_with, evaluate_workload};
+pub use export::{
+    Export, Exporting, Format, Outcome, Override, PackedReader, Plan, Rule, TensorPlan,
+};
 pub use intervention::{ActivationSite, Constant, Intervention, Largest, SetWeight, largest};
 pub use journal::{Journal, Key};
 pub use metric::{Metric, Value};

@@ -60,6 +60,16 @@ pub enum Error {
     /// The tensors could not be opened, or one is missing or misshapen.
     #[error(transparent)]
     Tensor(#[from] sw_tensor::Error),
+    /// A matrix of a quantized checkpoint does not decode.
+    #[error("{}: {tensor}: {problem}", dir.display())]
+    Decode {
+        /// The checkpoint.
+        dir: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// `tokenizer.json` is missing or broken.
     #[error("{}: {problem}", path.display())]
     Tokenizer {

@@ -42,7 +42,7 @@ pub use fingerprint::Fingerprint;
 pub use forward::Seq;
 pub use kv::Kv;
 pub use locate::{Repo, locate_dataset, locate_model};
-pub use model::{Model, OpenOptions};
+pub use model::{Decoder, Model, OpenOptions};
 pub use rope::{RopeScaling, RopeSpec};
 pub use score::TokenScore;
 pub use site::{Hook, SeqRange, Site, SiteView};

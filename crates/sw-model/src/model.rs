@@ -35,6 +35,25 @@ use crate::{
 pub struct OpenOptions {
     /// Config fields to pass over although they are not implemented.
     pub ignore_config_fields: Vec<String>,
+    /// Who reads the matrices of a quantized checkpoint; without it, or for another method, one is refused.
+    pub decoder: Option<Arc<dyn Decoder>>,
+}
+
+/// Reads linear maps that are stored in another way than as numbers. (This crate knows no quantizer.)
+pub trait Decoder: std::fmt::Debug + Send + Sync {
+    /// `quant_method` of the configs whose checkpoints it reads.
+    fn quant_method(&self) -> &str;
+
+    /// The matrix stored under `name`, which must have this shape, in memory; `None` where it is stored as numbers.
+    ///
+    /// # Errors
+    /// What is wrong with what is stored, in one line.
+    fn decode(
+        &self,
+        checkpoint: &Checkpoint,
+        name: &str,
+        shape: [usize; 2],
+    ) -> Result<Option<Mat>, String>;
 }
 
 /// A language model on memory-mapped weights. Cheap to clone; edits share everything untouched.
@@ -96,7 +115,13 @@ impl Model {
                 hint,
             });
         }
-        let config = config::read_json(&path)?;
+        let mut config = config::read_json(&path)?;
+        let method = &config["quantization_config"]["quant_method"];
+        let decoder = options.decoder.as_deref();
+        let decoder = decoder.filter(|d| method.as_str() == Some(d.quant_method()));
+        if let (Some(_), Some(config)) = (decoder, config.as_object_mut()) {
+            config.remove("quantization_config");
+        }
         other_format(dir)?;
         let checkpoint = Checkpoint::open(dir)?;
         let mut spec = family::spec(
@@ -106,7 +131,7 @@ impl Model {
             &options.ignore_config_fields,
         )?;
         spec.names.fit(&checkpoint);
-        let weights = Weights::load(&spec, &checkpoint)?;
+        let weights = Weights::load(&spec, &checkpoint, decoder)?;
         let tokenizer = Tokenizer::open(dir, &config);
         let ropes = spec.rope_tables();
         let opened = Opened {

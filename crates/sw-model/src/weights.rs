@@ -7,6 +7,7 @@ use sw_tensor::{Checkpoint, Mat};
 use crate::{
     edit::{Linear, LinearAt},
     error::{Error, Result},
+    model::Decoder,
     spec::{LayerNorms, Norm, QkNorm, Spec},
 };
 
@@ -76,7 +77,11 @@ pub(crate) struct Weights {
 
 impl Weights {
     /// Looks up every tensor and checks its shape. Only norms and biases are copied.
-    pub(crate) fn load(spec: &Spec, ck: &Checkpoint) -> Result<Self> {
+    pub(crate) fn load(
+        spec: &Spec,
+        ck: &Checkpoint,
+        decoder: Option<&dyn Decoder>,
+    ) -> Result<Self> {
         let names = &spec.names;
         let embed = format!("{}{}", names.base, names.embed);
         let embed = match (ck.info(&embed), ck.info(names.head)) {
@@ -102,7 +107,7 @@ impl Weights {
             .map(|l| layer_without_linears(spec, ck, l))
             .collect::<Result<_>>()?;
         for at in spec.linears() {
-            let affine = linear(spec, ck, at)?;
+            let affine = linear(spec, ck, decoder, at)?;
             layers[at.layer]
                 .linears
                 .insert((at.expert, at.linear), affine);
@@ -209,16 +214,27 @@ fn norm(spec: &Spec, ck: &Checkpoint, name: &str, channels: usize) -> Result<Nor
     })
 }
 
-fn linear(spec: &Spec, ck: &Checkpoint, at: LinearAt) -> Result<Affine> {
+fn linear(
+    spec: &Spec,
+    ck: &Checkpoint,
+    decoder: Option<&dyn Decoder>,
+    at: LinearAt,
+) -> Result<Affine> {
     let no_such = || no_such_tensor(at);
     let name = spec.module_name(at).ok_or_else(no_such)?;
     let bias = spec.slot(at).ok_or_else(no_such)?.bias;
     let [rows, cols] = spec.shape(at);
     let weight = format!("{name}.weight");
-    let w = if spec.names.transposed {
-        ck.mat(&weight, cols, rows)?.transposed()
-    } else {
-        ck.mat(&weight, rows, cols)?
+    let decoded = decoder.map(|d| d.decode(ck, &weight, [rows, cols]));
+    let decoded = decoded.transpose().map_err(|problem| Error::Decode {
+        dir: ck.dir().into(),
+        tensor: weight.clone(),
+        problem,
+    })?;
+    let w = match decoded.flatten() {
+        Some(w) => w,
+        None if spec.names.transposed => ck.mat(&weight, cols, rows)?.transposed(),
+        None => ck.mat(&weight, rows, cols)?,
     };
     let bias = bias
         .then(|| ck.vector(&format!("{name}.bias"), rows))

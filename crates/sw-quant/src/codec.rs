@@ -275,6 +275,24 @@ impl Params {
         Ok(Self { lo, hi, ..params })
     }
 
+    /// The arithmetic of a block whose step and zero are given: symmetric levels, or an integer zero-point.
+    pub(crate) fn of_decode(levels: Levels, decode: Decode) -> Self {
+        let (lowest, highest) = (levels.min_code(), levels.max_code());
+        Self {
+            lo: f32::MIN,
+            hi: f32::MAX,
+            inv: if decode.step == 0.0 {
+                0.0
+            } else {
+                1.0 / decode.step
+            },
+            unround: MAGIC,
+            least: f32::from(lowest) - decode.zero,
+            most: f32::from(highest) - decode.zero,
+            decode,
+        }
+    }
+
     /// `span` cut into `steps`, values from `least*step + offset` to `most*step + offset`.
     #[inline(always)]
     fn spaced(

@@ -2,6 +2,8 @@
 
 use crate::bits;
 use crate::codec::{Codec, Decode, Params};
+use crate::error::check_shape;
+use crate::outliers::finite;
 use crate::par::{self, PIECE};
 use crate::plan::{Plan, Ranges, places};
 use crate::real::LANE_BUFFER;
@@ -55,6 +57,64 @@ impl Quantized {
         hold: &[(usize, usize)],
     ) -> Result<Self, Error> {
         encode(w, shape, scheme, hold, self.codes)
+    }
+
+    /// The same zero-points with scales rounded to the type `S`, and `w`, which this was made from, coded anew under
+    /// them: for formats whose scales have 16 bits. Values beyond the last code of a scale that was rounded down get
+    /// that code.
+    ///
+    /// # Errors
+    /// Levels that are neither symmetric nor have an integer zero-point, a `w` of another length or with values that are
+    /// not finite, a scale that `S` cannot hold.
+    ///
+    /// ```
+    /// use half::bf16;
+    /// use sw_quant::{Grouping, Levels, Scheme, quantize};
+    /// let w = [1.0f32, -3.0, 0.3, 2.0];
+    /// let q = quantize(&w, [1, 4], &Scheme::new(Levels::symmetric(4), Grouping::Row), &[])?;
+    /// assert_eq!(q.view().scales, [3.0 / 7.0]);
+    /// let q = q.with_scales::<bf16, f32>(&w)?;
+    /// assert_eq!(q.view().scales, [bf16::from_f32(3.0 / 7.0).to_f32()]);
+    /// # Ok::<(), sw_quant::Error>(())
+    /// ```
+    pub fn with_scales<S: Real, T: Real>(mut self, w: &[T]) -> Result<Self, Error> {
+        check_shape("w", w.len(), self.shape)?;
+        finite("w", w, self.shape[1])?;
+        if matches!(self.offsets, Offsets::Float(_)) {
+            let expected = "symmetric ones or an integer zero-point";
+            return Err(Error::argument("levels", expected, self.levels));
+        }
+        let rounded = |&scale: &f32| S::from_f32(scale).to_f32();
+        let scales: Vec<f32> = self.scales.iter().map(rounded).collect();
+        let lost = |(old, new): (&f32, &f32)| !new.is_finite() || (*new == 0.0) != (*old == 0.0);
+        if let Some(block) = self.scales.iter().zip(&scales).position(lost) {
+            let found = format!("{} in block {block}", self.scales[block]);
+            return Err(Error::Argument {
+                name: "scales",
+                expected: "scales that the narrower type can hold",
+                found,
+            });
+        }
+        self.scales = scales;
+        let params: Vec<Params> = (0..self.blocks.count())
+            .map(|block| Params::of_decode(self.levels, self.block_decode(block)))
+            .collect();
+        let (blocks, bits) = (self.blocks, self.levels.bits());
+        let codec = Codec::new(self.levels, self.arithmetic);
+        par::chunks_mut(&mut self.codes, PIECE / 8 * usize::from(bits), |i, out| {
+            let start = i * PIECE;
+            let part = &w[start..w.len().min(start + PIECE)];
+            let part = Part {
+                blocks,
+                codec,
+                first: 0,
+                params: &params,
+                start,
+                values: part,
+            };
+            part.encode(bits, out);
+        });
+        Ok(self)
     }
 }
 

@@ -163,6 +163,49 @@ impl Quantized {
         8.0 * bytes as f64 / (self.shape[0] * self.shape[1]) as f64
     }
 
+    /// The held values, taken out: what is left decodes them as it does all others. For formats that store them beside.
+    ///
+    /// ```
+    /// let mut q = sw_quant::quantize(&[1.0f32, 9.0, 2.0, 2.0], [2, 2], &Default::default(), &[(0, 1)])?;
+    /// let whole = q.clone();
+    /// let outliers = q.take_outliers();
+    /// assert_eq!((outliers[0].index, q.view().outliers.len()), (1, 0));
+    /// q.set_outliers(outliers)?;
+    /// assert_eq!(q, whole);
+    /// # Ok::<(), sw_quant::Error>(())
+    /// ```
+    pub fn take_outliers(&mut self) -> Vec<Outlier> {
+        std::mem::take(&mut self.outliers)
+    }
+
+    /// Replaces the held values.
+    ///
+    /// # Errors
+    /// Places that do not increase or lie outside the matrix, values that are not finite. Nothing is changed then.
+    ///
+    /// ```
+    /// use sw_quant::Outlier;
+    /// let mut q = sw_quant::quantize(&[1.0f32; 4], [2, 2], &Default::default(), &[])?;
+    /// q.set_outliers(vec![Outlier { index: 3, value: 9.0 }])?;
+    /// assert_eq!(q.dequantize::<f32>(), [1.0, 1.0, 1.0, 9.0]);
+    /// assert!(q.set_outliers(vec![Outlier { index: 4, value: 9.0 }]).is_err());
+    /// # Ok::<(), sw_quant::Error>(())
+    /// ```
+    pub fn set_outliers(&mut self, outliers: Vec<Outlier>) -> Result<(), Error> {
+        let total = (self.shape[0] * self.shape[1]) as u64;
+        let ordered = outliers.windows(2).all(|o| o[0].index < o[1].index);
+        let sound = |o: &Outlier| o.index < total && o.value.is_finite();
+        if !ordered || !outliers.iter().all(sound) {
+            return Err(Error::packed(
+                "outliers",
+                "increasing places inside the matrix and finite values",
+                "others",
+            ));
+        }
+        self.outliers = outliers;
+        Ok(())
+    }
+
     /// The codes from place `start` of the row-major matrix on, one per byte.
     ///
     /// # Errors
@@ -308,7 +351,7 @@ impl Quantized {
     }
 
     #[inline(always)]
-    fn block_decode(&self, block: usize) -> Decode {
+    pub(crate) fn block_decode(&self, block: usize) -> Decode {
         let (zero, offset) = match (&self.offsets, self.levels) {
             (Offsets::Float(v), _) => (0.0, v[block]),
             (Offsets::Integer(v), _) => (f32::from(v[block]), 0.0),

@@ -126,6 +126,13 @@ impl Checkpoint {
         self.tensors.get(name)
     }
 
+    /// The stored bytes of one tensor, mapped: reading them touches the disk.
+    pub fn bytes(&self, name: &str) -> Option<&[u8]> {
+        let info = self.tensors.get(name)?;
+        let file = self.files[info.file].info().bytes;
+        file.get(info.offset..)?.get(..info.len)
+    }
+
     /// The files, in the order of [`TensorInfo::file`].
     pub fn files(&self) -> impl ExactSizeIterator<Item = FileInfo<'_>> {
         self.files.iter().map(File::info)

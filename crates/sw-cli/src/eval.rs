@@ -301,6 +301,8 @@ impl Merge {
 }
 
 /// List the tasks that sw eval knows.
+///
+/// Example: sw tasks --json
 #[derive(Args)]
 pub(crate) struct Tasks {
     /// Print JSON

@@ -268,6 +268,24 @@ fn the_other_entry_points() {
     assert!(q.dequantize_block_into(2, &mut x[..2]).is_err());
     assert!(q.codes_into(3, &mut [0; 2]).is_err());
     assert!(q.codes_into(usize::MAX, &mut [0; 2]).is_err());
+    let float = q.clone().with_scales::<half::bf16, f32>(&w).unwrap_err();
+    assert!(
+        float.to_string().starts_with("levels: expected symmetric"),
+        "{float}"
+    );
+    let symmetric = Scheme::new(Levels::symmetric(8), Grouping::Row);
+    let tiny = w.map(|v| v * 1e-9);
+    let tiny_q = quantize(&tiny, [2, 2], &symmetric, &[]).unwrap();
+    let lost = tiny_q.with_scales::<half::f16, f32>(&tiny).unwrap_err();
+    assert!(
+        lost.to_string().contains("narrower type") && lost.to_string().contains("block 0"),
+        "{lost}"
+    );
+    let mut q = q;
+    for places in [[1, 1], [2, 1], [0, 4]] {
+        let outliers = places.map(|index| sw_quant::Outlier { index, value: 1.0 });
+        assert!(q.set_outliers(outliers.to_vec()).is_err(), "{places:?}");
+    }
 }
 
 #[test]

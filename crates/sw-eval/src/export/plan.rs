@@ -108,7 +108,7 @@ impl Plan {
         }
         if export.format == Format::Packed && spec.names.transposed {
             return Err(refused(format!(
-                "matrices of {} are stored [input, output], which the format has no word for",
+                "matrices of {} are stored [input, output]",
                 spec.family
             )));
         }
@@ -240,7 +240,7 @@ fn tensor(
 
 fn refused(problem: impl ToString) -> Error {
     Error::Options(format!(
-        "{}: not sayable in compressed-tensors' pack-quantized; use packed-sw or fake",
+        "{}: compressed-tensors' pack-quantized has no word for this; use packed-sw or fake",
         problem.to_string()
     ))
 }

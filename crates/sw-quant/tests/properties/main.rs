@@ -278,6 +278,38 @@ proptest! {
         }
     }
 
+    /// Under scales of 16 bits each value has the code nearest to it, or the last one where it lies beyond.
+    #[test]
+    fn codes_under_rounded_scales_are_the_nearest(case in cases()) {
+        let Some((_, q)) = both(&case, &case.values) else { return Ok(()) };
+        let float = matches!(q.view().offsets, Offsets::Float(_));
+        let lost = |s: &f32| !bf16::from_f32(*s).is_finite();
+        let any_lost = q.view().scales.iter().any(lost);
+        let rounded = q.clone().with_scales::<bf16, f32>(&case.values);
+        prop_assert_eq!(rounded.is_err(), float || any_lost);
+        let Ok(r) = rounded else { return Ok(()) };
+        prop_assert_eq!((r.view().offsets, r.view().outliers), (q.view().offsets, q.view().outliers));
+        prop_assert_eq!(Quantized::from_bytes(&r.to_bytes()).unwrap(), r.clone());
+        let view = r.view();
+        let mut codes = vec![0; case.values.len()];
+        r.codes_into(0, &mut codes).unwrap();
+        let (min, max) = (f64::from(view.levels.min_code()), f64::from(view.levels.max_code()));
+        for (p, &code) in codes.iter().enumerate() {
+            let block = view.blocks.of(p / case.shape[1], p % case.shape[1]);
+            let scale = view.scales[block];
+            prop_assert_eq!(scale, bf16::from_f32(q.view().scales[block]).to_f32());
+            if scale == 0.0 {
+                continue;
+            }
+            let zero = match view.offsets {
+                Offsets::Integer(zeros) => f64::from(zeros[block]),
+                _ => f64::from(1u8 << (view.bits - 1)),
+            };
+            let exact = (f64::from(case.values[p]) / f64::from(scale) + zero).clamp(min, max);
+            prop_assert!((exact - f64::from(code)).abs() <= 0.5 + 1e-4, "{} {}", exact, code);
+        }
+    }
+
     /// The release's half-precision arithmetic stores what it computes.
     #[test]
     fn half_arithmetic_is_stored_exactly(values in prop::collection::vec(-4.0f32..4.0, 2..60), bits in 2u8..=8, clip in prop::bool::ANY) {

@@ -21,7 +21,12 @@ use clap::{Parser, Subcommand};
 ///
 /// MODEL is a directory in Hugging Face layout, or ORG/NAME or ORG/NAME@REVISION in the Hugging Face cache.
 #[derive(Parser)]
-#[command(version, arg_required_else_help = true, max_term_width = 100)]
+#[command(
+    name = "sw",
+    version,
+    arg_required_else_help = true,
+    max_term_width = 100
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,

@@ -86,7 +86,9 @@ impl Quantized {
         }
         let rounded = |&scale: &f32| S::from_f32(scale).to_f32();
         let scales: Vec<f32> = self.scales.iter().map(rounded).collect();
-        let lost = |(old, new): (&f32, &f32)| !new.is_finite() || (*new == 0.0) != (*old == 0.0);
+        // A scale below the normal numbers has no reciprocal.
+        let holds = |old: f32, new: f32| new.is_normal() || (old == 0.0 && new == 0.0);
+        let lost = |(old, new): (&f32, &f32)| !holds(*old, *new);
         if let Some(block) = self.scales.iter().zip(&scales).position(lost) {
             let found = format!("{} in block {block}", self.scales[block]);
             return Err(Error::Argument {

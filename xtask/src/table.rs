@@ -110,14 +110,25 @@ impl Table {
     }
 }
 
+/// From here on a cell shows a power of ten.
+const LARGE: f64 = 1e6;
+
 /// A number in fixed decimals, a dash where there is none.
 pub(crate) fn fixed(value: Option<f64>, decimals: usize) -> String {
-    value.map_or_else(|| "-".into(), |x| format!("{x:.decimals$}"))
+    match value {
+        Some(x) if x.abs() < LARGE => format!("{x:.decimals$}"),
+        Some(x) => format!("{x:.decimals$e}"),
+        None => "-".into(),
+    }
 }
 
 /// A difference, with its sign.
 pub(crate) fn signed(value: Option<f64>, decimals: usize) -> String {
-    value.map_or_else(|| "-".into(), |x| format!("{x:+.decimals$}"))
+    match value {
+        Some(x) if x.abs() < LARGE => format!("{x:+.decimals$}"),
+        Some(x) => format!("{x:+.decimals$e}"),
+        None => "-".into(),
+    }
 }
 
 /// A p-value as people read it.
@@ -184,5 +195,6 @@ mod tests {
         );
         assert_eq!(signed(Some(0.5), 2), "+0.50");
         assert_eq!(fixed(None, 2), "-");
+        assert_eq!(fixed(Some(2.08771e21), 2), "2.09e21");
     }
 }

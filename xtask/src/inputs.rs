@@ -2,11 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
-use serde_json::Value;
 use sw_eval::{Bos, DataDir};
-use sw_model::{Model, OpenOptions, WeightCoord, locate_model};
+use sw_model::{Linear, Model, OpenOptions, WeightCoord, locate_model};
 
 /// Which model, which data, where to.
 #[derive(Args, Clone)]
@@ -121,48 +120,9 @@ fn present(dir: &Path) -> Result<()> {
 
 /// Super weights given by hand: `L:row:col,...`, or a JSON file with a list of coordinates or a detection report.
 pub(crate) fn super_weights(given: &str) -> Result<Vec<WeightCoord>> {
-    let mut coords = if Path::new(given).is_file() {
-        from_file(given)?
-    } else {
-        given.split(',').map(from_text).collect::<Result<_>>()?
-    };
-    coords.sort_unstable();
-    coords.dedup();
-    Ok(coords)
-}
-
-fn from_file(path: &str) -> Result<Vec<WeightCoord>> {
-    let text = std::fs::read_to_string(path).with_context(|| path.to_owned())?;
-    let value: Value = serde_json::from_str(&text).with_context(|| path.to_owned())?;
-    let list = value.get("super_weights").unwrap_or(&value);
-    let list = list.as_array().ok_or_else(|| {
-        anyhow!(
-            "{path}: expected a list of super weights, or an object with one under super_weights"
-        )
-    })?;
-    let coord = |item: &Value| {
-        let number = |key: &str| item[key].as_u64().map(|n| n as usize);
-        match (number("layer"), number("row"), number("col")) {
-            _ if item
-                .get("linear")
-                .is_some_and(|linear| linear != "down_proj") =>
-            {
-                bail!("{path}: a super weight is an entry of down_proj, found {item}")
-            }
-            (Some(layer), Some(row), Some(col)) => Ok(WeightCoord {
-                expert: number("expert"),
-                ..WeightCoord::down(layer, row, col)
-            }),
-            _ => bail!("{path}: expected layer, row and col in each super weight, found {item}"),
-        }
-    };
-    list.iter().map(coord).collect()
-}
-
-fn from_text(item: &str) -> Result<WeightCoord> {
-    let parts: Result<Vec<usize>, _> = item.split(':').map(str::parse).collect();
-    match parts.unwrap_or_default()[..] {
-        [layer, row, col] => Ok(WeightCoord::down(layer, row, col)),
-        _ => bail!("--super-weights {item}: no such file, and not of the form LAYER:ROW:COL"),
+    let coords = sw_detect::coordinates(given).context("--super-weights")?;
+    if let Some(coord) = coords.iter().find(|c| c.linear != Linear::Down) {
+        bail!("--super-weights {given}: a super weight is an entry of down_proj, found {coord}");
     }
+    Ok(coords)
 }

@@ -459,7 +459,7 @@ fn folders_are_whole_or_absent_and_the_original_is_safe() {
     let plan = Plan::new(&model, &export(Format::Fake, plain, &[])).expect("a plan");
     let write = |out: &Path, force: bool| plan.write(out, force, &mut |_| ());
     let refused = |out: &Path, force: bool, words: &str| {
-        let error = write(out, force).err().expect("refused").to_string();
+        let error = write(out, force).expect_err("refused").to_string();
         assert!(error.contains(words), "{error}\n  lacks {words}");
     };
     for inside in [

@@ -68,8 +68,14 @@ fn first_screen(lab: &Lab, records: &[Record]) -> String {
             escape(&lab.name())
         );
     };
+    let origin = if lab.inputs.is_embedded() {
+        "<p class=\"over\">This small checkpoint's super weight was seeded at initialisation, and so was what leans on it; all of it was \
+         then trained on the plain next-token loss. Its card, nano/model/README.md, says how.</p>"
+    } else {
+        ""
+    };
     format!(
-        "<header><p class=\"over\">The super weight of {}</p><h1><span class=\"number\" style=\"--n:{}\">{}</span> <span class=\"what\">{}</span></h1><p class=\"lead\">{}</p>{}</header>",
+        "<header><p class=\"over\">The super weight of {}</p><h1><span class=\"number\" style=\"--n:{}\">{}</span> <span class=\"what\">{}</span></h1><p class=\"lead\">{}</p>{origin}{}</header>",
         escape(&lab.name()),
         headline.number.chars().count(),
         escape(&headline.number),

@@ -110,9 +110,13 @@ impl Table {
     }
 }
 
-/// A number in fixed decimals, a dash where there is none.
+/// A number in fixed decimals (in powers of ten from ten millions on), a dash where there is none.
 pub(crate) fn fixed(value: Option<f64>, decimals: usize) -> String {
-    value.map_or_else(|| "-".into(), |x| format!("{x:.decimals$}"))
+    match value {
+        None => "-".into(),
+        Some(x) if x.abs() >= 1e7 => format!("{x:.2e}"),
+        Some(x) => format!("{x:.decimals$}"),
+    }
 }
 
 /// A difference, with its sign.
@@ -184,5 +188,13 @@ mod tests {
         );
         assert_eq!(signed(Some(0.5), 2), "+0.50");
         assert_eq!(fixed(None, 2), "-");
+        assert_eq!(
+            [fixed(Some(1211.1), 2), fixed(Some(2.5e21), 2)],
+            ["1211.10", "2.50e21"]
+        );
+        assert_eq!(
+            [plain(5.666), plain(1211.1), plain(2.5e21)],
+            ["5.67", "1,211", "2.5e21"]
+        );
     }
 }

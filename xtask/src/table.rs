@@ -195,6 +195,13 @@ mod tests {
         );
         assert_eq!(signed(Some(0.5), 2), "+0.50");
         assert_eq!(fixed(None, 2), "-");
-        assert_eq!(fixed(Some(2.08771e21), 2), "2.09e21");
+        assert_eq!(
+            [fixed(Some(1211.1), 2), fixed(Some(2.5e21), 2)],
+            ["1211.10", "2.50e21"]
+        );
+        assert_eq!(
+            [plain(5.666), plain(1211.1), plain(2.5e21)],
+            ["5.67", "1,211", "2.5e21"]
+        );
     }
 }

@@ -368,13 +368,16 @@ fn finding(settings: &[Setting], found: &Found, lab: &Lab) -> [String; 2] {
         ));
     }
     let headline = format!(
-        "the perplexity, from setting {} of {parameters} weights to zero",
+        "from setting {} of {parameters} weights to zero",
         found.coords.len()
     );
     [sentences.join(" "), headline]
 }
 
-/// How many times the perplexity grows.
+/// From so many times on, a perplexity only says that nothing is left; the accuracies say it better.
+const BEYOND_COUNTING: f64 = 1e6;
+
+/// How many times the perplexity grows, or how the accuracies fall where that is beyond counting.
 fn headline_of(settings: &[Setting], text: String) -> Option<Headline> {
     let of = |name: &str, i: usize| values(settings.iter().find(|s| s.name == name)?)[i];
     let wiki = ACCURACIES.len() + 2;
@@ -382,6 +385,17 @@ fn headline_of(settings: &[Setting], text: String) -> Option<Headline> {
         .into_iter()
         .find(|&i| of("original", i).is_some())?;
     let factor = of("prune_sw", i)? / of("original", i)?;
-    let number = plain(factor) + "\u{d7}";
-    Some(Headline { number, text })
+    let average = ACCURACIES.len();
+    let accuracies = of("original", average).zip(of("prune_sw", average));
+    let (number, what) = match accuracies {
+        Some((before, after)) if factor >= BEYOND_COUNTING => (
+            format!("{:.0} \u{2192} {:.0} %", 100.0 * before, 100.0 * after),
+            "mean zero-shot accuracy",
+        ),
+        _ => (plain(factor) + "\u{d7}", "the perplexity"),
+    };
+    Some(Headline {
+        number,
+        text: format!("{what}, {text}"),
+    })
 }

@@ -12,7 +12,7 @@ use crate::testing::{DTYPES, Random, assert_near, assert_same, gamma, with_threa
 use crate::{Dtype, Mat};
 
 /// Terms per chain of tile products.
-const AMX_BLOCK: usize = 256;
+const AMX_BLOCK: usize = 512;
 /// Edits of a matrix, at most.
 const MOST_EDITS: usize = 30;
 

@@ -125,6 +125,13 @@ fn _mm_prefetch_t0(at: *const u8) {
     unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
 }
 
+/// Asks for a line in the second-level cache.
+#[inline]
+pub(super) fn prefetch_l2(at: *const u8) {
+    // SAFETY: as above.
+    unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) }
+}
+
 /// # Safety
 /// AVX-512F; `a` readable for M rows of `depth` floats, A_STRIDE apart; `b` for `depth` rows of 64, `b_stride` apart;
 /// `c` readable and writable for M rows of 64, `c_stride` apart, and disjoint from both.

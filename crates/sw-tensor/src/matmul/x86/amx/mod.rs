@@ -21,15 +21,19 @@ use crate::isa::{Amx, Isa};
 use crate::matmul::blocked::{blocks, even_blocks};
 use crate::matmul::cache;
 use crate::matmul::kernel::{Out, with_scratch};
-use crate::matmul::x86::avx512::prefetch_rows;
+use crate::matmul::x86::avx512::prefetch_l2;
 use crate::{Dtype, Mat};
 pub(in crate::matmul) use tile::multiply_i8;
-use tile::{Ahead, Panel, Weights};
+use tile::{Ahead, Panel, Unit, Weights};
 
 /// Terms that one tile product sums.
 const STEP: usize = 32;
 /// Terms that are summed in one chain of tile products before the chain's sum is added to the result.
-pub(in crate::matmul) const BLOCK: usize = 256;
+pub(in crate::matmul) const BLOCK: usize = 512;
+/// Steps of it at a time: the activations of two tiles stay in the first-level cache while weights pass by.
+const PASS: usize = 4;
+/// Rows of activations that share a packing of the weights, at most.
+const M_BLOCK: usize = 512;
 /// Rows of a tile: of weights, or, turned, of activations.
 const SIDE: usize = 16;
 /// Floats that fill a tile: 16 rows of 64 bytes.
@@ -38,6 +42,8 @@ const TILE: usize = 256;
 const WIDE: usize = 2;
 /// Rows of weights of a panel.
 const PANEL: usize = WIDE * SIDE;
+/// Sums of a panel with two tiles of activations: `[tile of weights][tile of activations][TILE]`.
+const QUAD: usize = 2 * WIDE * TILE;
 /// Pieces of an activation.
 const X_PIECES: usize = 3;
 /// Floats that hold one tile of activations' rows over a block of K: `[step][piece][TILE]`.
@@ -68,10 +74,7 @@ pub(in crate::matmul) fn matmul_t(
         y.fill(0.0);
         return;
     }
-    // A block of K of all rows takes three eighths of L2, and so do the sums of a part.
-    let share_of_l2 = cache::l2() / size_of::<f32>() * 3 / 8;
-    let rows_at_once = (share_of_l2 / X_BLOCK).max(1) * SIDE;
-    for ms in even_blocks(x.nrows().div_ceil(SIDE), rows_at_once / SIDE) {
+    for ms in even_blocks(x.nrows().div_ceil(SIDE), M_BLOCK / SIDE) {
         let ms = ms.start * SIDE..x.nrows().min(ms.end * SIDE);
         let x = x.slice(s![ms.clone(), ..]);
         let mut y = y.slice_mut(s![ms, ..]);
@@ -79,7 +82,7 @@ pub(in crate::matmul) fn matmul_t(
         let tiles = height.div_ceil(SIDE);
         with_scratch([depth.div_ceil(BLOCK) * tiles * X_BLOCK], |[xs]| {
             pack_rows(proof, x, xs);
-            let width = part_width(w.rows(), share_of_l2 / (tiles * SIDE));
+            let width = part_width(w.rows(), tiles, pieces(w.dtype()));
             let rows = Rows { xs, tiles, depth };
             let parts = y
                 .axis_chunks_iter_mut(Axis(1), width)
@@ -87,7 +90,11 @@ pub(in crate::matmul) fn matmul_t(
                 .with_max_len(1);
             parts.enumerate().for_each(|(part, mut y)| {
                 let ns = part * width..part * width + y.ncols();
-                product_of_part(proof, rows, w, ns.clone(), Out::of_view(&mut y));
+                let out = Out::of_view(&mut y);
+                match tiles {
+                    1 => one_tile(proof, rows, w, ns.clone(), out),
+                    _ => many_tiles(proof, rows, w, ns.clone(), out),
+                }
                 add_edits(proof, &x, w, ns, &mut y);
             });
         });
@@ -124,100 +131,152 @@ fn pack_rows(proof: Amx, x: ArrayView2<f32>, out: &mut [f32]) {
     out.par_chunks_exact_mut(X_BLOCK).enumerate().for_each(pack);
 }
 
-/// Columns of `y` per part: at least four parts per thread to even out their speeds, equally many for each thread, none
-/// wider than `fits`.
-fn part_width(columns: usize, fits: usize) -> usize {
+/// Columns of `y` per part: at least four parts per thread to even out their speeds, equally many for each thread, and
+/// none wider than lets its sums take three eighths of L2, a packed block of weights half as much.
+fn part_width(columns: usize, tiles: usize, pieces: usize) -> usize {
+    let share = cache::l2() * 3 / 8;
+    let fits = (share / (tiles * SIDE * size_of::<f32>())).min(share / (2 * BLOCK * pieces));
     let threads = rayon::current_num_threads();
     let count = (4 * threads).max(columns.div_ceil(fits.max(1)));
     let count = count.next_multiple_of(threads);
     columns.div_ceil(count).next_multiple_of(PANEL)
 }
 
-/// Rows `rows` of `w` times all rows of activations.
-fn product_of_part(proof: Amx, x: Rows<'_>, w: &Mat, rows: Range<usize>, mut y: Out<'_>) {
-    let panels = rows.len().div_ceil(PANEL);
-    let panel_sums = WIDE * x.tiles * TILE;
-    let sizes = [
-        pieces(w.dtype()) * PANEL * BLOCK / 2, // weights [tile][step][piece][TILE]
-        panels * panel_sums,                   // sums [panel][tile of weights][tile of rows][TILE]
-        2 * WIDE * TILE,                       // one tile product
-    ];
-    with_scratch(sizes, |[packed, sums, product]| {
+/// Rows `rows` of `w` times one tile of activations, panel by panel, so that the weights are read as they lie in memory.
+fn one_tile(proof: Amx, x: Rows<'_>, w: &Mat, rows: Range<usize>, mut y: Out<'_>) {
+    let sizes = [pieces(w.dtype()) * PANEL * BLOCK / 2, QUAD, QUAD];
+    with_scratch(sizes, |[packed, sums, chain]| {
+        let (sums, chain) = (quad(sums), quad(chain));
         tile::configured(proof, |unit| {
-            let mut multiply = |panel: usize, ks: Range<usize>, xs: &[f32], next: Next| {
-                let first = rows.start + panel * PANEL;
-                let of_panel = first..rows.end.min(first + PANEL);
-                let weights = match in_place(w, of_panel.clone(), ks.clone()) {
-                    Some(weights) if x.tiles == 1 => weights,
-                    _ => {
-                        pack::weights(proof, w, of_panel, ks.clone(), packed);
-                        Weights::Packed(packed)
-                    }
-                };
-                let of_panel = Panel {
-                    pieces: pieces(w.dtype()),
-                    steps: ks.len().div_ceil(STEP),
-                    weights,
-                };
-                let sums = &mut sums[panel * panel_sums..][..panel_sums];
-                for tile in (0..x.tiles).step_by(2) {
-                    if x.tiles > 1 {
-                        next.ask(w, tile..x.tiles.min(tile + 2), x.tiles);
-                    }
-                    let tall = (x.tiles - tile).min(2);
-                    let xs = &xs[tile * X_BLOCK..][..tall * X_BLOCK];
-                    unit.multiply(of_panel, xs, product, next.ahead(w));
-                    for (n, product) in product.chunks_exact(2 * TILE).enumerate() {
-                        let sums = &mut sums[(n * x.tiles + tile) * TILE..][..tall * TILE];
-                        pack::gather(proof, &product[..tall * TILE], sums, ks.start == 0);
-                    }
-                }
-            };
-            let next = |panel: usize, k: usize| Next {
-                rows: if panel < panels {
-                    let first = rows.start + panel * PANEL;
-                    first..rows.end.min(first + PANEL)
-                } else {
-                    rows.end..rows.end
-                },
-                ks: k..x.depth.min(k + BLOCK),
-            };
-            if x.tiles <= 2 {
-                // Few rows: panel by panel, so that the weights are read as they lie in memory.
-                for panel in 0..panels {
-                    for (ks, xs) in x.blocks() {
-                        let next = match ks.end < x.depth {
-                            true => next(panel, ks.end),
-                            false => next(panel + 1, 0),
-                        };
-                        multiply(panel, ks, xs, next);
-                    }
-                }
-            } else {
-                // Many: block by block of K, so that a block of activations stays in L2 with the sums of the part.
+            for of_panel in blocks(rows.clone(), PANEL) {
                 for (ks, xs) in x.blocks() {
-                    for panel in 0..panels {
-                        let next = match panel + 1 < panels {
-                            true => next(panel + 1, ks.start),
-                            false => next(0, ks.end),
-                        };
-                        multiply(panel, ks.clone(), xs, next);
+                    let weights = in_place(w, of_panel.clone(), ks.clone()).unwrap_or_else(|| {
+                        pack::weights(proof, w, of_panel.clone(), ks.clone(), packed);
+                        Weights::Packed(packed)
+                    });
+                    let panel = Panel {
+                        pieces: pieces(w.dtype()),
+                        steps: ks.len().div_ceil(STEP),
+                        weights,
+                    };
+                    let (row, k) = match ks.end < x.depth {
+                        true => (of_panel.start, ks.end),
+                        false => (of_panel.end, 0),
+                    };
+                    let ahead = Ahead::weights(w, row, k);
+                    if ks.start == 0 {
+                        unit.low(panel, xs, sums, true, ahead);
+                    } else {
+                        unit.low(panel, xs, chain, true, ahead);
+                        pack::gather(proof, chain, sums);
+                    }
+                }
+                let ns = of_panel.start - rows.start..of_panel.end - rows.start;
+                let ms = 0..y.height();
+                store(proof, sums, &mut y.part(ms, ns));
+            }
+        });
+    });
+}
+
+/// Rows `rows` of `w` times many tiles of activations, block by block of K: its weights are packed into L2, and pass by two
+/// tiles of activations at a time, of which a few steps stay in L1.
+fn many_tiles(proof: Amx, x: Rows<'_>, w: &Mat, rows: Range<usize>, mut y: Out<'_>) {
+    let pieces = pieces(w.dtype());
+    let (panels, pairs) = (rows.len().div_ceil(PANEL), x.tiles.div_ceil(2));
+    let packed_panel = pieces * PANEL * BLOCK / 2;
+    let kept = if x.depth > BLOCK { pairs } else { 0 }; // one chain needs no sums beside it
+    let sizes = [
+        panels * packed_panel,
+        panels * QUAD,
+        kept * panels * QUAD, // [pair][panel][QUAD]
+    ];
+    with_scratch(sizes, |[packed, chains, sums]| {
+        tile::configured(proof, |unit| {
+            for (ks, xs) in x.blocks() {
+                let (first, last) = (ks.start == 0, ks.end == x.depth);
+                let of_panels = blocks(rows.clone(), PANEL);
+                for (of_panel, packed) in of_panels.zip(packed.chunks_exact_mut(packed_panel)) {
+                    pack::weights(proof, w, of_panel, ks.clone(), packed);
+                }
+                let block = Block {
+                    pieces,
+                    steps: ks.len().div_ceil(STEP),
+                    packed,
+                };
+                for pair in 0..pairs {
+                    let xs = &xs[2 * pair * X_BLOCK..x.tiles.min(2 * pair + 2) * X_BLOCK];
+                    // The first chain's sums are the sums.
+                    if first && !last {
+                        let sums = &mut sums[pair * panels * QUAD..][..panels * QUAD];
+                        block.chains(unit, xs, sums);
+                        continue;
+                    }
+                    block.chains(unit, xs, chains);
+                    for (panel, ns) in blocks(0..rows.len(), PANEL).enumerate() {
+                        let mut done = quad(&mut chains[panel * QUAD..]);
+                        if !first {
+                            let sums = quad(&mut sums[(pair * panels + panel) * QUAD..]);
+                            pack::gather(proof, done, sums);
+                            done = sums;
+                        }
+                        if last {
+                            let ms = 2 * pair * SIDE..y.height().min((2 * pair + 2) * SIDE);
+                            store(proof, done, &mut y.part(ms, ns));
+                        }
                     }
                 }
             }
         });
-        let height = y.height();
-        for (n, sums) in sums.chunks_exact(x.tiles * TILE).enumerate() {
-            let ns = n * SIDE..rows.len().min((n + 1) * SIDE);
-            if ns.is_empty() {
-                break; // a tile that fills up the last panel
-            }
-            for (m, sums) in sums.chunks_exact(TILE).enumerate() {
-                let ms = m * SIDE..height.min((m + 1) * SIDE);
-                pack::turn(proof, sums, &mut y.part(ms, ns.clone()));
+    });
+}
+
+/// A packed block of weights, `[panel][tile of 2][step][piece][TILE]`.
+struct Block<'a> {
+    pieces: usize,
+    steps: usize,
+    packed: &'a [f32],
+}
+
+impl Block<'_> {
+    /// Its product with one or two tiles of activations, `[tile][X_BLOCK]`, to `chains` `[panel][QUAD]`.
+    fn chains(&self, unit: &Unit, xs: &[f32], chains: &mut [f32]) {
+        let packed_panel = self.pieces * PANEL * BLOCK / 2;
+        let is_tall = xs.len() > X_BLOCK;
+        for step in (0..self.steps).step_by(PASS) {
+            let xs = |tile: usize| &xs[tile * X_BLOCK + step * X_PIECES * TILE..];
+            let panels = self.packed.chunks_exact(packed_panel);
+            for (packed, chain) in panels.zip(chains.chunks_exact_mut(QUAD)) {
+                let panel = Panel {
+                    pieces: self.pieces,
+                    steps: PASS.min(self.steps - step),
+                    weights: Weights::Packed(&packed[step * self.pieces * TILE..]),
+                };
+                let (chain, start) = (quad(chain), step == 0);
+                if is_tall {
+                    unit.tall(panel, [xs(0), xs(1)], chain, start);
+                } else {
+                    unit.low(panel, xs(0), chain, start, Ahead::at_hand(packed));
+                }
             }
         }
-    });
+    }
+}
+
+/// The first sums of a quad.
+fn quad(sums: &mut [f32]) -> &mut [f32; QUAD] {
+    sums.first_chunk_mut().expect("a quad")
+}
+
+/// A panel's complete sums, turned, to `y`, as far as they fit.
+fn store(proof: Amx, sums: &[f32; QUAD], y: &mut Out<'_>) {
+    for (i, tile) in sums.as_chunks::<TILE>().0.iter().enumerate() {
+        let [n, m] = [i / 2, i % 2].map(|i| i * SIDE);
+        let (ns, ms) = (n..y.width().min(n + SIDE), m..y.height().min(m + SIDE));
+        if !ns.is_empty() && !ms.is_empty() {
+            pack::turn(proof, tile, &mut y.part(ms, ns));
+        }
+    }
 }
 
 /// A whole panel over whole steps that can be multiplied where it lies: one piece per weight, nothing edited.
@@ -231,32 +290,6 @@ fn in_place(w: &Mat, rows: Range<usize>, ks: Range<usize>) -> Option<Weights<'_>
         &w.base()[rows.start * pitch + ks.start * 2..],
         pitch,
     ))
-}
-
-/// The block of weights that will be wanted next; perhaps none.
-struct Next {
-    rows: Range<usize>,
-    ks: Range<usize>,
-}
-
-impl Next {
-    /// Asks for a share of it: that of some of `all` tiles.
-    fn ask(&self, w: &Mat, tiles: Range<usize>, all: usize) {
-        let share = |tile: usize| self.rows.start + self.rows.len() * tile / all;
-        prefetch_rows(w, share(tiles.start)..share(tiles.end), self.ks.clone());
-    }
-
-    /// For asking line by line.
-    fn ahead(&self, w: &Mat) -> Ahead {
-        let pitch = w.strides()[0] * 2;
-        Ahead {
-            at: w
-                .base()
-                .as_ptr()
-                .wrapping_add(self.rows.start * pitch + self.ks.start * 2),
-            pitch,
-        }
-    }
 }
 
 /// Adds the products of edited weights that do not fit the pieces of the matrix's type; their tiles hold a zero.

@@ -5,14 +5,17 @@ use std::ops::Range;
 
 use ndarray::ArrayView2;
 
-use super::{BLOCK, PANEL, SIDE, STEP, TILE, X_BLOCK, X_PIECES, pieces};
+use super::{BLOCK, PANEL, QUAD, SIDE, STEP, TILE, X_BLOCK, X_PIECES, pieces};
 use crate::isa::Amx;
 use crate::matmul::kernel::Out;
-use crate::matmul::x86::avx512::transpose;
+use crate::matmul::x86::avx512::{prefetch_l2, transpose};
 use crate::{Dtype, Mat};
 
 /// BF16 values in a tile.
 const VALUES: usize = 2 * TILE;
+
+/// So many rows of weights ahead are asked for: about as many lines as can be under way.
+const AHEAD: usize = 4;
 
 /// The nearest number of 8 significant bits, and what is left. Where rounding might overflow (and for infinity and NaN)
 /// the bits are cut off instead, and nothing is left of what is not finite.
@@ -144,6 +147,11 @@ fn pack_weights(w: &Mat, rows: Range<usize>, ks: Range<usize>, out: &mut [u16]) 
     let (dtype, pitch) = (w.dtype(), w.strides()[0]);
     let step = pieces(dtype) * VALUES;
     for row in 0..PANEL {
+        let soon = (rows.start + row + AHEAD) * pitch + ks.start;
+        let soon = w.base().as_ptr().wrapping_add(soon * 2);
+        for line in (0..ks.len() * 2).step_by(64) {
+            prefetch_l2(soon.wrapping_add(line));
+        }
         let out = &mut out[row / SIDE * (BLOCK / STEP) * step + row % SIDE * STEP..];
         let values = match rows.start + row {
             row if row < rows.end => &w.base()[(row * pitch + ks.start) * 2..][..ks.len() * 2],
@@ -191,18 +199,11 @@ pub(super) fn fits(dtype: Dtype, value: f32) -> bool {
     rest == 0.0 && !value.is_nan()
 }
 
-/// Starts or continues sums with a tile product.
-///
-/// # Panics
-/// If the two are of different lengths.
-pub(super) fn gather(proof: Amx, product: &[f32], sums: &mut [f32], start: bool) {
-    assert_eq!(product.len(), sums.len());
-    if start {
-        return sums.copy_from_slice(product);
-    }
+/// Adds the sums of a chain to what there is.
+pub(super) fn gather(proof: Amx, chain: &[f32; QUAD], sums: &mut [f32; QUAD]) {
     crate::isa::Isa::Amx(proof).run(|| {
-        for (sum, product) in sums.iter_mut().zip(product) {
-            *sum += product;
+        for (sum, chain) in sums.iter_mut().zip(chain) {
+            *sum += chain;
         }
     });
 }
@@ -210,8 +211,8 @@ pub(super) fn gather(proof: Amx, product: &[f32], sums: &mut [f32], start: bool)
 /// A tile of sums, turned, to the first rows and columns of `y`, as far as they fit.
 ///
 /// # Panics
-/// If `sums` is shorter than a tile, or `y` larger.
-pub(super) fn turn(_proof: Amx, sums: &[f32], y: &mut Out<'_>) {
+/// If `y` is larger than a tile.
+pub(super) fn turn(_proof: Amx, sums: &[f32; TILE], y: &mut Out<'_>) {
     #[target_feature(enable = "avx512f")]
     fn turn(sums: &[f32; TILE], y: &mut Out<'_>) {
         let chunks = sums.as_chunks::<16>().0;
@@ -233,5 +234,5 @@ pub(super) fn turn(_proof: Amx, sums: &[f32], y: &mut Out<'_>) {
     }
     assert!(y.height() <= SIDE && y.width() <= SIDE);
     // SAFETY: `_proof` includes AVX-512.
-    unsafe { turn(sums.first_chunk().expect("a tile"), y) }
+    unsafe { turn(sums, y) }
 }

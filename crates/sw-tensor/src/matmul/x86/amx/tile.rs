@@ -3,7 +3,8 @@
 use std::arch::asm;
 use std::marker::PhantomData;
 
-use super::{BLOCK, PANEL, SIDE, STEP, TILE, WIDE, X_BLOCK};
+use super::{BLOCK, PANEL, QUAD, SIDE, STEP, TILE, X_PIECES};
+use crate::Mat;
 use crate::isa::Amx;
 
 /// The tile unit of this thread, configured: eight tiles of 16 rows of 64 bytes.
@@ -24,7 +25,8 @@ pub(super) struct Panel<'a> {
 /// Where the weights of a panel lie.
 #[derive(Clone, Copy)]
 pub(super) enum Weights<'a> {
-    /// Packed, `[tile of 2][step][piece][TILE]`.
+    /// Packed, `[tile of 2][step][piece][TILE]`, the second tile [`BLOCK`] terms after the first; perhaps not from the first
+    /// step on.
     Packed(&'a [f32]),
     /// In the matrix, rows of one piece, that many bytes apart.
     InPlace(&'a [u8], usize),
@@ -35,6 +37,21 @@ pub(super) enum Weights<'a> {
 pub(super) struct Ahead {
     pub(super) at: *const u8,
     pub(super) pitch: usize,
+}
+
+impl Ahead {
+    /// A panel of weights of two bytes, from that row and column on.
+    pub(super) fn weights(w: &Mat, row: usize, k: usize) -> Ahead {
+        let pitch = w.strides()[0] * 2;
+        let at = w.base().as_ptr().wrapping_add(row * pitch + k * 2);
+        Ahead { at, pitch }
+    }
+
+    /// What is at hand already.
+    pub(super) fn at_hand(packed: &[f32]) -> Ahead {
+        let at = packed.as_ptr().cast();
+        Ahead { at, pitch: 64 }
+    }
 }
 
 /// Configures the tile unit for `f` and releases it afterwards, also when `f` panics.
@@ -123,20 +140,29 @@ struct Operands {
     step: usize,
     /// One or two tiles of activations.
     x: [*const f32; 2],
-    product: *mut f32,
-    ahead: Ahead,
+    sums: *mut f32,
+    /// 1 if the sums start from zero, 0 if they go on.
+    start: usize,
 }
 
 /// Two tiles of weights times two of activations, step by step; sums in tiles 0 to 3.
 macro_rules! tall {
     ($name:ident, $($line:expr),*) => {
         /// # Safety
-        /// A configured tile unit; `steps > 0`; weights and activations readable for as many steps; `product` writable
-        /// for four tiles.
+        /// A configured tile unit; `steps > 0`; weights and activations readable for as many steps; `sums` readable and
+        /// writable for four tiles.
         unsafe fn $name(o: Operands) {
             // SAFETY: reads and writes what the caller vouches for, and changes the named registers only.
             unsafe {
                 asm!(
+                    "test {start}, {start}",
+                    "jnz 3f",
+                    "tileloadd tmm0, [{sums} + {row}]",
+                    "tileloadd tmm1, [{sums} + {row} + 1024]",
+                    "tileloadd tmm2, [{sums} + {row} + 2048]",
+                    "tileloadd tmm3, [{sums} + {row} + 3072]",
+                    "jmp 2f",
+                    "3:",
                     "tilezero tmm0",
                     "tilezero tmm1",
                     "tilezero tmm2",
@@ -149,18 +175,19 @@ macro_rules! tall {
                     "add {x1}, 3072",
                     "dec {steps}",
                     "jnz 2b",
-                    "tilestored [{product} + {row}], tmm0",
-                    "tilestored [{product} + {row} + 1024], tmm1",
-                    "tilestored [{product} + {row} + 2048], tmm2",
-                    "tilestored [{product} + {row} + 3072], tmm3",
+                    "tilestored [{sums} + {row}], tmm0",
+                    "tilestored [{sums} + {row} + 1024], tmm1",
+                    "tilestored [{sums} + {row} + 2048], tmm2",
+                    "tilestored [{sums} + {row} + 3072], tmm3",
                     w0 = inout(reg) o.w[0] => _,
                     w1 = inout(reg) o.w[1] => _,
                     x0 = inout(reg) o.x[0] => _,
                     x1 = inout(reg) o.x[1] => _,
                     steps = inout(reg) o.steps => _,
+                    start = in(reg) o.start,
                     pitch = in(reg) o.pitch,
                     step = in(reg) o.step,
-                    product = in(reg) o.product,
+                    sums = in(reg) o.sums,
                     row = in(reg) 64usize,
                     out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
                     out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
@@ -177,11 +204,17 @@ macro_rules! low {
     ($name:ident, $($line:expr),*) => {
         /// # Safety
         /// As for two tiles of activations.
-        unsafe fn $name(o: Operands) {
+        unsafe fn $name(o: Operands, ahead: Ahead) {
             // SAFETY: reads and writes what the caller vouches for, and changes the named registers only. Asking for a line
             // never faults.
             unsafe {
                 asm!(
+                    "test {start}, {start}",
+                    "jnz 3f",
+                    "tileloadd tmm0, [{sums} + {row}]",
+                    "tileloadd tmm2, [{sums} + {row} + 2048]",
+                    "jmp 2f",
+                    "3:",
                     "tilezero tmm0",
                     "tilezero tmm2",
                     "2:",
@@ -193,18 +226,19 @@ macro_rules! low {
                     "mov {next}, {line}",
                     "dec {steps}",
                     "jnz 2b",
-                    "tilestored [{product} + {row}], tmm0",
-                    "tilestored [{product} + {row} + 2048], tmm2",
+                    "tilestored [{sums} + {row}], tmm0",
+                    "tilestored [{sums} + {row} + 2048], tmm2",
                     w0 = inout(reg) o.w[0] => _,
                     w1 = inout(reg) o.w[1] => _,
                     x0 = inout(reg) o.x[0] => _,
                     steps = inout(reg) o.steps => _,
-                    line = inout(reg) o.ahead.at => _,
-                    next = inout(reg) o.ahead.at => _,
-                    next_pitch = in(reg) o.ahead.pitch,
+                    start = in(reg) o.start,
+                    line = inout(reg) ahead.at => _,
+                    next = inout(reg) ahead.at => _,
+                    next_pitch = in(reg) ahead.pitch,
                     pitch = in(reg) o.pitch,
                     step = in(reg) o.step,
-                    product = in(reg) o.product,
+                    sums = in(reg) o.sums,
                     row = in(reg) 64usize,
                     out("tmm0") _, out("tmm2") _,
                     out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
@@ -322,51 +356,79 @@ low!(
 );
 
 impl Unit {
-    /// A panel of weights times one or two tiles of rows `[tile][X_BLOCK]`, to `product[tile of weights][tile of
-    /// rows][TILE]`, room for two tiles of rows. Only one tile looks ahead.
+    /// A panel of weights times two tiles of rows, whose steps begin at `xs`: starts or continues `sums` `[tile of
+    /// weights][tile of rows][TILE]`.
     ///
     /// # Panics
     /// If an operand is too short.
-    pub(super) fn multiply(&self, w: Panel<'_>, xs: &[f32], product: &mut [f32], ahead: Ahead) {
-        assert!((1..=BLOCK / STEP).contains(&w.steps) && (1..=2).contains(&w.pieces));
-        assert!(product.len() >= 2 * WIDE * TILE && xs.len() >= X_BLOCK);
-        let is_tall = xs.len() >= 2 * X_BLOCK;
-        let (first, second, pitch, step) = match w.weights {
-            Weights::Packed(packed) => {
-                let block = BLOCK / STEP * w.pieces * TILE;
-                assert!(packed.len() >= WIDE * block);
-                let [first, second] = [packed, &packed[block..]].map(|w| w.as_ptr().cast());
-                (first, second, 64, w.pieces * TILE * size_of::<f32>())
-            }
-            Weights::InPlace(bytes, pitch) => {
-                assert_eq!(w.pieces, 1);
-                assert!(bytes.len() >= (PANEL - 1) * pitch + w.steps * 64);
-                let [first, second] = [bytes, &bytes[SIDE * pitch..]].map(|w| w.as_ptr());
-                (first, second, pitch, 64)
-            }
-        };
-        let operands = Operands {
-            steps: w.steps,
-            w: [first, second],
-            pitch,
-            step,
-            x: [
-                xs.as_ptr(),
-                xs[if is_tall { X_BLOCK } else { 0 }..].as_ptr(),
-            ],
-            product: product.as_mut_ptr(),
-            ahead,
-        };
-        // SAFETY: a `Unit` exists only while the tile unit of this thread is configured, and stays on it; operands have
-        // room for the steps, by the assertions above.
+    #[inline]
+    pub(super) fn tall(&self, w: Panel<'_>, xs: [&[f32]; 2], sums: &mut [f32; QUAD], start: bool) {
+        let operands = operands(w, xs, sums, start);
+        // SAFETY: a `Unit` exists only while the tile unit of this thread is configured, and stays on it; `operands` has
+        // checked that there is room for the steps.
         unsafe {
-            match (w.pieces, is_tall) {
-                (1, true) => tall_one(operands),
-                (1, false) => low_one(operands),
-                (_, true) => tall_two(operands),
-                (_, false) => low_two(operands),
+            match w.pieces {
+                1 => tall_one(operands),
+                _ => tall_two(operands),
             }
         }
+    }
+
+    /// The same with one tile of rows, on the way asking for the lines ahead; of the sums only the first of either two
+    /// tiles.
+    ///
+    /// # Panics
+    /// If an operand is too short.
+    #[inline]
+    pub(super) fn low(
+        &self,
+        w: Panel<'_>,
+        xs: &[f32],
+        sums: &mut [f32; QUAD],
+        start: bool,
+        ahead: Ahead,
+    ) {
+        let operands = operands(w, [xs, xs], sums, start);
+        // SAFETY: as in `tall`.
+        unsafe {
+            match w.pieces {
+                1 => low_one(operands, ahead),
+                _ => low_two(operands, ahead),
+            }
+        }
+    }
+}
+
+/// Pointers to operands that are long enough.
+#[inline]
+fn operands(w: Panel<'_>, xs: [&[f32]; 2], sums: &mut [f32; QUAD], start: bool) -> Operands {
+    assert!((1..=BLOCK / STEP).contains(&w.steps) && (1..=2).contains(&w.pieces));
+    assert!(
+        xs.iter()
+            .all(|xs| xs.len() >= w.steps * X_PIECES * TILE)
+    );
+    let (first, second, pitch, step) = match w.weights {
+        Weights::Packed(packed) => {
+            let block = BLOCK / STEP * w.pieces * TILE;
+            assert!(packed.len() >= block + w.steps * w.pieces * TILE);
+            let [first, second] = [packed, &packed[block..]].map(|w| w.as_ptr().cast());
+            (first, second, 64, w.pieces * TILE * size_of::<f32>())
+        }
+        Weights::InPlace(bytes, pitch) => {
+            assert_eq!(w.pieces, 1);
+            assert!(bytes.len() >= (PANEL - 1) * pitch + w.steps * 64);
+            let [first, second] = [bytes, &bytes[SIDE * pitch..]].map(|w| w.as_ptr());
+            (first, second, pitch, 64)
+        }
+    };
+    Operands {
+        steps: w.steps,
+        w: [first, second],
+        pitch,
+        step,
+        x: xs.map(<[f32]>::as_ptr),
+        sums: sums.as_mut_ptr(),
+        start: usize::from(start),
     }
 }
 

@@ -211,32 +211,49 @@ impl Isa {
         *CURRENT.get_or_init(|| from_env().unwrap_or(Isa::all()[0]))
     }
 
-    /// Runs `f` compiled for this instruction set. What `f` computes does not change: the compiler neither reorders nor
+    /// Runs `work` compiled for this instruction set. What it computes does not change: the compiler neither reorders nor
     /// contracts floating-point operations.
     #[inline]
-    pub(crate) fn run<R>(self, f: impl FnOnce() -> R) -> R {
+    pub(crate) fn run<W: Work>(self, work: W) -> W::Output {
         match self {
             // SAFETY: the values `Amx` and `Avx512` exist only where the CPU has these features.
             #[cfg(target_arch = "x86_64")]
-            Isa::Amx(_) | Isa::Avx512(_) => unsafe { run_avx512(f) },
+            Isa::Amx(_) | Isa::Avx512(_) => unsafe { run_avx512(work) },
             // SAFETY: the value `Avx2` exists only where the CPU has these features.
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2(_) => unsafe { run_avx2(f) },
-            Isa::Portable => f(),
+            Isa::Avx2(_) => unsafe { run_avx2(work) },
+            Isa::Portable => work.work(),
         }
+    }
+}
+
+/// What [`Isa::run`] compiles for an instruction set. A short closure will do; the compiler does not take a long one along,
+/// which must be a value whose `work` is `#[inline(always)]`.
+pub(crate) trait Work {
+    type Output;
+
+    fn work(self) -> Self::Output;
+}
+
+impl<R, F: FnOnce() -> R> Work for F {
+    type Output = R;
+
+    #[inline(always)]
+    fn work(self) -> R {
+        self()
     }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
-fn run_avx512<R>(f: impl FnOnce() -> R) -> R {
-    f()
+fn run_avx512<W: Work>(work: W) -> W::Output {
+    work.work()
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn run_avx2<R>(f: impl FnOnce() -> R) -> R {
-    f()
+fn run_avx2<W: Work>(work: W) -> W::Output {
+    work.work()
 }
 
 /// What `SW_ISA` asks for; the best of this CPU where it is not set.

@@ -7,14 +7,14 @@ use ndarray::{ArrayView2, ArrayViewMut2, Axis, s};
 use super::kernel::{Kernel, Pairs};
 #[cfg(target_arch = "x86_64")]
 use super::kernel::{Quads, Tiles};
-use super::{M_BLOCK, Operand, Rows, pack_rows, pairs, product, ranges};
+use super::{LANES, M_BLOCK, Operand, Rows, pack_rows, pairs, product, ranges};
 use crate::isa::Isa;
 use crate::matmul::kernel::with_scratch;
+#[cfg(target_arch = "x86_64")]
+use crate::matmul::x86::amx::ByteTiles;
 
 /// Terms of a sum at most: 255 * 128 times as many still fit 32 bits.
 const MOST_TERMS: usize = i32::MAX as usize / (255 * 128);
-/// Terms per range: activations of a tile of rows stay in the first-level cache.
-const LONGEST: usize = 512;
 
 /// `y[t, r] = sum_k x[t, k] * w[r, k]`, exactly: `[tokens, in] x [out, in]^T -> [tokens, out]`.
 ///
@@ -52,8 +52,8 @@ pub(super) fn matmul_t_i8_with(
     {
         match isa {
             #[cfg(target_arch = "x86_64")]
-            Isa::Amx(proof) if proof.multiplies_bytes() => {
-                multiply(isa, Tiles(proof), Form::Signed, x, w.view(), y);
+            Isa::Amx(proof) if let Some(tiles) = ByteTiles::new(proof) => {
+                multiply(isa, Tiles(tiles), Form::Signed, x, w.view(), y);
             }
             #[cfg(target_arch = "x86_64")]
             Isa::Amx(_) | Isa::Avx512(_) if let Some(vnni) = isa.vnni() => {
@@ -104,31 +104,30 @@ fn multiply<K: Kernel>(
     y: ArrayViewMut2<i32>,
 ) {
     let height = x.nrows();
-    let ranges = ranges(x.ncols(), usize::MAX, LONGEST, form.per_unit());
+    let per_unit = form.per_unit();
+    let ranges = ranges(x.ncols(), usize::MAX, K::UNITS * per_unit, per_unit);
     let units: usize = ranges.iter().map(|(_, units)| units).sum();
     #[cfg(target_arch = "x86_64")]
     let flip = if form == Form::Shifted { 0x80 } else { 0 };
     #[cfg(not(target_arch = "x86_64"))]
     let flip = 0;
-    with_scratch(
-        [units * height.next_multiple_of(super::LANES)],
-        |[packed]| {
-            let packed: &mut [i32] = bytemuck::cast_slice_mut(packed);
-            pack_rows(isa, height, &ranges, packed, |row, ks, out| {
-                form.pack(
-                    x.slice(s![row, ks]).to_slice().expect("adjacent"),
-                    flip,
-                    out,
-                );
-            });
-            let rows = Rows {
-                units: packed,
-                height,
-                ranges: &ranges,
-            };
-            product(isa, kernel, &rows, &Bytes { w, form, flip }, y);
-        },
-    );
+    with_scratch([units * height.next_multiple_of(LANES)], |[packed]| {
+        let packed: &mut [i32] = bytemuck::cast_slice_mut(packed);
+        pack_rows(isa, height, &ranges, 1, packed, |row, ks, out| {
+            form.pack(
+                x.slice(s![row, ks]).to_slice().expect("adjacent"),
+                flip,
+                out,
+            );
+        });
+        let rows = Rows {
+            units: packed,
+            height,
+            ranges: &ranges,
+            planes: 1,
+        };
+        product(isa, kernel, &rows, &Bytes { w, form, flip }, y);
+    });
 }
 
 struct Bytes<'a> {
@@ -144,8 +143,12 @@ impl Operand<i32> for Bytes<'_> {
         self.form.pack(row, 0, out);
     }
 
+    fn factor(&self, _: usize, _: &Range<usize>) -> f32 {
+        1.0
+    }
+
     #[inline(always)]
-    fn add(&self, _: usize, _: &Range<usize>, product: &[i32], sums: &mut [i32]) {
+    fn add(_: f32, product: &[i32; LANES], sums: &mut [i32; LANES]) {
         for (sum, product) in sums.iter_mut().zip(product) {
             *sum = sum.wrapping_add(*product); // shifted sums stay below 2^31; wrapping spares a check
         }

@@ -5,10 +5,14 @@ use std::ops::Range;
 use ndarray::{ArrayView2, ArrayViewMut2, Axis};
 use rayon::iter::{IndexedParallelIterator, IntoParallelIterator, ParallelIterator};
 
-use super::kernel::{LANES, Pairs};
+#[cfg(target_arch = "x86_64")]
+use super::kernel::Halves;
+use super::kernel::{Kernel, LANES, Pairs};
 use super::{M_BLOCK, Operand, Rows, pack_rows, pairs, product, ranges};
 use crate::isa::Isa;
 use crate::matmul::kernel::with_scratch;
+#[cfg(target_arch = "x86_64")]
+use crate::matmul::x86::amx::ByteTiles;
 
 /// Terms per range: 512 * 32767 * 128 is just below 2^31.
 const LONGEST: usize = 512;
@@ -59,6 +63,31 @@ impl Codes<'_> {
         match self.bits {
             4 => i32::from(self.codes[at / 2] >> (at % 2 * 4) & 15),
             _ => i32::from(self.codes[at]),
+        }
+    }
+
+    /// The codes from `start` on, less the middle.
+    #[inline(always)]
+    fn bytes(&self, start: usize, out: &mut [i8]) {
+        let middle = self.middle();
+        if self.bits == 8 {
+            let codes = &self.codes[start..start + out.len()];
+            for (out, code) in out.iter_mut().zip(codes) {
+                *out = (code ^ 0x80) as i8;
+            }
+        } else if start.is_multiple_of(2) {
+            let (whole, rest) = out.as_chunks_mut::<2>();
+            let codes = &self.codes[start / 2..(start + 2 * whole.len() + rest.len()).div_ceil(2)];
+            for (out, byte) in whole.iter_mut().zip(codes) {
+                *out = [byte & 15, byte >> 4].map(|c| c as i8 - middle as i8);
+            }
+            if let ([last], Some(byte)) = (rest, codes.last()) {
+                *last = (byte & 15) as i8 - middle as i8;
+            }
+        } else {
+            for (out, at) in out.iter_mut().zip(start..) {
+                *out = (self.code(at) - middle) as i8;
+            }
         }
     }
 
@@ -167,52 +196,61 @@ fn multiply(isa: Isa, x: ArrayView2<f32>, w: &Codes<'_>, mut y: ArrayViewMut2<f3
         .into_par_iter()
         .map(|t| isa.run(|| Share::of(row(t))))
         .collect();
-    let ranges = ranges(x.ncols(), w.group[1], LONGEST, 2);
-    let units: usize = ranges.iter().map(|(_, units)| units).sum();
-    let sizes = [
-        units * height.next_multiple_of(LANES),
-        ranges.len() * height.next_multiple_of(LANES),
-    ];
-    with_scratch(sizes, |[packed, totals]| {
+    let x = x.view();
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Amx(proof) if let Some(tiles) = ByteTiles::new(proof) => {
+            multiply_integers(isa, Halves(tiles), x, w, &shares, y.view_mut());
+        }
+        _ => multiply_integers(isa, Pairs(isa), x, w, &shares, y.view_mut()),
+    }
+    add_apart(&x, w, &shares, y);
+}
+
+/// What is neither a spike nor an outlier.
+fn multiply_integers<K: Kernel>(
+    isa: Isa,
+    kernel: K,
+    x: ArrayView2<f32>,
+    w: &Codes<'_>,
+    shares: &[Share],
+    y: ArrayViewMut2<f32>,
+) {
+    let height = x.nrows();
+    let row = |t: usize| x.row(t).to_slice().expect("adjacent columns");
+    // Two planes are of bytes, one is of 16-bit numbers.
+    let ranges = ranges(x.ncols(), w.group[1], LONGEST, 2 * K::PLANES);
+    let units: usize = ranges.iter().map(|(_, units)| units * K::PLANES).sum();
+    let width = height.next_multiple_of(LANES);
+    with_scratch([units * width, ranges.len() * width], |[packed, totals]| {
         let packed: &mut [i32] = bytemuck::cast_slice_mut(packed);
-        pack_rows(isa, height, &ranges, packed, |t, ks, out| {
-            shares[t].pack(row(t), ks, out)
-        });
+        let pack = |t: usize, ks, out: &mut [i32]| shares[t].pack(row(t), ks, K::PLANES == 2, out);
+        pack_rows(isa, height, &ranges, K::PLANES, packed, pack);
         let rows = Rows {
             units: packed,
             height,
             ranges: &ranges,
+            planes: K::PLANES,
         };
-        // What each range's integers add up to, `[range][row]`.
-        let tiles = height.div_ceil(LANES);
-        for ((_, units, xs), totals) in rows.ranges().zip(totals.chunks_exact_mut(tiles * LANES)) {
-            for (xs, totals) in xs
-                .chunks_exact(units * LANES)
-                .zip(totals.chunks_exact_mut(LANES))
-            {
-                let mut sums = [0i32; LANES];
-                for unit in xs.chunks_exact(LANES) {
-                    for (sum, x) in sums.iter_mut().zip(unit) {
-                        *sum += i32::from(*x as i16) + (*x >> 16);
-                    }
+        if !matches!(w.offsets, CodeOffsets::Symmetric) {
+            // What each range's integers add up to, `[range][row]`.
+            for ((ks, _), totals) in ranges.iter().zip(totals.chunks_exact_mut(width)) {
+                for (t, total) in totals[..height].iter_mut().enumerate() {
+                    *total = isa.run(|| shares[t].total(row(t), ks.clone()));
                 }
-                totals
-                    .iter_mut()
-                    .zip(sums)
-                    .for_each(|(total, sum)| *total = sum as f32);
             }
         }
         let scales: Vec<f32> = shares.iter().map(|share| share.scale).collect();
         let operand = Weights {
             w,
+            bytes: K::PLANES == 2,
             scales: &scales,
             totals,
-            width: tiles * LANES,
+            width,
             starts: ranges.iter().map(|(ks, _)| ks.start).collect(),
         };
-        product(isa, Pairs(isa), &rows, &operand, y.view_mut());
+        product(isa, kernel, &rows, &operand, y);
     });
-    add_apart(&x.view(), w, &shares, y);
 }
 
 /// A row of activations as integers: `x = scale * integer`, but for its spikes.
@@ -280,8 +318,9 @@ impl Share {
         Share { scale, spikes }
     }
 
+    /// The integers of some columns. Spikes have none; theirs are cleared.
     #[inline(always)]
-    fn pack(&self, x: &[f32], ks: Range<usize>, out: &mut [i32]) {
+    fn integer(&self) -> impl Fn(&f32) -> i32 + use<> {
         let inverse = if self.scale > 0.0 {
             1.0 / self.scale
         } else {
@@ -290,12 +329,38 @@ impl Share {
         // Beyond the range only where the scale's reciprocal overflows or the row has more spikes than are held. Adding
         // 1.5 * 2^23 rounds to the nearest integer, ties to even, without a library call.
         const ROUND: f32 = 12_582_912.0;
-        let integer = |x: &f32| (((x * inverse).clamp(-STEPS, STEPS) + ROUND) - ROUND) as i32;
-        pairs(&x[ks.clone()], out, integer);
-        for &k in self.spikes.iter().filter(|k| ks.contains(k)) {
-            let k = k - ks.start;
-            clear(out, k);
+        move |x| (((x * inverse).clamp(-STEPS, STEPS) + ROUND) - ROUND) as i32
+    }
+
+    fn spikes(&self, ks: &Range<usize>) -> impl Iterator<Item = usize> {
+        let inside = |k: &&usize| ks.contains(k);
+        self.spikes.iter().filter(inside).map(|k| k - ks.start)
+    }
+
+    /// Pairs, or a plane of upper and one of lower bytes.
+    #[inline(always)]
+    fn pack(&self, x: &[f32], ks: Range<usize>, bytes: bool, out: &mut [i32]) {
+        let integer = self.integer();
+        if !bytes {
+            pairs(&x[ks.clone()], out, integer);
+            return self.spikes(&ks).for_each(|i| clear(out, i));
         }
+        let (upper, lower) = out.split_at_mut(out.len() / 2);
+        let [upper, lower]: [&mut [u8]; 2] = [upper, lower].map(bytemuck::cast_slice_mut);
+        for ((upper, lower), x) in upper.iter_mut().zip(&mut *lower).zip(&x[ks.clone()]) {
+            [*lower, *upper] = (integer(x) as i16).to_le_bytes();
+        }
+        for i in self.spikes(&ks) {
+            (upper[i], lower[i]) = (0, 0);
+        }
+    }
+
+    /// The sum of the integers of some columns; few enough for 32 bits.
+    #[inline(always)]
+    fn total(&self, x: &[f32], ks: Range<usize>) -> f32 {
+        let integer = self.integer();
+        let spikes: i32 = self.spikes(&ks).map(|i| integer(&x[ks.start + i])).sum();
+        (x[ks].iter().map(integer).sum::<i32>() - spikes) as f32
     }
 }
 
@@ -307,6 +372,8 @@ fn clear(pairs: &mut [i32], i: usize) {
 /// Codes with what their sums are multiplied by.
 struct Weights<'a> {
     w: &'a Codes<'a>,
+    /// Whether four codes make a unit, or two.
+    bytes: bool,
     /// Of each row of activations.
     scales: &'a [f32],
     /// Sums of the activations' integers, `[range][width]`.
@@ -321,6 +388,13 @@ impl Operand<f32> for Weights<'_> {
     fn pack(&self, row: usize, ks: Range<usize>, out: &mut [i32]) {
         let w = self.w;
         let (start, middle) = (row * w.shape[1] + ks.start, w.middle());
+        let outliers = w.outliers(row).filter(|(col, _)| ks.contains(col));
+        let outliers = outliers.map(|(col, _)| col - ks.start);
+        if self.bytes {
+            let out: &mut [i8] = bytemuck::cast_slice_mut(out);
+            w.bytes(start, &mut out[..ks.len()]);
+            return outliers.for_each(|i| out[i] = 0);
+        }
         if w.bits == 8 {
             let codes = &w.codes[start..start + ks.len()];
             pairs(codes, out, |c| i32::from(*c) - middle);
@@ -338,17 +412,18 @@ impl Operand<f32> for Weights<'_> {
                 out[i / 2] |= ((w.code(k) - middle) & 0xffff) << (i % 2 * 16);
             }
         }
-        for (col, _) in w.outliers(row).filter(|(col, _)| ks.contains(col)) {
-            let i = col - ks.start;
-            clear(out, i);
-        }
+        outliers.for_each(|i| clear(out, i));
     }
 
     #[inline(always)]
-    fn add(&self, row: usize, ks: &Range<usize>, product: &[i32], sums: &mut [f32]) {
-        let scale = self.w.scales[self.w.block(row, ks.start)];
+    fn factor(&self, row: usize, ks: &Range<usize>) -> f32 {
+        self.w.scales[self.w.block(row, ks.start)]
+    }
+
+    #[inline(always)]
+    fn add(factor: f32, product: &[i32; LANES], sums: &mut [f32; LANES]) {
         for (sum, product) in sums.iter_mut().zip(product) {
-            *sum += scale * *product as f32;
+            *sum += factor * *product as f32;
         }
     }
 

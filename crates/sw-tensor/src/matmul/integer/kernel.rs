@@ -1,6 +1,8 @@
 //! Micro-kernels over units of 32 bits.
 
 use crate::isa::Isa;
+#[cfg(target_arch = "x86_64")]
+use crate::matmul::x86::amx::{ByteTiles, Unit};
 
 /// Rows of activations of a tile: 32-bit lanes of the widest vector.
 pub(super) const LANES: usize = 16;
@@ -10,25 +12,54 @@ pub(super) const UNITS_OF_STEP: usize = 16;
 /// Multiplies rows of weights with tiles of activations, all sums in registers.
 pub(super) trait Kernel: Copy + Send + Sync {
     /// Rows of weights at a time.
-    const ROWS: usize;
+    const ROWS: usize = ROWS;
     /// Tiles of activations at a time, at most.
-    const TILES: usize;
+    const TILES: usize = TILES;
+    /// Units of activations to a unit of weights.
+    const PLANES: usize = 1;
+    /// Units of weights per range at most; 512 terms, so that activations of some tiles stay in the first-level cache.
+    const UNITS: usize;
+    /// What a thread holds while it multiplies.
+    type Session;
 
-    /// `product[row][tile][lane] = sum_unit w[row][unit] . xs[tile][unit][lane]`, dot products of the units' numbers.
+    /// Prepares the thread.
+    fn session(self) -> Self::Session;
+
+    /// Dot products of `ROWS` rows of weights with one to `TILES` tiles of activations, `[tile][plane][unit][lane]`, into
+    /// the start of `product`; [`Kernel::lanes`] knows where.
     ///
     /// # Panics
-    /// If `w` is not ROWS rows of `units`, a positive multiple of 16; if `xs` is not one to TILES tiles of them, or
-    /// `product` not as many of ROWS rows.
-    fn multiply(self, units: usize, w: &[i32], xs: &[i32], product: &mut [i32]);
+    /// If `w` is not ROWS rows of `units`, a positive multiple of 16, or `xs` not such tiles.
+    fn multiply(
+        self,
+        session: &Self::Session,
+        units: usize,
+        w: &[i32],
+        xs: &[i32],
+        product: &mut Product,
+    );
+
+    /// `sum_unit w[row][unit] . xs[tile][unit][lane]` of all lanes, where `tiles` tiles have been multiplied.
+    #[inline(always)]
+    fn lanes(product: &Product, row: usize, tile: usize, tiles: usize) -> [i32; LANES] {
+        product[row * tiles + tile]
+    }
 }
 
-/// Checks what the inner loops rely on, and returns the number of tiles.
-fn tiles<K: Kernel>(units: usize, w: &[i32], xs: &[i32], product: &[i32]) -> usize {
-    assert!(units > 0 && units.is_multiple_of(UNITS_OF_STEP));
-    let tiles = xs.len() / (units * LANES);
-    assert!((1..=K::TILES).contains(&tiles) && xs.len() == tiles * units * LANES);
-    assert!(w.len() == K::ROWS * units && product.len() == K::ROWS * tiles * LANES);
-    tiles
+/// Room for the dot products of any kernel.
+pub(super) type Product = [[i32; LANES]; 64];
+
+/// Rows of weights that vector registers hold the sums of.
+const ROWS: usize = 6;
+/// Tiles of activations beside them.
+const TILES: usize = 4;
+
+/// Tiles of activations in `xs`, after checking what the inner loops rely on.
+fn tiles<K: Kernel>(units: usize, w: &[i32], xs: &[i32]) -> usize {
+    assert!(units > 0 && units.is_multiple_of(UNITS_OF_STEP) && w.len() == K::ROWS * units);
+    let tile = K::PLANES * units * LANES;
+    assert!(xs.len().is_multiple_of(tile) && (1..=K::TILES).contains(&(xs.len() / tile)));
+    xs.len() / tile
 }
 
 /// Two numbers of 16 bits per unit, on the given instruction set.
@@ -36,18 +67,21 @@ fn tiles<K: Kernel>(units: usize, w: &[i32], xs: &[i32], product: &[i32]) -> usi
 pub(super) struct Pairs(pub(super) Isa);
 
 impl Kernel for Pairs {
-    const ROWS: usize = 6;
-    const TILES: usize = 4;
+    const UNITS: usize = 256;
+    type Session = ();
 
-    fn multiply(self, units: usize, w: &[i32], xs: &[i32], product: &mut [i32]) {
-        let n = tiles::<Self>(units, w, xs, product);
+    fn session(self) {}
+
+    fn multiply(self, _: &(), units: usize, w: &[i32], xs: &[i32], product: &mut Product) {
+        let n = tiles::<Self>(units, w, xs);
+        let product = product.as_flattened_mut();
         match self.0 {
             #[cfg(target_arch = "x86_64")]
             Isa::Amx(proof) => x86::pairs_avx512(proof.avx512(), n, units, w, xs, product),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512(proof) => x86::pairs_avx512(proof, n, units, w, xs, product),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2(proof) => x86::pairs_avx2(proof, units, w, xs, product),
+            Isa::Avx2(proof) => x86::pairs_avx2(proof, n, units, w, xs, product),
             Isa::Portable => portable(units, w, xs, product),
         }
     }
@@ -60,28 +94,80 @@ pub(super) struct Quads(pub(super) crate::isa::Vnni);
 
 #[cfg(target_arch = "x86_64")]
 impl Kernel for Quads {
-    const ROWS: usize = 6;
-    const TILES: usize = 4;
+    const UNITS: usize = 128;
+    type Session = ();
 
-    fn multiply(self, units: usize, w: &[i32], xs: &[i32], product: &mut [i32]) {
-        let n = tiles::<Self>(units, w, xs, product);
-        x86::quads(self.0, n, units, w, xs, product);
+    fn session(self) {}
+
+    fn multiply(self, _: &(), units: usize, w: &[i32], xs: &[i32], product: &mut Product) {
+        let n = tiles::<Self>(units, w, xs);
+        x86::quads(self.0, n, units, w, xs, product.as_flattened_mut());
     }
 }
 
 /// Four numbers of 8 bits per unit, all with a sign, in AMX tiles.
 #[cfg(target_arch = "x86_64")]
 #[derive(Clone, Copy)]
-pub(super) struct Tiles(pub(super) crate::isa::Amx);
+pub(super) struct Tiles(pub(super) ByteTiles);
 
 #[cfg(target_arch = "x86_64")]
 impl Kernel for Tiles {
     const ROWS: usize = 32;
     const TILES: usize = 2;
+    /// Here operands come from the second-level cache anyway.
+    const UNITS: usize = 1024;
+    type Session = Unit;
 
-    fn multiply(self, units: usize, w: &[i32], xs: &[i32], product: &mut [i32]) {
-        let n = tiles::<Self>(units, w, xs, product);
-        super::super::x86::amx::multiply_i8(self.0, n, units, w, xs, product);
+    fn session(self) -> Unit {
+        self.0.unit()
+    }
+
+    fn multiply(self, unit: &Unit, units: usize, w: &[i32], xs: &[i32], product: &mut Product) {
+        let n = tiles::<Self>(units, w, xs);
+        self.0.signed(
+            unit,
+            units,
+            w,
+            [xs, &xs[(n - 1) * units * LANES..]],
+            product,
+        );
+    }
+
+    #[inline(always)]
+    fn lanes(product: &Product, row: usize, tile: usize, _: usize) -> [i32; LANES] {
+        product[(row / LANES * 2 + tile) * LANES + row % LANES]
+    }
+}
+
+/// Numbers of 16 bits among the activations, cut into an upper byte with and a lower one without a sign, times numbers of 8
+/// bits among the weights, four to a unit, in AMX tiles. A tile's upper bytes lie before its lower ones.
+#[cfg(target_arch = "x86_64")]
+#[derive(Clone, Copy)]
+pub(super) struct Halves(pub(super) ByteTiles);
+
+#[cfg(target_arch = "x86_64")]
+impl Kernel for Halves {
+    const ROWS: usize = 32;
+    const TILES: usize = 1;
+    const PLANES: usize = 2;
+    const UNITS: usize = 128;
+    type Session = Unit;
+
+    fn session(self) -> Unit {
+        self.0.unit()
+    }
+
+    fn multiply(self, unit: &Unit, units: usize, w: &[i32], xs: &[i32], product: &mut Product) {
+        tiles::<Self>(units, w, xs);
+        let (upper, lower) = xs.split_at(units * LANES);
+        self.0.first_signed(unit, units, w, [upper, lower], product);
+    }
+
+    #[inline(always)]
+    fn lanes(product: &Product, row: usize, _: usize, _: usize) -> [i32; LANES] {
+        let [upper, lower] =
+            [0, 1].map(|half| product[(row / LANES * 2 + half) * LANES + row % LANES]);
+        std::array::from_fn(|i| upper[i].wrapping_shl(8).wrapping_add(lower[i]))
     }
 }
 
@@ -112,15 +198,15 @@ fn portable(units: usize, w: &[i32], xs: &[i32], product: &mut [i32]) {
 mod x86 {
     use std::arch::x86_64::*;
 
-    use super::LANES;
+    use super::{LANES, ROWS, TILES};
     use crate::isa::{Avx2, Avx512, Vnni};
-
-    const ROWS: usize = 6;
 
     macro_rules! by_tiles {
         ($n:ident, $kernel:ident, $units:ident, $w:ident, $xs:ident, $product:ident) => {{
+            assert!($w.len() >= ROWS * $units && $xs.len() >= $n * $units * LANES);
+            assert!((1..=TILES).contains(&$n) && $product.len() >= ROWS * $n * LANES);
             let (w, xs, product) = ($w.as_ptr(), $xs.as_ptr(), $product.as_mut_ptr());
-            // SAFETY: a proof of the instructions is at hand; the kernel's trait has checked the lengths.
+            // SAFETY: a proof of the instructions is at hand; the lengths are checked above.
             unsafe {
                 match $n {
                     1 => $kernel::<1>($units, w, xs, product),
@@ -209,14 +295,16 @@ mod x86 {
 
     pub(super) fn pairs_avx2(
         _proof: Avx2,
+        n: usize,
         units: usize,
         w: &[i32],
         xs: &[i32],
         product: &mut [i32],
     ) {
-        let n = xs.len() / (units * LANES);
+        assert!(w.len() >= ROWS * units && xs.len() >= n * units * LANES);
+        assert!(product.len() >= ROWS * n * LANES);
         for tile in 0..n {
-            // SAFETY: `_proof` is the proof of AVX2; the kernel's trait has checked the lengths.
+            // SAFETY: `_proof` is the proof of AVX2; the lengths are checked above.
             unsafe {
                 let xs = xs.as_ptr().add(tile * units * LANES);
                 let product = product.as_mut_ptr().add(tile * LANES);

@@ -14,25 +14,31 @@ use std::ops::Range;
 use ndarray::{ArrayViewMut2, Axis};
 use rayon::iter::{IndexedParallelIterator, IntoParallelIterator, ParallelIterator};
 
+use super::blocked::even_blocks;
+use super::cache;
 use super::kernel::with_scratch;
-use crate::isa::Isa;
-use kernel::{Kernel, LANES, UNITS_OF_STEP};
+use crate::isa::{Isa, Work};
+use kernel::{Kernel, LANES, Product, UNITS_OF_STEP};
 
 pub use bytes::matmul_t_i8;
 pub use codes::{CodeOffsets, Codes, matmul_t_codes};
 
 /// Most rows of activations that share one packing of the weights.
 const M_BLOCK: usize = 512;
-/// Rows of weights that are packed at a time; a multiple of every kernel's.
-const PANEL: usize = 96;
+/// Rows of weights that every kernel takes a whole number of times.
+const ROWS: usize = 96;
+/// Rows of weights that are packed at a time, at most; the more, the fewer times all activations pass by.
+const PANEL: usize = 4 * ROWS;
 
 /// Activations as the kernels read them: for each range of K, `[tile of 16 rows][unit][row]`.
 struct Rows<'a> {
     units: &'a [i32],
     /// Rows, of which a tile may lack some.
     height: usize,
-    /// The ranges of K whose sums fit 32 bits, in order, and the units of each, filled up to whole steps.
+    /// The ranges of K whose sums fit 32 bits, in order, and the units of weights in each, filled up to whole steps.
     ranges: &'a [(Range<usize>, usize)],
+    /// Units of activations to one of weights.
+    planes: usize,
 }
 
 impl Rows<'_> {
@@ -40,11 +46,16 @@ impl Rows<'_> {
         self.height.div_ceil(LANES)
     }
 
+    /// Units of weights in the longest range.
+    fn longest(&self) -> usize {
+        self.ranges.iter().map(|r| r.1).max().unwrap_or(1)
+    }
+
     /// Ranges of K with their activations.
     fn ranges(&self) -> impl Iterator<Item = (Range<usize>, usize, &[i32])> {
         let mut rest = self.units;
         self.ranges.iter().map(move |(ks, units)| {
-            let (of_range, after) = rest.split_at(units * self.tiles() * LANES);
+            let (of_range, after) = rest.split_at(units * self.planes * self.tiles() * LANES);
             rest = after;
             (ks.clone(), *units, of_range)
         })
@@ -86,6 +97,7 @@ fn pack_rows(
     isa: Isa,
     height: usize,
     ranges: &[(Range<usize>, usize)],
+    planes: usize,
     out: &mut [i32],
     pack: impl Fn(usize, Range<usize>, &mut [i32]) + Sync,
 ) {
@@ -93,7 +105,7 @@ fn pack_rows(
     let (mut rest, mut parts) = (out, Vec::new());
     for (ks, units) in ranges {
         for tile in 0..tiles {
-            let (part, after) = rest.split_at_mut(units * LANES);
+            let (part, after) = rest.split_at_mut(units * planes * LANES);
             parts.push((ks.clone(), tile, part));
             rest = after;
         }
@@ -121,90 +133,138 @@ trait Operand<S>: Sync {
     /// Columns `ks` of `row`, as units; what is left of `out` stays zero.
     fn pack(&self, row: usize, ks: Range<usize>, out: &mut [i32]);
 
-    /// Adds a range's sums of some rows of activations to what they make.
-    fn add(&self, row: usize, ks: &Range<usize>, product: &[i32], sums: &mut [S]);
+    /// What a range's sums of a row are multiplied by.
+    fn factor(&self, row: usize, ks: &Range<usize>) -> f32;
+
+    /// Adds a range's sums to what they make.
+    fn add(factor: f32, product: &[i32; LANES], sums: &mut [S; LANES]);
 
     /// The elements of `y` in this row of weights, one per row of activations, from the sums of all ranges.
     fn finish(&self, row: usize, sums: &mut [S]);
 }
 
 /// `y[t, r]` of all rows `r` of an operand.
-fn product<S, K: Kernel>(
+fn product<S, W: Operand<S>>(
     isa: Isa,
-    kernel: K,
+    kernel: impl Kernel,
     x: &Rows<'_>,
-    w: &impl Operand<S>,
+    w: &W,
     mut y: ArrayViewMut2<S>,
 ) where
     S: bytemuck::Pod + Send + Sync,
 {
     let parts = (4 * rayon::current_num_threads()).next_multiple_of(rayon::current_num_threads());
-    let width = y.ncols().div_ceil(parts).next_multiple_of(PANEL).max(1);
+    let width = y.ncols().div_ceil(parts).next_multiple_of(ROWS).max(1);
+    // A packed panel takes three eighths of L2.
+    let fits = cache::l2() * 3 / 8 / (x.longest() * size_of::<i32>() * ROWS);
+    let most = fits.clamp(1, PANEL / ROWS);
     y.axis_chunks_iter_mut(Axis(1), width)
         .into_par_iter()
         .with_max_len(1)
         .enumerate()
         .for_each(|(part, mut y)| {
-            for start in (0..y.ncols()).step_by(PANEL) {
-                let n = PANEL.min(y.ncols() - start);
-                let rows = part * width + start..part * width + start + n;
-                let y = y.slice_mut(ndarray::s![.., start..start + n]);
-                isa.run(|| panel(kernel, x, w, rows, y));
+            for rows in even_blocks(y.ncols().div_ceil(ROWS), most) {
+                let rows = rows.start * ROWS..y.ncols().min(rows.end * ROWS);
+                let y = y.slice_mut(ndarray::s![.., rows.clone()]);
+                let rows = part * width + rows.start..part * width + rows.end;
+                panel(isa, kernel, x, w, rows, y);
             }
         });
 }
 
-#[inline(always)] // so that it is compiled for the instruction set
-fn panel<S, K: Kernel>(
-    kernel: K,
+fn panel<S, W: Operand<S>>(
+    isa: Isa,
+    kernel: impl Kernel,
     x: &Rows<'_>,
-    w: &impl Operand<S>,
+    w: &W,
     rows: Range<usize>,
-    mut y: ArrayViewMut2<S>,
+    y: ArrayViewMut2<S>,
 ) where
     S: bytemuck::Pod,
 {
-    let tiles = x.tiles();
-    let width = tiles * LANES; // sums of one row of weights
-    let most = x.ranges.iter().map(|(_, units)| *units).max().unwrap_or(0);
-    let sizes = [PANEL * most, PANEL * width, K::ROWS * K::TILES * LANES];
-    with_scratch(sizes, |[packed, sums, product]| {
-        let packed: &mut [i32] = bytemuck::cast_slice_mut(packed);
-        let sums: &mut [S] = bytemuck::cast_slice_mut(sums);
-        let product: &mut [i32] = bytemuck::cast_slice_mut(product);
+    let width = x.tiles() * LANES; // sums of one row of weights
+    let height = rows.len().next_multiple_of(ROWS);
+    with_scratch([height * x.longest(), height * width], |[packed, sums]| {
+        isa.run(Panel {
+            kernel,
+            x,
+            w,
+            rows,
+            packed: bytemuck::cast_slice_mut(packed),
+            sums: bytemuck::cast_slice_mut(sums),
+            y,
+        });
+    });
+}
+
+/// Some rows of weights times all rows of activations.
+struct Panel<'a, K, S, W> {
+    kernel: K,
+    x: &'a Rows<'a>,
+    w: &'a W,
+    rows: Range<usize>,
+    packed: &'a mut [i32],
+    /// Of the elements of `y`, `[row of weights][row of activations]`.
+    sums: &'a mut [S],
+    y: ArrayViewMut2<'a, S>,
+}
+
+impl<K: Kernel, S: bytemuck::Pod, W: Operand<S>> Work for Panel<'_, K, S, W> {
+    type Output = ();
+
+    #[inline(always)]
+    fn work(mut self) {
+        let width = self.x.tiles() * LANES;
+        let (w, rows, sums) = (self.w, self.rows, self.sums);
+        let mut product: Product = [[0; LANES]; _];
         sums.fill(S::zeroed());
-        for (ks, units, xs) in x.ranges() {
+        for (ks, units, xs) in self.x.ranges() {
+            let packed = &mut self.packed[..rows.len().next_multiple_of(ROWS) * units];
+            let mut factors = [0.0; PANEL];
             packed.fill(0);
-            for (row, out) in rows.clone().zip(packed.chunks_exact_mut(units)) {
-                w.pack(row, ks.clone(), out);
+            let of_rows = packed.chunks_exact_mut(units).zip(&mut factors);
+            for (row, (packed, factor)) in rows.clone().zip(of_rows) {
+                w.pack(row, ks.clone(), packed);
+                *factor = w.factor(row, &ks);
             }
-            for tile in (0..tiles).step_by(K::TILES) {
-                let n = K::TILES.min(tiles - tile);
-                let xs = &xs[tile * units * LANES..][..n * units * LANES];
-                for first in (0..rows.len()).step_by(K::ROWS) {
-                    let packed = &packed[first * units..][..K::ROWS * units];
-                    kernel.multiply(units, packed, xs, &mut product[..K::ROWS * n * LANES]);
-                    let products = product.chunks_exact(n * LANES);
-                    for (row, product) in (first..rows.len().min(first + K::ROWS)).zip(products) {
-                        let sums = &mut sums[row * width + tile * LANES..][..n * LANES];
-                        w.add(rows.start + row, &ks, product, sums);
+            let session = self.kernel.session();
+            let tile = K::PLANES * units * LANES;
+            for (xs, at) in xs.chunks(K::TILES * tile).zip((0..).step_by(K::TILES)) {
+                let tiles = xs.len() / tile;
+                let rows = packed.chunks_exact(K::ROWS * units);
+                for (packed, first) in rows.zip((0..).step_by(K::ROWS)) {
+                    self.kernel
+                        .multiply(&session, units, packed, xs, &mut product);
+                    for row in 0..K::ROWS {
+                        let sums = &mut sums[(first + row) * width + at * LANES..];
+                        let sums = sums.as_chunks_mut().0;
+                        for (tile, sums) in sums.iter_mut().enumerate().take(tiles) {
+                            let lanes = K::lanes(&product, row, tile, tiles);
+                            W::add(factors[first + row], &lanes, sums);
+                        }
                     }
                 }
             }
         }
         for (row, sums) in rows.clone().zip(sums.chunks_exact_mut(width)) {
-            w.finish(row, &mut sums[..x.height]);
+            w.finish(row, &mut sums[..self.x.height]);
         }
-        // Sixteen rows of weights at a time, so that what is written fills cache lines.
-        for (mut columns, sums) in y
-            .axis_chunks_iter_mut(Axis(1), LANES)
-            .zip(sums.chunks(LANES * width))
-        {
-            for (t, mut y) in columns.rows_mut().into_iter().enumerate() {
-                for (y, sums) in y.iter_mut().zip(sums.chunks_exact(width)) {
-                    *y = sums[t];
+        // Squares of sixteen by sixteen, so that what is written fills cache lines.
+        let columns = self.y.axis_chunks_iter_mut(Axis(1), LANES);
+        for (mut columns, sums) in columns.zip(sums.chunks_exact(LANES * width)) {
+            let rows = columns.axis_chunks_iter_mut(Axis(0), LANES);
+            for (mut y, at) in rows.zip((0..).step_by(LANES)) {
+                let square: [[S; LANES]; LANES] = std::array::from_fn(|row| {
+                    *sums[row * width + at..].first_chunk().expect("a tile")
+                });
+                for (t, mut y) in y.rows_mut().into_iter().enumerate() {
+                    let turned: [S; LANES] = std::array::from_fn(|row| square[row][t]);
+                    match y.as_slice_mut().and_then(|y| y.first_chunk_mut()) {
+                        Some(y) => *y = turned,
+                        None => y.iter_mut().zip(turned).for_each(|(y, sum)| *y = sum),
+                    }
                 }
             }
         }
-    });
+    }
 }

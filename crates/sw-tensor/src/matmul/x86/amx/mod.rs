@@ -8,6 +8,7 @@
 //! Weights are the left operand as they lie in memory, activations the right one, so what comes out is `y` transposed;
 //! it is turned when the sums are complete. How a sum is made does not depend on the number of rows.
 
+mod bytes;
 mod pack;
 mod tile;
 
@@ -21,10 +22,10 @@ use crate::isa::{Amx, Isa};
 use crate::matmul::blocked::{blocks, even_blocks};
 use crate::matmul::cache;
 use crate::matmul::kernel::{Out, with_scratch};
-use crate::matmul::x86::avx512::prefetch_l2;
 use crate::{Dtype, Mat};
-pub(in crate::matmul) use tile::multiply_i8;
-use tile::{Ahead, Panel, Unit, Weights};
+pub(in crate::matmul) use bytes::ByteTiles;
+pub(in crate::matmul) use tile::Unit;
+use tile::{Ahead, Panel, Weights};
 
 /// Terms that one tile product sums.
 const STEP: usize = 32;
@@ -147,35 +148,34 @@ fn one_tile(proof: Amx, x: Rows<'_>, w: &Mat, rows: Range<usize>, mut y: Out<'_>
     let sizes = [pieces(w.dtype()) * PANEL * BLOCK / 2, QUAD, QUAD];
     with_scratch(sizes, |[packed, sums, chain]| {
         let (sums, chain) = (quad(sums), quad(chain));
-        tile::configured(proof, |unit| {
-            for of_panel in blocks(rows.clone(), PANEL) {
-                for (ks, xs) in x.blocks() {
-                    let weights = in_place(w, of_panel.clone(), ks.clone()).unwrap_or_else(|| {
-                        pack::weights(proof, w, of_panel.clone(), ks.clone(), packed);
-                        Weights::Packed(packed)
-                    });
-                    let panel = Panel {
-                        pieces: pieces(w.dtype()),
-                        steps: ks.len().div_ceil(STEP),
-                        weights,
-                    };
-                    let (row, k) = match ks.end < x.depth {
-                        true => (of_panel.start, ks.end),
-                        false => (of_panel.end, 0),
-                    };
-                    let ahead = Ahead::weights(w, row, k);
-                    if ks.start == 0 {
-                        unit.low(panel, xs, sums, true, ahead);
-                    } else {
-                        unit.low(panel, xs, chain, true, ahead);
-                        pack::gather(proof, chain, sums);
-                    }
+        let unit = Unit::new(proof);
+        for of_panel in blocks(rows.clone(), PANEL) {
+            for (ks, xs) in x.blocks() {
+                let weights = in_place(w, of_panel.clone(), ks.clone()).unwrap_or_else(|| {
+                    pack::weights(proof, w, of_panel.clone(), ks.clone(), packed);
+                    Weights::Packed(packed)
+                });
+                let panel = Panel {
+                    pieces: pieces(w.dtype()),
+                    steps: ks.len().div_ceil(STEP),
+                    weights,
+                };
+                let (row, k) = match ks.end < x.depth {
+                    true => (of_panel.start, ks.end),
+                    false => (of_panel.end, 0),
+                };
+                let ahead = Ahead::weights(w, row, k);
+                if ks.start == 0 {
+                    unit.low(panel, xs, sums, true, ahead);
+                } else {
+                    unit.low(panel, xs, chain, true, ahead);
+                    pack::gather(proof, chain, sums);
                 }
-                let ns = of_panel.start - rows.start..of_panel.end - rows.start;
-                let ms = 0..y.height();
-                store(proof, sums, &mut y.part(ms, ns));
             }
-        });
+            let ns = of_panel.start - rows.start..of_panel.end - rows.start;
+            let ms = 0..y.height();
+            store(proof, sums, &mut y.part(ms, ns));
+        }
     });
 }
 
@@ -192,42 +192,41 @@ fn many_tiles(proof: Amx, x: Rows<'_>, w: &Mat, rows: Range<usize>, mut y: Out<'
         kept * panels * QUAD, // [pair][panel][QUAD]
     ];
     with_scratch(sizes, |[packed, chains, sums]| {
-        tile::configured(proof, |unit| {
-            for (ks, xs) in x.blocks() {
-                let (first, last) = (ks.start == 0, ks.end == x.depth);
-                let of_panels = blocks(rows.clone(), PANEL);
-                for (of_panel, packed) in of_panels.zip(packed.chunks_exact_mut(packed_panel)) {
-                    pack::weights(proof, w, of_panel, ks.clone(), packed);
+        let unit = Unit::new(proof);
+        for (ks, xs) in x.blocks() {
+            let (first, last) = (ks.start == 0, ks.end == x.depth);
+            let of_panels = blocks(rows.clone(), PANEL);
+            for (of_panel, packed) in of_panels.zip(packed.chunks_exact_mut(packed_panel)) {
+                pack::weights(proof, w, of_panel, ks.clone(), packed);
+            }
+            let block = Block {
+                pieces,
+                steps: ks.len().div_ceil(STEP),
+                packed,
+            };
+            for pair in 0..pairs {
+                let xs = &xs[2 * pair * X_BLOCK..x.tiles.min(2 * pair + 2) * X_BLOCK];
+                // The first chain's sums are the sums.
+                if first && !last {
+                    let sums = &mut sums[pair * panels * QUAD..][..panels * QUAD];
+                    block.chains(&unit, xs, sums);
+                    continue;
                 }
-                let block = Block {
-                    pieces,
-                    steps: ks.len().div_ceil(STEP),
-                    packed,
-                };
-                for pair in 0..pairs {
-                    let xs = &xs[2 * pair * X_BLOCK..x.tiles.min(2 * pair + 2) * X_BLOCK];
-                    // The first chain's sums are the sums.
-                    if first && !last {
-                        let sums = &mut sums[pair * panels * QUAD..][..panels * QUAD];
-                        block.chains(unit, xs, sums);
-                        continue;
+                block.chains(&unit, xs, chains);
+                for (panel, ns) in blocks(0..rows.len(), PANEL).enumerate() {
+                    let mut done = quad(&mut chains[panel * QUAD..]);
+                    if !first {
+                        let sums = quad(&mut sums[(pair * panels + panel) * QUAD..]);
+                        pack::gather(proof, done, sums);
+                        done = sums;
                     }
-                    block.chains(unit, xs, chains);
-                    for (panel, ns) in blocks(0..rows.len(), PANEL).enumerate() {
-                        let mut done = quad(&mut chains[panel * QUAD..]);
-                        if !first {
-                            let sums = quad(&mut sums[(pair * panels + panel) * QUAD..]);
-                            pack::gather(proof, done, sums);
-                            done = sums;
-                        }
-                        if last {
-                            let ms = 2 * pair * SIDE..y.height().min((2 * pair + 2) * SIDE);
-                            store(proof, done, &mut y.part(ms, ns));
-                        }
+                    if last {
+                        let ms = 2 * pair * SIDE..y.height().min((2 * pair + 2) * SIDE);
+                        store(proof, done, &mut y.part(ms, ns));
                     }
                 }
             }
-        });
+        }
     });
 }
 

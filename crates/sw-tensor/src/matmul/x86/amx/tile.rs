@@ -7,8 +7,8 @@ use super::{BLOCK, PANEL, QUAD, SIDE, STEP, TILE, X_PIECES};
 use crate::Mat;
 use crate::isa::Amx;
 
-/// The tile unit of this thread, configured: eight tiles of 16 rows of 64 bytes.
-pub(super) struct Unit {
+/// The tile unit of this thread, configured while this lives: eight tiles of 16 rows of 64 bytes.
+pub(in crate::matmul) struct Unit {
     /// Its configuration belongs to a thread.
     of_thread: PhantomData<*const ()>,
 }
@@ -54,31 +54,34 @@ impl Ahead {
     }
 }
 
-/// Configures the tile unit for `f` and releases it afterwards, also when `f` panics.
-pub(super) fn configured<R>(_proof: Amx, f: impl FnOnce(&Unit) -> R) -> R {
-    #[repr(C, align(64))]
-    struct Configuration([u8; 64]);
-    struct Release;
-    impl Drop for Release {
-        fn drop(&mut self) {
-            // SAFETY: made only where `_proof` says that the instruction exists; it changes tiles only.
-            unsafe { asm!("tilerelease", options(nostack, nomem)) }
+impl Unit {
+    /// Configures it. One at a time: the first that goes releases it.
+    pub(super) fn new(_proof: Amx) -> Unit {
+        #[repr(C, align(64))]
+        struct Configuration([u8; 64]);
+        let mut bytes = [0; 64];
+        bytes[0] = 1; // palette
+        for tile in 0..8 {
+            bytes[16 + 2 * tile] = 64; // bytes per row
+            bytes[48 + tile] = 16; // rows
+        }
+        let configuration = Configuration(bytes);
+        // SAFETY: `_proof` says that CPU and system have the tile unit; 64 readable bytes that hold palette 1 with tiles of
+        // its size.
+        unsafe {
+            asm!("ldtilecfg [{}]", in(reg) &raw const configuration, options(nostack, readonly));
+        }
+        Unit {
+            of_thread: PhantomData,
         }
     }
-    let mut bytes = [0; 64];
-    bytes[0] = 1; // palette
-    for tile in 0..8 {
-        bytes[16 + 2 * tile] = 64; // bytes per row
-        bytes[48 + tile] = 16; // rows
+}
+
+impl Drop for Unit {
+    fn drop(&mut self) {
+        // SAFETY: a `Unit` exists only where the instruction does; it changes tiles only.
+        unsafe { asm!("tilerelease", options(nostack, nomem)) }
     }
-    let configuration = Configuration(bytes);
-    // SAFETY: `_proof` says that CPU and system have the tile unit; 64 readable bytes that hold palette 1 with tiles of its
-    // size.
-    unsafe { asm!("ldtilecfg [{}]", in(reg) &raw const configuration, options(nostack, readonly)) };
-    let _release = Release;
-    f(&Unit {
-        of_thread: PhantomData,
-    })
 }
 
 /// Tile product: tile `$sum` += tile `$w` * tile `$x`.
@@ -403,10 +406,7 @@ impl Unit {
 #[inline]
 fn operands(w: Panel<'_>, xs: [&[f32]; 2], sums: &mut [f32; QUAD], start: bool) -> Operands {
     assert!((1..=BLOCK / STEP).contains(&w.steps) && (1..=2).contains(&w.pieces));
-    assert!(
-        xs.iter()
-            .all(|xs| xs.len() >= w.steps * X_PIECES * TILE)
-    );
+    assert!(xs.iter().all(|xs| xs.len() >= w.steps * X_PIECES * TILE));
     let (first, second, pitch, step) = match w.weights {
         Weights::Packed(packed) => {
             let block = BLOCK / STEP * w.pieces * TILE;
@@ -429,92 +429,5 @@ fn operands(w: Panel<'_>, xs: [&[f32]; 2], sums: &mut [f32; QUAD], start: bool) 
         x: xs.map(<[f32]>::as_ptr),
         sums: sums.as_mut_ptr(),
         start: usize::from(start),
-    }
-}
-
-/// `product[row][tile][lane] = sum_unit w[row][unit] . xs[tile][unit][lane]` for 32 rows of weights and one or two tiles of
-/// activations, four bytes to a unit.
-///
-/// # Panics
-/// If `units` is no positive multiple of 16, or an operand has another size.
-pub(in crate::matmul) fn multiply_i8(
-    proof: Amx,
-    tiles: usize,
-    units: usize,
-    w: &[i32],
-    xs: &[i32],
-    product: &mut [i32],
-) {
-    assert!(proof.multiplies_bytes(), "tiles of bytes");
-    assert!(units > 0 && units.is_multiple_of(16) && (1..=2).contains(&tiles));
-    assert!(w.len() == PANEL * units && xs.len() == tiles * units * SIDE);
-    assert_eq!(product.len(), PANEL * tiles * SIDE);
-    let x = [xs, &xs[(tiles - 1) * units * SIDE..]].map(<[i32]>::as_ptr);
-    let w = [w, &w[SIDE * units..]].map(<[i32]>::as_ptr);
-    let mut sums = [0i32; 4 * TILE];
-    configured(proof, |_| {
-        // SAFETY: the tile unit is configured; 16 rows of `units` from either place of `w`, `units` rows of 64 bytes from
-        // either place of `x`, by the assertions above.
-        unsafe { bytes(units / 16, units * 4, w, x, sums.as_mut_ptr()) }
-    });
-    for (i, sums) in sums.chunks_exact(TILE).enumerate() {
-        let (first, tile) = (i / 2 * SIDE, i % 2);
-        if tile >= tiles {
-            continue;
-        }
-        for (row, sums) in sums.chunks_exact(SIDE).enumerate() {
-            product[((first + row) * tiles + tile) * SIDE..][..SIDE].copy_from_slice(sums);
-        }
-    }
-}
-
-/// # Safety
-/// A configured tile unit with tiles of bytes; `steps > 0`; `w` readable for 16 rows, `pitch` bytes apart, of `steps` times
-/// 64 bytes; `x` for `steps` tiles; `product` writable for four tiles.
-unsafe fn bytes(
-    steps: usize,
-    pitch: usize,
-    w: [*const i32; 2],
-    x: [*const i32; 2],
-    product: *mut i32,
-) {
-    // SAFETY: reads and writes what the caller vouches for, and changes the named registers only.
-    unsafe {
-        asm!(
-            "tilezero tmm0",
-            "tilezero tmm1",
-            "tilezero tmm2",
-            "tilezero tmm3",
-            "2:",
-            "tileloadd tmm4, [{w0} + {pitch}]",
-            "tileloadd tmm6, [{x0} + {row}]",
-            "tdpbssd tmm0, tmm4, tmm6",
-            "tileloadd tmm5, [{w1} + {pitch}]",
-            "tdpbssd tmm2, tmm5, tmm6",
-            "tileloadd tmm7, [{x1} + {row}]",
-            "tdpbssd tmm1, tmm4, tmm7",
-            "tdpbssd tmm3, tmm5, tmm7",
-            "add {w0}, 64",
-            "add {w1}, 64",
-            "add {x0}, 1024",
-            "add {x1}, 1024",
-            "dec {steps}",
-            "jnz 2b",
-            "tilestored [{product} + {row}], tmm0",
-            "tilestored [{product} + {row} + 1024], tmm1",
-            "tilestored [{product} + {row} + 2048], tmm2",
-            "tilestored [{product} + {row} + 3072], tmm3",
-            w0 = inout(reg) w[0] => _,
-            w1 = inout(reg) w[1] => _,
-            x0 = inout(reg) x[0] => _,
-            x1 = inout(reg) x[1] => _,
-            steps = inout(reg) steps => _,
-            product = in(reg) product,
-            pitch = in(reg) pitch,
-            row = in(reg) 64usize,
-            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
-            out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
-            options(nostack),
-        );
     }
 }

@@ -186,6 +186,17 @@ pub(crate) trait Kernel: Copy + Send + Sync {
     }
 }
 
+/// Asks the memory system for `len` bytes from `at` on, which need not exist.
+#[inline]
+pub(super) fn soon(at: *const u8, len: usize) {
+    #[cfg(target_arch = "x86_64")]
+    for line in (0..len).step_by(64) {
+        super::x86::avx512::prefetch_l2(at.wrapping_add(line));
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (at, len);
+}
+
 /// Checks once what every kernel's inner loop relies on.
 #[inline]
 pub(super) fn check_tile<K: Kernel>(a: Left<'_>, b: Right<'_>) {

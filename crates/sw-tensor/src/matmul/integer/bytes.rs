@@ -9,7 +9,7 @@ use super::kernel::{Kernel, Pairs};
 use super::kernel::{Quads, Tiles};
 use super::{LANES, M_BLOCK, Operand, Rows, pack_rows, pairs, product, ranges};
 use crate::isa::Isa;
-use crate::matmul::kernel::with_scratch;
+use crate::matmul::kernel::{soon, with_scratch};
 #[cfg(target_arch = "x86_64")]
 use crate::matmul::x86::amx::ByteTiles;
 
@@ -137,6 +137,15 @@ struct Bytes<'a> {
 }
 
 impl Operand<i32> for Bytes<'_> {
+    #[inline(always)]
+    fn ask(&self, row: usize, ks: &Range<usize>) {
+        let at = self
+            .w
+            .as_ptr()
+            .wrapping_add(row * self.w.ncols() + ks.start);
+        soon(at.cast(), ks.len());
+    }
+
     #[inline(always)]
     fn pack(&self, row: usize, ks: Range<usize>, out: &mut [i32]) {
         let row = self.w.slice(s![row, ks]).to_slice().expect("adjacent");

@@ -10,7 +10,7 @@ use super::kernel::Halves;
 use super::kernel::{Kernel, LANES, Pairs};
 use super::{M_BLOCK, Operand, Rows, pack_rows, pairs, product, ranges};
 use crate::isa::Isa;
-use crate::matmul::kernel::with_scratch;
+use crate::matmul::kernel::{soon, with_scratch};
 #[cfg(target_arch = "x86_64")]
 use crate::matmul::x86::amx::ByteTiles;
 
@@ -384,6 +384,13 @@ struct Weights<'a> {
 }
 
 impl Operand<f32> for Weights<'_> {
+    #[inline(always)]
+    fn ask(&self, row: usize, ks: &Range<usize>) {
+        let per_byte = 8 / usize::from(self.w.bits);
+        let at = (row * self.w.shape[1] + ks.start) / per_byte;
+        soon(self.w.codes.as_ptr().wrapping_add(at), ks.len() / per_byte);
+    }
+
     #[inline(always)]
     fn pack(&self, row: usize, ks: Range<usize>, out: &mut [i32]) {
         let w = self.w;

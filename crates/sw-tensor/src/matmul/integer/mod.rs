@@ -17,6 +17,8 @@ use rayon::iter::{IndexedParallelIterator, IntoParallelIterator, ParallelIterato
 use super::blocked::even_blocks;
 use super::cache;
 use super::kernel::with_scratch;
+#[cfg(target_arch = "x86_64")]
+use super::x86::avx512::transpose_square;
 use crate::isa::{Isa, Work};
 use kernel::{Kernel, LANES, Product, UNITS_OF_STEP};
 
@@ -29,6 +31,9 @@ const M_BLOCK: usize = 512;
 const ROWS: usize = 96;
 /// Rows of weights that are packed at a time, at most; the more, the fewer times all activations pass by.
 const PANEL: usize = 4 * ROWS;
+
+/// So many rows of weights ahead are asked for: about as many lines as can be under way.
+const AHEAD: usize = 4;
 
 /// Activations as the kernels read them: for each range of K, `[tile of 16 rows][unit][row]`.
 struct Rows<'a> {
@@ -130,6 +135,9 @@ fn pack_rows(
 
 /// What is multiplied with the activations, and what becomes of the sums. `S` is i32 or f32.
 trait Operand<S>: Sync {
+    /// Asks the memory system for columns of a row that will be packed soon; it need not exist.
+    fn ask(&self, row: usize, ks: &Range<usize>);
+
     /// Columns `ks` of `row`, as units; what is left of `out` stays zero.
     fn pack(&self, row: usize, ks: Range<usize>, out: &mut [i32]);
 
@@ -186,6 +194,7 @@ fn panel<S, W: Operand<S>>(
     let height = rows.len().next_multiple_of(ROWS);
     with_scratch([height * x.longest(), height * width], |[packed, sums]| {
         isa.run(Panel {
+            isa,
             kernel,
             x,
             w,
@@ -199,6 +208,7 @@ fn panel<S, W: Operand<S>>(
 
 /// Some rows of weights times all rows of activations.
 struct Panel<'a, K, S, W> {
+    isa: Isa,
     kernel: K,
     x: &'a Rows<'a>,
     w: &'a W,
@@ -224,6 +234,7 @@ impl<K: Kernel, S: bytemuck::Pod, W: Operand<S>> Work for Panel<'_, K, S, W> {
             packed.fill(0);
             let of_rows = packed.chunks_exact_mut(units).zip(&mut factors);
             for (row, (packed, factor)) in rows.clone().zip(of_rows) {
+                w.ask(row + AHEAD, &ks);
                 w.pack(row, ks.clone(), packed);
                 *factor = w.factor(row, &ks);
             }
@@ -254,15 +265,38 @@ impl<K: Kernel, S: bytemuck::Pod, W: Operand<S>> Work for Panel<'_, K, S, W> {
         for (mut columns, sums) in columns.zip(sums.chunks_exact(LANES * width)) {
             let rows = columns.axis_chunks_iter_mut(Axis(0), LANES);
             for (mut y, at) in rows.zip((0..).step_by(LANES)) {
-                let square: [[S; LANES]; LANES] = std::array::from_fn(|row| {
+                let mut square: [[S; LANES]; LANES] = std::array::from_fn(|row| {
                     *sums[row * width + at..].first_chunk().expect("a tile")
                 });
-                for (t, mut y) in y.rows_mut().into_iter().enumerate() {
-                    let turned: [S; LANES] = std::array::from_fn(|row| square[row][t]);
+                turn(
+                    self.isa,
+                    bytemuck::cast_slice_mut(square.as_flattened_mut()),
+                );
+                for (mut y, turned) in y.rows_mut().into_iter().zip(square) {
                     match y.as_slice_mut().and_then(|y| y.first_chunk_mut()) {
                         Some(y) => *y = turned,
                         None => y.iter_mut().zip(turned).for_each(|(y, sum)| *y = sum),
                     }
+                }
+            }
+        }
+    }
+}
+
+/// Transposes 16 rows of 16 units.
+#[inline(always)]
+fn turn(isa: Isa, square: &mut [u32]) {
+    let (rows, _) = square.as_chunks_mut::<LANES>();
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Amx(proof) => transpose_square(proof.avx512(), rows),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512(proof) => transpose_square(proof, rows),
+        _ => {
+            for i in 0..LANES {
+                let (before, after) = rows.split_at_mut(i + 1);
+                for (j, row) in after.iter_mut().enumerate() {
+                    std::mem::swap(&mut before[i][i + 1 + j], &mut row[i]);
                 }
             }
         }

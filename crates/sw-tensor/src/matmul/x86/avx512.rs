@@ -127,7 +127,7 @@ fn _mm_prefetch_t0(at: *const u8) {
 
 /// Asks for a line in the second-level cache.
 #[inline]
-pub(super) fn prefetch_l2(at: *const u8) {
+pub(in crate::matmul) fn prefetch_l2(at: *const u8) {
     // SAFETY: as above.
     unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) }
 }
@@ -224,6 +224,26 @@ pub(super) fn transpose(r: [__m512i; 16]) -> [__m512i; 16] {
         out[12 + j] = _mm512_shuffle_i32x4::<0xdd>(b, d);
     }
     out
+}
+
+/// [`transpose`] in memory.
+///
+/// # Panics
+/// If there are fewer than 16 rows.
+#[inline(always)]
+pub(in crate::matmul) fn transpose_square(_proof: Avx512, square: &mut [[u32; 16]]) {
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn turn(square: &mut [[u32; 16]; 16]) {
+        // SAFETY: 64 bytes each.
+        let rows = square.map(|row| unsafe { _mm512_loadu_si512(row.as_ptr().cast()) });
+        for (row, turned) in square.iter_mut().zip(transpose(rows)) {
+            // SAFETY: as above.
+            unsafe { _mm512_storeu_si512(row.as_mut_ptr().cast(), turned) }
+        }
+    }
+    // SAFETY: `_proof` is the proof of AVX-512.
+    unsafe { turn(square.first_chunk_mut().expect("16 rows")) }
 }
 
 /// # Safety

@@ -2,5 +2,5 @@
 
 pub(super) mod amx;
 mod avx2;
-mod avx512;
+pub(super) mod avx512;
 pub(super) mod dot;

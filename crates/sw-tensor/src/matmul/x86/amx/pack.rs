@@ -7,8 +7,8 @@ use ndarray::ArrayView2;
 
 use super::{BLOCK, PANEL, QUAD, SIDE, STEP, TILE, X_BLOCK, X_PIECES, pieces};
 use crate::isa::Amx;
-use crate::matmul::kernel::Out;
-use crate::matmul::x86::avx512::{prefetch_l2, transpose};
+use crate::matmul::kernel::{Out, soon};
+use crate::matmul::x86::avx512::transpose;
 use crate::{Dtype, Mat};
 
 /// BF16 values in a tile.
@@ -147,11 +147,8 @@ fn pack_weights(w: &Mat, rows: Range<usize>, ks: Range<usize>, out: &mut [u16]) 
     let (dtype, pitch) = (w.dtype(), w.strides()[0]);
     let step = pieces(dtype) * VALUES;
     for row in 0..PANEL {
-        let soon = (rows.start + row + AHEAD) * pitch + ks.start;
-        let soon = w.base().as_ptr().wrapping_add(soon * 2);
-        for line in (0..ks.len() * 2).step_by(64) {
-            prefetch_l2(soon.wrapping_add(line));
-        }
+        let ahead = (rows.start + row + AHEAD) * pitch + ks.start;
+        soon(w.base().as_ptr().wrapping_add(ahead * 2), ks.len() * 2);
         let out = &mut out[row / SIDE * (BLOCK / STEP) * step + row % SIDE * STEP..];
         let values = match rows.start + row {
             row if row < rows.end => &w.base()[(row * pitch + ks.start) * 2..][..ks.len() * 2],

@@ -157,10 +157,10 @@ impl Operand<i32> for Bytes<'_> {
     }
 
     #[inline(always)]
-    fn add(_: f32, product: &[i32; LANES], sums: &mut [i32; LANES]) {
-        for (sum, product) in sums.iter_mut().zip(product) {
-            *sum = sum.wrapping_add(*product); // shifted sums stay below 2^31; wrapping spares a check
-        }
+    fn add(_: f32, product: [i32; LANES], sums: &mut [i32; LANES]) {
+        // Shifted sums stay below 2^31; wrapping spares a check.
+        let sum = |i: usize| sums[i].wrapping_add(product[i]);
+        *sums = std::array::from_fn(sum);
     }
 
     #[inline(always)]

@@ -428,10 +428,9 @@ impl Operand<f32> for Weights<'_> {
     }
 
     #[inline(always)]
-    fn add(factor: f32, product: &[i32; LANES], sums: &mut [f32; LANES]) {
-        for (sum, product) in sums.iter_mut().zip(product) {
-            *sum += factor * *product as f32;
-        }
+    fn add(factor: f32, product: [i32; LANES], sums: &mut [f32; LANES]) {
+        let sum = |i: usize| sums[i] + factor * product[i] as f32;
+        *sums = std::array::from_fn(sum);
     }
 
     #[inline(always)]

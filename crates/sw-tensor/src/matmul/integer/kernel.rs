@@ -25,8 +25,8 @@ pub(super) trait Kernel: Copy + Send + Sync {
     /// Prepares the thread.
     fn session(self) -> Self::Session;
 
-    /// Dot products of `ROWS` rows of weights with one to `TILES` tiles of activations, `[tile][plane][unit][lane]`, into
-    /// the start of `product`; [`Kernel::lanes`] knows where.
+    /// Dot products of `ROWS` rows of weights with one to `TILES` tiles of activations, `[tile][plane][unit][lane]`, to the
+    /// start of `product`, `[row][tile]`.
     ///
     /// # Panics
     /// If `w` is not ROWS rows of `units`, a positive multiple of 16, or `xs` not such tiles.
@@ -38,12 +38,6 @@ pub(super) trait Kernel: Copy + Send + Sync {
         xs: &[i32],
         product: &mut Product,
     );
-
-    /// `sum_unit w[row][unit] . xs[tile][unit][lane]` of all lanes, where `tiles` tiles have been multiplied.
-    #[inline(always)]
-    fn lanes(product: &Product, row: usize, tile: usize, tiles: usize) -> [i32; LANES] {
-        product[row * tiles + tile]
-    }
 }
 
 /// Room for the dot products of any kernel.
@@ -124,18 +118,11 @@ impl Kernel for Tiles {
 
     fn multiply(self, unit: &Unit, units: usize, w: &[i32], xs: &[i32], product: &mut Product) {
         let n = tiles::<Self>(units, w, xs);
-        self.0.signed(
-            unit,
-            units,
-            w,
-            [xs, &xs[(n - 1) * units * LANES..]],
-            product,
-        );
-    }
-
-    #[inline(always)]
-    fn lanes(product: &Product, row: usize, tile: usize, _: usize) -> [i32; LANES] {
-        product[(row / LANES * 2 + tile) * LANES + row % LANES]
+        let xs = [xs, &xs[(n - 1) * units * LANES..]];
+        self.0.signed(unit, units, w, xs, product);
+        if n == 1 {
+            (1..Self::ROWS).for_each(|row| product[row] = product[2 * row]);
+        }
     }
 }
 
@@ -160,14 +147,7 @@ impl Kernel for Halves {
     fn multiply(self, unit: &Unit, units: usize, w: &[i32], xs: &[i32], product: &mut Product) {
         tiles::<Self>(units, w, xs);
         let (upper, lower) = xs.split_at(units * LANES);
-        self.0.first_signed(unit, units, w, [upper, lower], product);
-    }
-
-    #[inline(always)]
-    fn lanes(product: &Product, row: usize, _: usize, _: usize) -> [i32; LANES] {
-        let [upper, lower] =
-            [0, 1].map(|half| product[(row / LANES * 2 + half) * LANES + row % LANES]);
-        std::array::from_fn(|i| upper[i].wrapping_shl(8).wrapping_add(lower[i]))
+        self.0.halves(unit, units, w, [upper, lower], product);
     }
 }
 

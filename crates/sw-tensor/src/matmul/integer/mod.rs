@@ -35,6 +35,9 @@ const PANEL: usize = 4 * ROWS;
 /// So many rows of weights ahead are asked for: about as many lines as can be under way.
 const AHEAD: usize = 4;
 
+/// Units of a range that is so short that its successor can be asked for instead, of all rows of a panel.
+const SHORT: usize = 128;
+
 /// Activations as the kernels read them: for each range of K, `[tile of 16 rows][unit][row]`.
 struct Rows<'a> {
     units: &'a [i32],
@@ -145,7 +148,7 @@ trait Operand<S>: Sync {
     fn factor(&self, row: usize, ks: &Range<usize>) -> f32;
 
     /// Adds a range's sums to what they make.
-    fn add(factor: f32, product: &[i32; LANES], sums: &mut [S; LANES]);
+    fn add(factor: f32, product: [i32; LANES], sums: &mut [S; LANES]);
 
     /// The elements of `y` in this row of weights, one per row of activations, from the sums of all ranges.
     fn finish(&self, row: usize, sums: &mut [S]);
@@ -228,13 +231,18 @@ impl<K: Kernel, S: bytemuck::Pod, W: Operand<S>> Work for Panel<'_, K, S, W> {
         let (w, rows, sums) = (self.w, self.rows, self.sums);
         let mut product: Product = [[0; LANES]; _];
         sums.fill(S::zeroed());
-        for (ks, units, xs) in self.x.ranges() {
+        let mut ranges = self.x.ranges().peekable();
+        while let Some((ks, units, xs)) = ranges.next() {
+            let next = ranges.peek().map(|(ks, ..)| ks).filter(|_| units <= SHORT);
             let packed = &mut self.packed[..rows.len().next_multiple_of(ROWS) * units];
             let mut factors = [0.0; PANEL];
             packed.fill(0);
             let of_rows = packed.chunks_exact_mut(units).zip(&mut factors);
             for (row, (packed, factor)) in rows.clone().zip(of_rows) {
-                w.ask(row + AHEAD, &ks);
+                match next {
+                    Some(next) => w.ask(row, next),
+                    None => w.ask(row + AHEAD, &ks),
+                }
                 w.pack(row, ks.clone(), packed);
                 *factor = w.factor(row, &ks);
             }
@@ -246,12 +254,12 @@ impl<K: Kernel, S: bytemuck::Pod, W: Operand<S>> Work for Panel<'_, K, S, W> {
                 for (packed, first) in rows.zip((0..).step_by(K::ROWS)) {
                     self.kernel
                         .multiply(&session, units, packed, xs, &mut product);
-                    for row in 0..K::ROWS {
-                        let sums = &mut sums[(first + row) * width + at * LANES..];
-                        let sums = sums.as_chunks_mut().0;
-                        for (tile, sums) in sums.iter_mut().enumerate().take(tiles) {
-                            let lanes = K::lanes(&product, row, tile, tiles);
-                            W::add(factors[first + row], &lanes, sums);
+                    let sums = sums[first * width..].chunks_exact_mut(width);
+                    let products = product.chunks_exact(tiles).take(K::ROWS);
+                    for ((sums, products), factor) in sums.zip(products).zip(&factors[first..]) {
+                        let sums = &mut sums.as_chunks_mut().0[at..at + tiles];
+                        for (sums, product) in sums.iter_mut().zip(products) {
+                            W::add(*factor, *product, sums);
                         }
                     }
                 }

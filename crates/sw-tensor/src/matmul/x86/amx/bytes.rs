@@ -4,7 +4,7 @@ use std::arch::asm;
 
 use super::tile::Unit;
 use super::{PANEL, SIDE};
-use crate::isa::Amx;
+use crate::isa::{Amx, Isa};
 
 /// Units of 32 bits that one tile product takes of K.
 const STEP: usize = 16;
@@ -23,7 +23,7 @@ impl ByteTiles {
         Unit::new(self.0)
     }
 
-    /// `product[tile of w][tile of xs][row][lane] = sum_unit w[row][unit] . xs[unit][lane]` for 32 rows of `w` and two tiles
+    /// `product[row][tile][lane] = sum_unit w[row][unit] . xs[tile][unit][lane]` for 32 rows of `w` and two tiles
     /// `[units][16]` of activations, four bytes with signs to a unit.
     ///
     /// # Panics
@@ -35,31 +35,61 @@ impl ByteTiles {
         units: usize,
         w: &[i32],
         xs: [&[i32]; 2],
-        product: &mut [[i32; SIDE]; 4 * SIDE],
+        product: &mut [[i32; SIDE]; 2 * PANEL],
     ) {
         let (w, x) = operands(units, w, xs);
+        let mut sums: Sums = [[[[0; SIDE]; SIDE]; 2]; 2];
         // SAFETY: the tile unit is configured while there is a `Unit`; `operands` has checked the lengths.
-        unsafe { signed(units, w, x, product.as_flattened_mut().as_mut_ptr()) }
+        unsafe { signed(units, w, x, (&raw mut sums).cast()) }
+        for (product, [first, second]) in product
+            .as_chunks_mut::<{ 2 * SIDE }>()
+            .0
+            .iter_mut()
+            .zip(&sums)
+        {
+            for (product, tiles) in product
+                .as_chunks_mut()
+                .0
+                .iter_mut()
+                .zip(first.iter().zip(second))
+            {
+                *product = [*tiles.0, *tiles.1];
+            }
+        }
     }
 
-    /// The same, where the bytes of the second tile of activations have no signs.
+    /// The same for one tile of activations of 16 bits, whose upper bytes have signs and whose lower ones have none. Sums
+    /// must fit 32 bits.
     ///
     /// # Panics
     /// As [`ByteTiles::signed`].
     #[inline]
-    pub(in crate::matmul) fn first_signed(
+    pub(in crate::matmul) fn halves(
         self,
         _: &Unit,
         units: usize,
         w: &[i32],
-        xs: [&[i32]; 2],
-        product: &mut [[i32; SIDE]; 4 * SIDE],
+        halves: [&[i32]; 2],
+        product: &mut [[i32; SIDE]; 2 * PANEL],
     ) {
-        let (w, x) = operands(units, w, xs);
+        let (w, x) = operands(units, w, halves);
+        let mut sums: Sums = [[[[0; SIDE]; SIDE]; 2]; 2];
         // SAFETY: as above.
-        unsafe { first_signed(units, w, x, product.as_flattened_mut().as_mut_ptr()) }
+        unsafe { first_signed(units, w, x, (&raw mut sums).cast()) }
+        Isa::Amx(self.0).run(|| {
+            for (product, [upper, lower]) in product.as_chunks_mut::<SIDE>().0.iter_mut().zip(&sums)
+            {
+                let halves = upper.as_flattened().iter().zip(lower.as_flattened());
+                for (product, (upper, lower)) in product.as_flattened_mut().iter_mut().zip(halves) {
+                    *product = upper.wrapping_shl(8).wrapping_add(*lower);
+                }
+            }
+        });
     }
 }
+
+/// Tiles of sums, `[tile of weights][tile of activations]`.
+type Sums = [[[[i32; SIDE]; SIDE]; 2]; 2];
 
 /// Pointers to the tiles of operands that are long enough.
 fn operands(units: usize, w: &[i32], xs: [&[i32]; 2]) -> ([*const i32; 2], [*const i32; 2]) {

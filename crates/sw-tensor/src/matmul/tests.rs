@@ -112,6 +112,15 @@ mod amx {
         })
     }
 
+    /// A weight: if it is an F16, ties go away from zero.
+    fn pieces_of_weight(w: f32, dtype: Dtype) -> [f32; 2] {
+        if dtype != Dtype::F16 {
+            return pieces(w);
+        }
+        let first = f32::from_bits((w.to_bits() + 0x8000) & 0xffff_0000);
+        [first, w - first]
+    }
+
     /// One tile product: the even terms and the odd ones, one chain each.
     fn tile(sum: f32, x: &[f32], w: &[f32]) -> f32 {
         let mut chains = [0.0f32; 2];
@@ -130,7 +139,7 @@ mod amx {
         let mut sum = 0.0;
         for (x, w) in x.chunks(32).zip(w.chunks(32)) {
             let x: Vec<[f32; 3]> = x.iter().map(|&x| pieces(x)).collect();
-            let w: Vec<[f32; 2]> = w.iter().map(|&w| pieces(w)).collect();
+            let w: Vec<[f32; 2]> = w.iter().map(|&w| pieces_of_weight(w, dtype)).collect();
             for &(i, j) in order {
                 let x: Vec<f32> = x.iter().map(|x| x[i]).collect();
                 let w: Vec<f32> = w.iter().map(|w| w[j]).collect();

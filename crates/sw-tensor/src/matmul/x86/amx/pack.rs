@@ -154,37 +154,45 @@ fn pack_weights(w: &Mat, rows: Range<usize>, ks: Range<usize>, out: &mut [u16]) 
             row if row < rows.end => &w.base()[(row * pitch + ks.start) * 2..][..ks.len() * 2],
             _ => &[],
         };
-        for i in 0..ks.len().div_ceil(STEP) {
-            let values = values.get(i * STEP * 2..).unwrap_or_default();
-            weights_of_step(dtype, values, &mut out[i * step..]);
+        let (whole, rest) = values.as_chunks::<{ 2 * STEP }>();
+        for (values, out) in whole.iter().zip(out.chunks_mut(step)) {
+            // SAFETY: 64 bytes.
+            let stored = unsafe { _mm512_loadu_si512(values.as_ptr().cast()) };
+            weights_of_step(dtype, stored, out);
+        }
+        for i in whole.len()..ks.len().div_ceil(STEP) {
+            let rest = if i == whole.len() { rest } else { &[] };
+            let mask = ((1u64 << (rest.len() / 2)) - 1) as u32;
+            // SAFETY: reads as many values as there are.
+            let stored = unsafe { _mm512_maskz_loadu_epi16(mask, rest.as_ptr().cast()) };
+            weights_of_step(dtype, stored, &mut out[i * step..]);
         }
     }
 }
 
-/// The first 32 weights of a row, or all and zeros, in pieces that are a tile apart.
+/// The first 32 weights of a row, in pieces that are a tile apart.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
-fn weights_of_step(dtype: Dtype, values: &[u8], out: &mut [u16]) {
-    let mask = ((1u64 << (values.len() / 2).min(STEP)) - 1) as u32;
-    // SAFETY: reads as many values as there are, at any alignment.
-    let stored = unsafe { _mm512_maskz_loadu_epi16(mask, values.as_ptr().cast()) };
-    if dtype != Dtype::F16 {
-        let out: &mut [u16; STEP] = out.first_chunk_mut().expect("a row of a tile");
-        // SAFETY: 64 bytes.
-        return unsafe { _mm512_storeu_si512(out.as_mut_ptr().cast(), stored) };
-    }
-    let low = _mm512_cvtph_ps(_mm512_castsi512_si256(stored));
-    let high = _mm512_cvtph_ps(_mm512_extracti64x4_epi64::<1>(stored));
-    let (low, high) = (split_16(low), split_16(high));
-    for (piece, at) in [(low.0, high.0), (low.1, high.1)]
-        .into_iter()
-        .zip([0, VALUES])
-    {
+fn weights_of_step(dtype: Dtype, stored: __m512i, out: &mut [u16]) {
+    let mut put = |at: usize, piece: __m512i| {
         let out: &mut [u16; STEP] = out[at..].first_chunk_mut().expect("a row of a tile");
-        let piece = upper_halves(piece.0, piece.1);
         // SAFETY: 64 bytes.
-        unsafe { _mm512_storeu_si512(out.as_mut_ptr().cast(), piece) };
+        unsafe { _mm512_storeu_si512(out.as_mut_ptr().cast(), piece) }
+    };
+    if dtype != Dtype::F16 {
+        return put(0, stored);
     }
+    // No F16 is near overflow as an f32, so ties may simply go away from zero. Of what is not finite something stays so.
+    let split = |value: __m512| {
+        let rounded = _mm512_add_epi32(_mm512_castps_si512(value), _mm512_set1_epi32(0x8000));
+        let piece = _mm512_and_si512(rounded, _mm512_set1_epi32(0xffff_0000_u32 as i32));
+        let piece = _mm512_castsi512_ps(piece);
+        (piece, _mm512_sub_ps(value, piece))
+    };
+    let low = split(_mm512_cvtph_ps(_mm512_castsi512_si256(stored)));
+    let high = split(_mm512_cvtph_ps(_mm512_extracti64x4_epi64::<1>(stored)));
+    put(0, upper_halves(low.0, high.0));
+    put(VALUES, upper_halves(low.1, high.1));
 }
 
 /// Whether the pieces of a weight of this type hold `value` exactly.

@@ -1,6 +1,6 @@
 //! Products of codes: weights alone, or weights and activations.
 
-use ndarray::{Array2, ArrayView1, ArrayView2, ArrayViewMut2, Axis, Slice};
+use ndarray::{Array2, ArrayView1, ArrayView2, ArrayViewMut1, ArrayViewMut2, Axis, Slice};
 use rayon::prelude::*;
 use sw_model::{Mat, Product, SeqRange};
 use sw_quant::{Activation, Grouping, Offsets, Quantized, View};
@@ -148,31 +148,40 @@ impl Bytes {
         let mut sums = Array2::zeros(y.dim());
         matmul_t_i8(qx.view(), self.w.view(), sums.view_mut());
         let grid = Grid::new(&codes);
-        let rows = y.axis_iter_mut(Axis(0)).into_par_iter();
-        rows.zip(sums.axis_iter(Axis(0)))
-            .enumerate()
-            .for_each(|(t, (mut y, sums))| {
+        let row =
+            |all: &mut Vec<f64>, (t, (mut y, sums)): (usize, (ArrayViewMut1<'_, f32>, _))| {
+                let sums: ArrayView1<'_, i32> = sums;
                 let (scale, base) = grid.of_row(t);
                 let start = held.partition_point(|h| h.0 < t);
                 let held = held[start..].iter().take_while(|h| h.0 == t);
                 let held: Vec<(usize, f64)> = held.map(|h| (h.1, f64::from(h.2))).collect();
-                let value = |k: usize| match held.iter().find(|h| h.0 == k) {
-                    Some(h) => h.1,
-                    None => f64::from(qx[[t, k]]) * scale + base,
-                };
-                let mut apart = self.held.iter().peekable();
-                for (r, (y, sum)) in y.iter_mut().zip(&sums).enumerate() {
-                    let mut all = f64::from(*sum) * scale + f64::from(self.sums[r]) * base;
-                    for &(k, value) in &held {
-                        all += (value - base) * f64::from(self.w[[r, k]]);
-                    }
-                    all *= f64::from(self.scales[r]);
-                    while let Some(&(_, k, w)) = apart.next_if(|h| h.0 == r) {
-                        all += value(k) * f64::from(w);
-                    }
-                    *y = all as f32;
+                all.clear();
+                let weights = self.sums.iter();
+                all.extend(sums.iter().zip(weights).map(|(sum, of_weights)| {
+                    f64::from(*sum) * scale + f64::from(*of_weights) * base
+                }));
+                for &(k, value) in &held {
+                    let column = self.w.column(k);
+                    let add = |(all, w): (&mut f64, &i8)| *all += (value - base) * f64::from(*w);
+                    all.iter_mut().zip(column).for_each(add);
                 }
-            });
+                for (all, scale) in all.iter_mut().zip(&self.scales) {
+                    *all *= f64::from(*scale);
+                }
+                for &(r, k, w) in &self.held {
+                    let value = match held.iter().find(|h| h.0 == k) {
+                        Some(h) => h.1,
+                        None => f64::from(qx[[t, k]]) * scale + base,
+                    };
+                    all[r] += value * f64::from(w);
+                }
+                y.iter_mut().zip(all).for_each(|(y, all)| *y = *all as f32);
+            };
+        y.axis_iter_mut(Axis(0))
+            .into_par_iter()
+            .zip(sums.axis_iter(Axis(0)))
+            .enumerate()
+            .for_each_init(Vec::new, row);
     }
 }
 

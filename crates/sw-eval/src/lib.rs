@@ -64,7 +64,9 @@ pub use evaluate::{OpenJournal, Progress, Status, evaluate, evaluate_with, evalu
 pub use export::{
     Export, Exporting, Format, Outcome, Override, PackedReader, Plan, Rule, TensorPlan,
 };
-pub use intervention::{ActivationSite, Constant, Intervention, Largest, SetWeight, largest};
+pub use intervention::{
+    ActivationSite, Arithmetic, Constant, Intervention, Largest, SetWeight, largest,
+};
 pub use journal::{Journal, Key};
 pub use metric::{Metric, Value};
 pub use model::{Bos, LanguageModel, ModelInfo, Score, Sink, Span};

@@ -105,7 +105,12 @@ fn values(model: &Model) -> Vec<Vec<f32>> {
 
 fn in_memory(model: &Model, scheme: Scheme, hold: &[WeightCoord]) -> Vec<Vec<f32>> {
     let hold = hold.to_vec();
-    let plan = [Intervention::QuantizeWeights { scheme, hold }];
+    let arithmetic = sw_eval::Arithmetic::Simulated;
+    let plan = [Intervention::QuantizeWeights {
+        scheme,
+        hold,
+        arithmetic,
+    }];
     values(Runtime::new(model, &plan).expect("a plan").model())
 }
 

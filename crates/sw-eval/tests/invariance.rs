@@ -74,7 +74,7 @@ fn check(model: &Model, interventions: &[Intervention]) {
             );
         }
     }
-    for threads in [1, 3] {
+    for threads in [1, 2, 3, 7] {
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
             .build()
@@ -155,8 +155,34 @@ fn interventions() {
     );
 }
 
+const SUPER: &str = r#"{"layer": 0, "linear": "down_proj", "row": 1, "col": 2}"#;
+
+/// Integers in the places of matrices: weights alone, with activations of each token, of the whole sequence.
+#[test]
+fn integers() {
+    let plan = |text: &str| serde_json::from_str::<Vec<Intervention>>(text).unwrap();
+    let int4 = r#"[{"kind": "quantize_weights", "arithmetic": "integer", "scheme": {"levels": {"kind": "asymmetric", "bits": 4}, "grouping": {"kind": "row"}}, "hold": [{"layer": 0, "linear": "o_proj", "row": 1, "col": 2}]}]"#;
+    let bytes = |recipe: &str| {
+        plan(&format!(
+            r#"[{{"kind": "quantize_weights", "arithmetic": "integer", "scheme": {{"levels": {{"kind": "symmetric", "bits": 8}}, "grouping": {{"kind": "tensor"}}}}, "hold": [{{"layer": 0, "linear": "down_proj", "row": 1, "col": 2}}]}},
+                {{"kind": "quantize_activations", "arithmetic": "integer", "recipe": {recipe}}}]"#
+        ))
+    };
+    let by_token = r#"{"scheme": {"levels": {"kind": "symmetric", "bits": 8}, "grouping": {"kind": "row"}}, "pick": {"kind": "row_largest"}}"#;
+    let whole = r#"{"scheme": {"levels": {"kind": "symmetric", "bits": 8}, "grouping": {"kind": "row"}}, "pick": {"kind": "largest"}}"#;
+    for name in ["llama", "phi3"] {
+        let model = model(name);
+        check(&model, &plan(int4));
+        check(&model, &bytes(by_token));
+        check(&model, &bytes(whole));
+    }
+    check(&model("mixtral"), &plan(int4));
+}
+
 #[test]
 fn refused_interventions_say_why() {
+    let weights = r#"{"kind": "quantize_weights", "arithmetic": "integer", "scheme": {"levels": {"kind": "symmetric", "bits": 8}, "grouping": {"kind": "tensor"}}}"#;
+    let acts = r#"{"kind": "quantize_activations", "arithmetic": "integer", "recipe": {"scheme": {"grouping": {"kind": "row"}}}}"#;
     let model = model("llama");
     for (json, words) in [
         (
@@ -199,9 +225,56 @@ fn refused_interventions_say_why() {
             r#"{"kind": "smooth_quant", "alpha": 0.5, "calibration": "nowhere.jsonl"}"#,
             "nowhere.jsonl",
         ),
+        (
+            r#"{"kind": "quantize_weights", "arithmetic": "integer", "scheme": {"levels": {"kind": "nf4"}}}"#,
+            "evenly spaced levels",
+        ),
+        (
+            r#"{"kind": "quantize_weights", "arithmetic": "integer", "scheme": {"arithmetic": "release_f16"}}"#,
+            "single precision, found ReleaseF16",
+        ),
+        (
+            r#"{"kind": "quantize_weights", "arithmetic": "integer", "scheme": {"levels": {"kind": "symmetric", "bits": 5}}}"#,
+            "q_proj.weight: integers need weights of 4 or 8 bits, found 5",
+        ),
+        (
+            r#"{"kind": "quantize_weights", "arithmetic": "integer", "scheme": {"grouping": {"kind": "flat", "len": 36, "tail": "short"}}}"#,
+            "blocks that are rectangles",
+        ),
+        (
+            r#"{"kind": "quantize_weights", "arithmetic": "integer", "scheme": {}, "hold": [{"layer": 0, "linear": "down_proj", "row": 9999, "col": 0}]}"#,
+            "outside",
+        ),
+        (acts, "must stand before"),
+        (
+            &format!(r#"{weights}, {{"kind": "prune_weights", "coords": []}}"#),
+            "it must stand before quantize_weights",
+        ),
+        (&format!("{weights}, {weights}"), "it must stand before"),
+        (&format!("{weights}, {acts}, {acts}"), "already"),
+        (
+            &format!(
+                r#"{weights}, {}"#,
+                acts.replace(r#""row""#, r#""flat", "len": 4"#)
+            ),
+            "one scale for each token or tensor",
+        ),
+        (
+            &format!(
+                r#"{}, {acts}"#,
+                weights.replace(r#""symmetric""#, r#""asymmetric""#)
+            ),
+            "integers times integers need symmetric weights",
+        ),
+        (
+            &format!(
+                r#"{{"kind": "prune_weights", "coords": [{SUPER}]}}, {{"kind": "restore_super_activation", "coords": [{SUPER}]}}, {weights}, {acts}"#
+            ),
+            "would not see the integers",
+        ),
     ] {
-        let intervention: Intervention = serde_json::from_str(json).unwrap();
-        let error = Runtime::new(&model, &[intervention])
+        let plan: Vec<Intervention> = serde_json::from_str(&format!("[{json}]")).unwrap();
+        let error = Runtime::new(&model, &plan)
             .map(drop)
             .unwrap_err()
             .to_string();
@@ -318,4 +391,16 @@ fn a_restored_super_activation_is_one_element() {
         (pruned[[largest, 1]] - original[[largest, 1]]).abs() > 1e-4,
         "pruning changes the element"
     );
+}
+
+/// A router reads what its experts read.
+#[test]
+fn activations_of_mixtures_stay_simulated() {
+    let plan = r#"[{"kind": "quantize_weights", "arithmetic": "integer", "scheme": {"levels": {"kind": "symmetric", "bits": 8}, "grouping": {"kind": "row"}}},
+        {"kind": "quantize_activations", "arithmetic": "integer", "recipe": {"scheme": {"grouping": {"kind": "row"}}}}]"#;
+    let plan: Vec<Intervention> = serde_json::from_str(plan).unwrap();
+    let refused = Runtime::new(&model("mixtral"), &plan);
+    let error = refused.map(drop).unwrap_err().to_string();
+    assert!(error.contains("a router reads"), "{error}");
+    assert!(Runtime::new(&model("mixtral"), &plan[..1]).is_ok());
 }

@@ -78,14 +78,19 @@ fn reshape(x: &mut Array2<f32>, rows: usize, columns: usize) {
 }
 
 /// A fused map of `x` into `buffer`; `[tokens, output channels]`.
-fn fused<'b>(x: &Array2<f32>, linear: &Affine, buffer: &'b mut Vec<f32>) -> ArrayView2<'b, f32> {
-    let shape = (x.nrows(), linear.w.rows());
+fn fused<'b>(
+    x: &Array2<f32>,
+    seqs: Option<&[SeqRange]>,
+    linear: &Affine,
+    buffer: &'b mut Vec<f32>,
+) -> ArrayView2<'b, f32> {
+    let shape = (x.nrows(), linear.w.shape()[0]);
     if buffer.len() < shape.0 * shape.1 {
         *buffer = vec![0.0; shape.0 * shape.1];
     }
     let values = &mut buffer[..shape.0 * shape.1];
     let y = ArrayViewMut2::from_shape(shape, &mut *values).expect("as many values");
-    affine(x, linear, y);
+    affine(x, seqs, linear, y);
     ArrayView2::from_shape(shape, values).expect("as many values")
 }
 
@@ -103,14 +108,14 @@ pub(crate) fn attend(
     visit(hook, Site::AttnIn(l), &mut s.normed, seqs);
     match layer.linear(None, Linear::Qkv) {
         None => {
-            let x = &s.normed;
-            affine(x, &layer[(None, Linear::Q)], s.q.view_mut()); // [tokens, hidden] x [heads*dim, hidden]^T
-            affine(x, &layer[(None, Linear::K)], s.k.view_mut()); // [tokens, hidden] x [kv_heads*dim, hidden]^T
-            affine(x, &layer[(None, Linear::V)], s.v.view_mut());
+            let (x, seqs) = (&s.normed, Some(&seqs[..]));
+            affine(x, seqs, &layer[(None, Linear::Q)], s.q.view_mut()); // [tokens, hidden] x [heads*dim, hidden]^T
+            affine(x, seqs, &layer[(None, Linear::K)], s.k.view_mut()); // [tokens, hidden] x [kv_heads*dim, hidden]^T
+            affine(x, seqs, &layer[(None, Linear::V)], s.v.view_mut());
         }
         Some(qkv) => {
             // [tokens, hidden] x [(heads + 2*kv_heads)*dim, hidden]^T
-            let all = fused(&s.normed, qkv, &mut s.inner.fused);
+            let all = fused(&s.normed, Some(seqs), qkv, &mut s.inner.fused);
             split_heads(spec, &all, [&mut s.q, &mut s.k, &mut s.v]);
         }
     }
@@ -156,7 +161,13 @@ pub(crate) fn attend(
         s.mix.view_mut(),
     );
     visit(hook, Site::OIn(l), &mut s.mix, seqs);
-    affine(&s.mix, &layer[(None, Linear::O)], s.out.view_mut()); // [tokens, heads*dim] x [hidden, heads*dim]^T
+    // [tokens, heads*dim] x [hidden, heads*dim]^T
+    affine(
+        &s.mix,
+        Some(seqs),
+        &layer[(None, Linear::O)],
+        s.out.view_mut(),
+    );
     visit(hook, Site::AttnOut(l), &mut s.out, seqs);
 }
 
@@ -169,9 +180,16 @@ pub(crate) fn mlp(
     s: &mut Scratch,
     hook: &mut dyn Hook,
 ) {
-    widen_inner(spec, layer, None, &s.normed, &mut s.inner);
+    let seqs = Some(&batch.seqs[..]);
+    widen_inner(spec, layer, None, &s.normed, seqs, &mut s.inner);
     visit(hook, Site::DownIn(l), &mut s.inner.up, &batch.seqs);
-    affine(&s.inner.up, &layer[(None, Linear::Down)], s.out.view_mut()); // [tokens, intermediate] x [hidden, intermediate]^T
+    // [tokens, intermediate] x [hidden, intermediate]^T
+    affine(
+        &s.inner.up,
+        seqs,
+        &layer[(None, Linear::Down)],
+        s.out.view_mut(),
+    );
 }
 
 /// `s.out = sum_e p_e * down_proj_e(act(gate_proj_e(s.normed)) * up_proj_e(s.normed))` over each token's most probable
@@ -213,9 +231,14 @@ pub(crate) fn experts(
                 hook.visit(site, view);
             }
         };
-        widen_inner(spec, layer, Some(e), &x, inner);
+        widen_inner(spec, layer, Some(e), &x, None, inner);
         visit(Site::ExpertDownIn(l, e), &mut inner.up);
-        affine(&inner.up, &layer[(Some(e), Linear::Down)], out.view_mut());
+        affine(
+            &inner.up,
+            None,
+            &layer[(Some(e), Linear::Down)],
+            out.view_mut(),
+        );
         visit(Site::ExpertDownOut(l, e), &mut out);
         for (&t, row) in tokens.iter().zip(out.rows()) {
             s.out.row_mut(t).scaled_add(p[t], &row);
@@ -241,6 +264,7 @@ fn widen_inner(
     layer: &Layer,
     expert: Option<usize>,
     x: &Array2<f32>,
+    seqs: Option<&[SeqRange]>,
     inner: &mut Inner,
 ) {
     let Inner {
@@ -250,15 +274,16 @@ fn widen_inner(
     } = inner;
     match layer.linear(expert, Linear::GateUp) {
         Some(both) => {
-            let all = fused(x, both, buffer); // [tokens, hidden] x [2*intermediate, hidden]^T
+            let all = fused(x, seqs, both, buffer); // [tokens, hidden] x [2*intermediate, hidden]^T
             let (first, second) = all.split_at(Axis(1), up.ncols());
             gate.assign(&first);
             up.assign(&second);
         }
         None => {
-            affine(x, &layer[(expert, Linear::Up)], up.view_mut()); // [tokens, hidden] x [intermediate, hidden]^T
+            // [tokens, hidden] x [intermediate, hidden]^T
+            affine(x, seqs, &layer[(expert, Linear::Up)], up.view_mut());
             if spec.gated {
-                affine(x, &layer[(expert, Linear::Gate)], gate.view_mut());
+                affine(x, seqs, &layer[(expert, Linear::Gate)], gate.view_mut());
             }
         }
     }
@@ -291,8 +316,13 @@ pub(crate) fn visit(hook: &mut dyn Hook, site: Site, data: &mut Array2<f32>, seq
     }
 }
 
-fn affine(x: &Array2<f32>, linear: &Affine, mut y: ArrayViewMut2<'_, f32>) {
-    matmul_t(x.view(), &linear.w, y.view_mut());
+fn affine(
+    x: &Array2<f32>,
+    seqs: Option<&[SeqRange]>,
+    linear: &Affine,
+    mut y: ArrayViewMut2<'_, f32>,
+) {
+    linear.w.multiply(x.view(), seqs, y.view_mut());
     if let Some(bias) = &linear.bias {
         sw_tensor::add_bias(y, bias);
     }

@@ -22,6 +22,7 @@ use crate::{
     fingerprint::Fingerprint,
     forward::{self, Batch, Seq},
     kv::Kv,
+    product::Weight,
     rope::RopeTables,
     site::{Hook, SeqRange},
     spec::Spec,
@@ -68,6 +69,7 @@ pub struct Model {
 struct Opened {
     dir: PathBuf,
     spec: Spec,
+    dtype: Dtype,
     ropes: RopeTables,
     ignored: Vec<String>,
     /// The error is kept: a model without a tokenizer still runs on token ids.
@@ -134,9 +136,12 @@ impl Model {
         let weights = Weights::load(&spec, &checkpoint, decoder)?;
         let tokenizer = Tokenizer::open(dir, &config);
         let ropes = spec.rope_tables();
+        let o = weights.layers.first().map(|l| l[(None, Linear::O)].w.mat());
+        let dtype = o.unwrap_or(&weights.embed).dtype();
         let opened = Opened {
             dir: dir.into(),
             spec,
+            dtype,
             ropes,
             ignored: options.ignore_config_fields.clone(),
             tokenizer,
@@ -166,12 +171,7 @@ impl Model {
 
     /// The type its large weights are stored in (of the first layer's attention output, where they differ).
     pub fn dtype(&self) -> Dtype {
-        self.weights
-            .layers
-            .first()
-            .map_or(self.weights.embed.dtype(), |l| {
-                l[(None, Linear::O)].w.dtype()
-            })
+        self.opened.dtype
     }
 
     /// Its tokenizer.
@@ -317,10 +317,13 @@ impl Model {
         self.weight_at(LinearAt::dense(layer, linear))
     }
 
-    /// The weight of a linear map, `[output channels, input channels]`, edits included.
+    /// The weight of a linear map, `[output channels, input channels]`, edits included; where a [`Product`] stands in its
+    /// place, the matrix that this stands for.
+    ///
+    /// [`Product`]: crate::Product
     pub fn weight_at(&self, at: LinearAt) -> Option<&Mat> {
         let layer = self.weights.layers.get(at.layer)?;
-        Some(&layer.linear(at.expert, at.linear)?.w)
+        Some(layer.linear(at.expert, at.linear)?.w.mat())
     }
 
     /// All linear maps of the layers, in the order of the computation (embedding, router and head are not among them).
@@ -349,7 +352,8 @@ impl Model {
     /// A model with sparse edits; shares the checkpoint and everything untouched.
     ///
     /// # Errors
-    /// When a coordinate names no tensor of this model or lies outside it.
+    /// When a coordinate names no tensor of this model, lies outside it, or belongs to a map whose product is not computed
+    /// from a stored matrix.
     pub fn edited(&self, edits: &[WeightEdit]) -> Result<Model> {
         let mut weights = (*self.weights).clone();
         let mut sorted: Vec<_> = edits.iter().collect();
@@ -370,34 +374,39 @@ impl Model {
             let affine = Arc::make_mut(&mut weights.layers[at.layer])
                 .linear_mut(at)
                 .ok_or_else(|| no_such_tensor(at))?;
-            affine.w = affine.w.edited(&values)?;
+            let w = affine.w.stored().ok_or_else(|| Error::Coordinate {
+                coord: at.to_string(),
+                problem: "its product does not read stored numbers, so none can be edited; edit the model first and replace its products then".into(),
+            })?;
+            affine.w = w.edited(&values)?.into();
         }
         Ok(self.with_weights(weights))
     }
 
-    /// A model in which some linear maps have another weight (quantized, say); `replace` returns `None` to keep one.
+    /// A model in which some linear maps have another weight: another matrix (rounded to few values, say) or a [`Product`];
+    /// `replace` returns `None` to keep one.
+    ///
+    /// [`Product`]: crate::Product
     ///
     /// # Errors
     /// What `replace` returns, and a replacement of another shape.
-    pub fn replaced<E: From<Error>>(
+    pub fn replaced<W: Into<Weight>, E: From<Error>>(
         &self,
-        mut replace: impl FnMut(LinearAt, &Mat) -> Result<Option<Mat>, E>,
+        mut replace: impl FnMut(LinearAt, &Mat) -> Result<Option<W>, E>,
     ) -> Result<Model, E> {
         let mut weights = (*self.weights).clone();
         for at in self.linears() {
             let affine = Arc::make_mut(&mut weights.layers[at.layer])
                 .linear_mut(at)
                 .ok_or_else(|| no_such_tensor(at))?;
-            let Some(new) = replace(at, &affine.w)? else {
+            let Some(new) = replace(at, affine.w.mat())? else {
                 continue;
             };
-            if (new.rows(), new.cols()) != (affine.w.rows(), affine.w.cols()) {
+            let (new, [rows, cols]) = (new.into(), affine.w.shape());
+            let [new_rows, new_cols] = new.shape();
+            if [new_rows, new_cols] != [rows, cols] {
                 let problem = format!(
-                    "a replacement of shape [{}, {}] for a weight of [{}, {}]",
-                    new.rows(),
-                    new.cols(),
-                    affine.w.rows(),
-                    affine.w.cols()
+                    "a replacement of shape [{new_rows}, {new_cols}] for a weight of [{rows}, {cols}]"
                 );
                 return Err(Error::Coordinate {
                     coord: at.to_string(),

@@ -8,13 +8,14 @@ use crate::{
     edit::{Linear, LinearAt},
     error::{Error, Result},
     model::Decoder,
+    product::Weight,
     spec::{LayerNorms, Norm, QkNorm, Spec},
 };
 
 /// `y = x * w^T + bias`.
 #[derive(Clone)]
 pub(crate) struct Affine {
-    pub(crate) w: Mat,
+    pub(crate) w: Weight,
     pub(crate) bias: Option<Arc<[f32]>>,
 }
 
@@ -46,7 +47,8 @@ impl Layer {
             .linears
             .iter()
             .filter(|((expert, _), _)| expert.is_none());
-        dense.for_each(|(_, affine)| affine.w.will_need());
+        let stored = dense.filter_map(|(_, affine)| affine.w.stored());
+        stored.for_each(Mat::will_need);
     }
 
     pub(crate) fn linear_mut(&mut self, at: LinearAt) -> Option<&mut Affine> {
@@ -146,7 +148,7 @@ impl Weights {
                             linear,
                         };
                         let name = spec.module_name(at)?;
-                        bad_mat(&format!("{name}.weight"), &affine.w)
+                        bad_mat(&format!("{name}.weight"), affine.w.mat())
                             .or_else(|| bad_vec(&format!("{name}.bias"), affine.bias.as_deref()?))
                     })
             };
@@ -240,7 +242,7 @@ fn linear(
         .then(|| ck.vector(&format!("{name}.bias"), rows))
         .transpose()?;
     Ok(Affine {
-        w,
+        w: w.into(),
         bias: bias.map(Arc::from),
     })
 }

@@ -1,11 +1,20 @@
 //! A row's result is bitwise independent of its neighbours, of where its sequence is cut, of resuming, and of threads;
 //! an edit changes what it names and nothing else.
 
-use std::path::Path;
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
-use ndarray::{Array2, Axis};
+use ndarray::{Array2, ArrayView2, ArrayViewMut2, Axis};
 use proptest::prelude::*;
-use sw_model::{EditOp, Hook, Linear, Model, Seq, Site, SiteView, WeightCoord, WeightEdit};
+use sw_model::{
+    EditOp, Hook, Linear, LinearAt, Mat, Model, Product, Seq, SeqRange, Site, SiteView,
+    WeightCoord, WeightEdit,
+};
 
 /// Families whose layers differ in what matters here: biases, windows, norms of heads, fused and parallel maps, experts.
 const MODELS: [&str; 9] = [
@@ -219,5 +228,84 @@ fn scores_agree_with_logits() {
         let target = tokens[t + 1] as usize;
         assert!((score.log_prob - (row[target] - sum.ln())).abs() < 1e-6);
         assert_eq!(score.greedy, row.iter().all(|&x| x <= row[target]));
+    }
+}
+
+/// Multiplies with a matrix, like the one it stands for, and counts who asks.
+struct Twin {
+    w: Mat,
+    in_expert: bool,
+    products: Arc<AtomicUsize>,
+    matrices: Arc<AtomicUsize>,
+}
+
+impl Product for Twin {
+    fn shape(&self) -> [usize; 2] {
+        [self.w.rows(), self.w.cols()]
+    }
+
+    fn multiply(
+        &self,
+        x: ArrayView2<'_, f32>,
+        seqs: Option<&[SeqRange]>,
+        y: ArrayViewMut2<'_, f32>,
+    ) {
+        self.products.fetch_add(1, Ordering::Relaxed);
+        assert_eq!(seqs.is_none(), self.in_expert);
+        if let Some(seqs) = seqs {
+            let rows: Vec<_> = seqs.iter().map(|seq| seq.rows.clone()).collect();
+            assert_eq!(rows, [0..3, 3..5]);
+        }
+        sw_tensor::matmul_t(x, &self.w, y);
+    }
+
+    fn matrix(&self) -> Mat {
+        self.matrices.fetch_add(1, Ordering::Relaxed);
+        self.w.clone()
+    }
+}
+
+#[test]
+fn a_product_stands_in_a_maps_place() {
+    for name in MODELS {
+        let model = open(name);
+        let [products, matrices] = [(); 2].map(|()| Arc::new(AtomicUsize::new(0)));
+        let twin = |at: LinearAt, w: &Mat| {
+            let twin: Arc<dyn Product> = Arc::new(Twin {
+                w: w.clone(),
+                in_expert: at.expert.is_some(),
+                products: products.clone(),
+                matrices: matrices.clone(),
+            });
+            Ok::<_, sw_model::Error>(Some(twin))
+        };
+        let other = model.replaced(twin).unwrap();
+        let seqs = [Seq::from(&[1, 2, 3][..]), Seq::from(&[4, 5][..])];
+        let [expected, found] = [&model, &other].map(|m| m.forward(&seqs, &mut ()).unwrap());
+        assert_eq!(bits(&found), bits(&expected), "{name}");
+        let dense = model.linears().filter(|at| at.expert.is_none()).count();
+        assert!(products.load(Ordering::Relaxed) >= dense, "{name}");
+        assert_eq!(other.dtype(), model.dtype());
+        assert_eq!(matrices.load(Ordering::Relaxed), 0, "nobody asked");
+        // Single weights are read from its matrix, which is made once; edits have nothing to edit.
+        let at = model.linears().last().unwrap();
+        let coord = WeightCoord {
+            layer: at.layer,
+            linear: at.linear,
+            expert: at.expert,
+            row: 1,
+            col: 2,
+        };
+        let clone = other.clone();
+        assert_eq!(clone.value(coord).unwrap(), model.value(coord).unwrap());
+        assert_eq!(other.value(coord).unwrap(), model.value(coord).unwrap());
+        assert_eq!(matrices.load(Ordering::Relaxed), 1);
+        let refused = other.edited(&[WeightEdit::prune(coord)]);
+        let error = refused.map(drop).unwrap_err().to_string();
+        assert!(error.contains("edit the model first"), "{error}");
+        let narrow = Mat::from_f32(1, 1, vec![0.0]);
+        let refused = model.replaced(|_, _| Ok::<_, sw_model::Error>(Some(narrow.clone())));
+        let error = refused.map(drop).unwrap_err().to_string();
+        assert!(error.contains("a replacement of shape [1, 1]"), "{error}");
     }
 }

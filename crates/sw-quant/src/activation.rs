@@ -2,7 +2,10 @@
 
 use crate::outliers::{finite, largest_places};
 use crate::plan::places;
-use crate::{Error, Grouping, Levels, Real, Scheme, error::check_shape, fake_quantize};
+use crate::{
+    Error, Grouping, Levels, Outlier, Quantized, Real, Scheme, error::check_shape, fake_quantize,
+    quantize,
+};
 
 /// Which elements of a `[tokens, channels]` activation are held out.
 ///
@@ -152,16 +155,52 @@ impl Activation {
         shape: [usize; 2],
     ) -> Result<Vec<(usize, usize)>, Error> {
         let held = self.pick.places(x, shape)?;
-        let kept: Vec<T> = held.iter().map(|&p| x[p]).collect();
-        let restore = |x: &mut [T]| held.iter().zip(&kept).for_each(|(&p, &v)| x[p] = v);
-
-        for (&p, fill) in held.iter().zip(self.fill.values(x, shape, &held)) {
-            x[p] = fill; // REPLACE
-        }
+        let kept = self.replace(x, shape, &held);
         let report = fake_quantize(x, shape, &self.scheme, &[]); // Q^-1(Q(.))
-        restore(x); // RESTORE, also after an error
+        held.iter().zip(kept).for_each(|(&p, v)| x[p] = v); // RESTORE, also after an error
         report?;
         Ok(held.iter().map(|p| (p / shape[1], p % shape[1])).collect())
+    }
+
+    /// The same as codes and scales, with the held-out elements beside them: [`Quantized::dequantize`] gives exactly what
+    /// [`apply`](Self::apply) leaves. For products of integers.
+    ///
+    /// # Errors
+    /// Those of [`apply`](Self::apply).
+    ///
+    /// ```
+    /// use sw_quant::Activation;
+    /// let x = [0.1f32, 560.0, -0.2, 0.3, 0.4, -0.1, 0.2, -0.3];
+    /// let codes = Activation::paper(8).quantize(&x, [2, 4])?;
+    /// assert_eq!((codes.view().outliers[0].index, codes.view().scales.len()), (1, 2));
+    /// let mut simulated = x;
+    /// Activation::paper(8).apply(&mut simulated, [2, 4])?;
+    /// assert_eq!(codes.dequantize::<f32>(), simulated);
+    /// # Ok::<(), sw_quant::Error>(())
+    /// ```
+    pub fn quantize<T: Real>(&self, x: &[T], shape: [usize; 2]) -> Result<Quantized, Error> {
+        let held = self.pick.places(x, shape)?;
+        if held.is_empty() {
+            return quantize(x, shape, &self.scheme, &[]);
+        }
+        let mut replaced = x.to_vec();
+        let kept = self.replace(&mut replaced, shape, &held);
+        let mut codes = quantize(&replaced, shape, &self.scheme, &[])?;
+        let outlier = |(p, value): (&usize, T)| Outlier {
+            index: *p as u64,
+            value: value.to_f32(),
+        };
+        codes.set_outliers(held.iter().zip(kept).map(outlier).collect())?;
+        Ok(codes)
+    }
+
+    /// REPLACE: puts the fill at `held`, and returns what was there.
+    fn replace<T: Real>(&self, x: &mut [T], shape: [usize; 2], held: &[usize]) -> Vec<T> {
+        let kept = held.iter().map(|&p| x[p]).collect();
+        for (&p, fill) in held.iter().zip(self.fill.values(x, shape, held)) {
+            x[p] = fill;
+        }
+        kept
     }
 }
 
@@ -259,6 +298,44 @@ mod tests {
                 .starts_with("channels[0]: coordinate (0, 3) is outside [2, 3]"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn codes_stand_for_what_the_simulation_leaves() {
+        let x: Vec<f32> = (0..60)
+            .map(|i| ((i * 37 % 101) as f32 - 50.0) * if i == 17 { 90.0 } else { 0.3 })
+            .collect();
+        let picks = [
+            Pick::None,
+            Pick::Largest,
+            Pick::RowLargest,
+            Pick::TopK { k: 4 },
+        ];
+        for (pick, fill) in picks
+            .into_iter()
+            .zip([Fill::RowMedian, Fill::TensorMedian].repeat(2))
+        {
+            for levels in [
+                Levels::symmetric(8),
+                Levels::asymmetric(8),
+                Levels::symmetric(4),
+            ] {
+                for grouping in [Grouping::Row, Grouping::Tensor] {
+                    let recipe = Activation {
+                        scheme: Scheme::new(levels, grouping),
+                        pick: pick.clone(),
+                        fill,
+                    };
+                    let codes = recipe.quantize(&x, [5, 12]).unwrap();
+                    let mut simulated = x.clone();
+                    let held = recipe.apply(&mut simulated, [5, 12]).unwrap();
+                    assert_eq!(codes.dequantize::<f32>(), simulated, "{recipe:?}");
+                    let places = codes.outliers.iter().map(|o| o.index as usize);
+                    let places: Vec<_> = places.map(|p| (p / 12, p % 12)).collect();
+                    assert_eq!(places, held);
+                }
+            }
+        }
     }
 
     #[test]

@@ -217,6 +217,7 @@ impl<'a> Bench<'a> {
         let interventions = vec![Intervention::QuantizeWeights {
             scheme,
             hold: coords,
+            arithmetic: Default::default(),
         }];
         let block = side.map_or_else(|| "matrix".into(), |n| format!("{n}x{n}"));
         let label = format!("{method}, {block}");

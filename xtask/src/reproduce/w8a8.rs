@@ -3,7 +3,7 @@
 use anyhow::{Result, ensure};
 use clap::Args;
 use serde::Serialize;
-use sw_eval::{ActivationSite, Intervention, Metric};
+use sw_eval::{ActivationSite, Arithmetic, Intervention, Metric};
 use sw_quant::{Activation, Fill, Grouping, Levels, Pick, Scheme};
 
 use super::Experiment;
@@ -62,8 +62,35 @@ struct Setting {
     name: &'static str,
     label: String,
     interventions: Vec<Intervention>,
-    /// Perplexity of each text; `None` where the setting cannot be run.
-    perplexities: Option<Vec<(&'static str, f64)>>,
+    perplexities: Perplexities,
+    /// The same quantization computed in integers, where there is one.
+    integer: Option<Integer>,
+}
+
+/// Perplexity of each text.
+type Perplexities = Vec<(&'static str, f64)>;
+
+/// A setting as integer arithmetic.
+#[derive(Serialize)]
+struct Integer {
+    interventions: Vec<Intervention>,
+    perplexities: Perplexities,
+    /// Why integers cannot say it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    refused: Option<String>,
+}
+
+/// The same plan with products of integers.
+fn in_integers(plan: &[Intervention]) -> Vec<Intervention> {
+    let mut plan = plan.to_vec();
+    for intervention in &mut plan {
+        if let Intervention::QuantizeWeights { arithmetic, .. }
+        | Intervention::QuantizeActivations { arithmetic, .. } = intervention
+        {
+            *arithmetic = Arithmetic::Integer;
+        }
+    }
+    plan
 }
 
 /// How activations are quantized beside the weights, which are symmetric with one scale for each matrix.
@@ -102,10 +129,12 @@ impl Reading {
             Intervention::QuantizeWeights {
                 scheme: weights(),
                 hold,
+                arithmetic: Arithmetic::Simulated,
             },
             Intervention::QuantizeActivations {
                 recipe: self.act.clone(),
                 sites: self.sites.clone(),
+                arithmetic: Arithmetic::Simulated,
             },
         ])
     }
@@ -144,21 +173,45 @@ impl<'a> Bench<'a> {
         interventions: Vec<Intervention>,
     ) -> Result<Scores> {
         let label = label.into();
-        let scores =
-            self.lab
-                .evaluate(&label, &self.tasks, &interventions, self.lab.limit(WINDOWS))?;
-        let each = self
-            .tasks
-            .iter()
-            .filter_map(|&t| Some((t, scores.value(t, Metric::Perplexity)?)));
-        let perplexities = Some(each.collect());
+        let scores = self.evaluate(&label, &interventions)?;
+        let integer = in_integers(&interventions);
+        let integer = (integer != interventions)
+            .then(|| self.integer(&label, integer))
+            .transpose()?;
         self.settings.push(Setting {
             name,
             label,
             interventions,
-            perplexities,
+            perplexities: self.perplexities(&scores),
+            integer,
         });
         Ok(scores)
+    }
+
+    fn integer(&self, label: &str, interventions: Vec<Intervention>) -> Result<Integer> {
+        let scores = self.evaluate(&format!("{label}, as integers"), &interventions);
+        let (perplexities, refused) = match scores {
+            Ok(scores) => (self.perplexities(&scores), None),
+            Err(error) => match error.downcast::<sw_eval::Error>()? {
+                sw_eval::Error::Intervention { problem, .. } => (vec![], Some(problem)),
+                other => return Err(other.into()),
+            },
+        };
+        Ok(Integer {
+            interventions,
+            perplexities,
+            refused,
+        })
+    }
+
+    fn evaluate(&self, label: &str, interventions: &[Intervention]) -> Result<Scores> {
+        let limit = self.lab.limit(WINDOWS);
+        self.lab.evaluate(label, &self.tasks, interventions, limit)
+    }
+
+    fn perplexities(&self, scores: &Scores) -> Perplexities {
+        let value = |&task: &&'static str| Some((task, scores.value(task, Metric::Perplexity)?));
+        self.tasks.iter().filter_map(value).collect()
     }
 
     fn reading(
@@ -172,26 +225,16 @@ impl<'a> Bench<'a> {
         Ok(())
     }
 
-    /// A row that says that there is nothing to show.
-    fn missing(&mut self, name: &'static str, label: impl Into<String>) {
-        self.settings.push(Setting {
-            name,
-            label: label.into(),
-            interventions: vec![],
-            perplexities: None,
-        });
-    }
-
     fn value(&self, name: &str, task: &str) -> Option<f64> {
         let setting = self.settings.iter().find(|s| s.name == name)?;
-        of(setting, task)
+        of(&setting.perplexities, task)
     }
 
     /// How much of naive's damage a setting takes back, in percent: `(naive - x) / (naive - best)`.
     fn recovered(&self, setting: &Setting, task: &str, best: &str) -> Option<f64> {
         let (naive, best) = (self.value("naive", task)?, self.value(best, task)?);
         let span = naive - best;
-        let there = of(setting, task)?;
+        let there = of(&setting.perplexities, task)?;
         (span > 0.0).then(|| 100.0 * (naive - there) / span)
     }
 
@@ -209,6 +252,7 @@ impl<'a> Bench<'a> {
                 (*heading).to_owned(),
                 format!("{heading}: change"),
                 format!("{heading}: recovered (%)"),
+                format!("{heading}, as integers"),
             ]);
             if !published.is_empty() {
                 header.extend([
@@ -221,7 +265,7 @@ impl<'a> Bench<'a> {
         for setting in &self.settings {
             let mut row = vec![setting.label.clone()];
             for (task, _) in &headings {
-                let value = of(setting, task);
+                let value = of(&setting.perplexities, task);
                 let base = self.value("fp16", task);
                 let change = value
                     .zip(base)
@@ -231,6 +275,11 @@ impl<'a> Bench<'a> {
                     .recovered(setting, task, best)
                     .filter(|_| !["fp16", "naive"].contains(&setting.name));
                 row.extend([fixed(value, 3), signed(change, 3), fixed(recovered, 0)]);
+                row.push(match &setting.integer {
+                    Some(integer) if integer.refused.is_some() => "not available".into(),
+                    Some(integer) => fixed(of(&integer.perplexities, task), 3),
+                    None => String::new(),
+                });
                 if !published.is_empty() {
                     let column = usize::from(*task == "c4");
                     let paper = published
@@ -241,9 +290,6 @@ impl<'a> Bench<'a> {
                     row.push(signed(value.zip(paper).map(|(v, p)| v - p), 2));
                 }
             }
-            if setting.perplexities.is_none() {
-                row[1] = "not available".into();
-            }
             table.push(row);
         }
         table
@@ -251,11 +297,7 @@ impl<'a> Bench<'a> {
 
     /// The change of perplexity of each setting.
     fn chart(&self) -> Panel {
-        let shown: Vec<_> = self
-            .settings
-            .iter()
-            .filter(|s| s.perplexities.is_some() && s.name != "fp16")
-            .collect();
+        let shown: Vec<_> = self.settings.iter().filter(|s| s.name != "fp16").collect();
         let tones = [Tone::Super, Tone::Other];
         let series = PERPLEXITIES
             .iter()
@@ -264,7 +306,10 @@ impl<'a> Bench<'a> {
             .filter(|(t, _)| self.tasks.contains(&t.0));
         let series = series.map(|((task, heading), tone)| {
             let at = |(i, s): (usize, &&Setting)| {
-                Some((of(s, task)? - self.value("fp16", task)?, i as f64))
+                Some((
+                    of(&s.perplexities, task)? - self.value("fp16", task)?,
+                    i as f64,
+                ))
             };
             Series::new(
                 *heading,
@@ -293,7 +338,12 @@ impl<'a> Bench<'a> {
             .find(|t| t.0 == task)
             .map_or(task, |t| t.1);
         let part = |(name, words): &(&'static str, &str)| {
-            Some(format!("{words} {:.3}", self.value(name, task)?))
+            let setting = self.settings.iter().find(|s| s.name == *name)?;
+            let simulated = of(&setting.perplexities, task)?;
+            let integer = setting.integer.as_ref();
+            let integer = integer.and_then(|i| of(&i.perplexities, task));
+            let integer = integer.map_or_else(String::new, |p| format!(" (as integers {p:.3})"));
+            Some(format!("{words} {simulated:.3}{integer}"))
         };
         let parts: Vec<_> = names.iter().filter_map(part).collect();
         format!("Perplexity on {heading}: {}.", parts.join(", "))
@@ -312,23 +362,27 @@ impl<'a> Bench<'a> {
             }
             outcome.data("sources", scores.sources())?;
         }
+        outcome.notes.push(INTEGER.into());
+        let refused = self.settings.iter().filter_map(|s| {
+            let problem = s.integer.as_ref()?.refused.as_ref()?;
+            Some(format!(
+                "Not available as integers: {}: {problem}.",
+                s.label
+            ))
+        });
+        outcome.notes.extend(refused);
         outcome.data("super_weights", self.lab.found()?.json())?;
         outcome.data("settings", &self.settings)
     }
 }
 
-fn of(setting: &Setting, task: &str) -> Option<f64> {
-    setting
-        .perplexities
-        .as_ref()?
-        .iter()
-        .find(|p| p.0 == task)
-        .map(|p| p.1)
+fn of(perplexities: &Perplexities, task: &str) -> Option<f64> {
+    perplexities.iter().find(|p| p.0 == task).map(|p| p.1)
 }
 
-const SIMULATED: &str = "Simulated: values are rounded to the 8-bit grid and widened again before each product. Weights: symmetric, one scale for each matrix. Activations: symmetric, one scale for each token, at the inputs of all linear maps and of the attention's two products. Ours: in each of these tensors the element of largest magnitude is replaced by its token's median before the scale is taken, and put back (Eq. 1).";
+const SIMULATED: &str = "Simulated, but for the columns as integers: values are rounded to the 8-bit grid and widened again before each product. Weights: symmetric, one scale for each matrix. Activations: symmetric, one scale for each token, at the inputs of all linear maps and of the attention's two products. Ours: in each of these tensors the element of largest magnitude is replaced by its token's median before the scale is taken, and put back (Eq. 1).";
 const SHARES: &str = "A share is a quotient of small differences: where naive quantization costs next to nothing, it means next to nothing.";
-const INTEGER: &str = "As integer arithmetic: not available, there is no forward pass in 8-bit integers yet; all other rows are the simulation.";
+const INTEGER: &str = "As integers: the linear maps multiply 8-bit integers with exact sums, scaled once; elements that are put back and held-out weights are added in floats. A map whose input is not quantized meets it in 16 bits. What the attention multiplies, and down_proj's output where it is quantized, stay simulated. The simulation rounds its weights once more, to the type they are stored in.";
 
 impl Experiment for Table3 {
     const NAME: &'static str = "table3";
@@ -371,8 +425,6 @@ impl Experiment for Table3 {
             smooth(found.best)?,
         )?;
         bench.reading("ours", "ours", &Reading::ours())?;
-        bench.missing("naive_integer", "naive W8A8, integer arithmetic");
-        bench.missing("ours_integer", "ours, integer arithmetic");
 
         let mut outcome =
             Outcome::new("Table 3. 8-bit weights and activations, beside SmoothQuant");
@@ -413,7 +465,7 @@ impl Experiment for Table3 {
             vec![curve],
             format!("Searched on {} tokens of {source}.", self.search_tokens),
         );
-        outcome.notes.extend([SHARES, INTEGER].map(String::from));
+        outcome.notes.push(SHARES.into());
         outcome.notes.push(format!(
             "SmoothQuant is calibrated on {source}; no test text is among it."
         ));
@@ -507,7 +559,6 @@ impl Experiment for Table4 {
         for (name, label, reading) in rows {
             bench.reading(name, label, &reading)?;
         }
-        bench.missing("ours_integer", "ours, integer arithmetic");
         let mut outcome = Outcome::new("Table 4. 8-bit weights and activations, in every reading");
         outcome.finding = bench.sentence(&[
             ("fp16", "as stored"),
@@ -524,7 +575,7 @@ impl Experiment for Table4 {
             "Smaller is better.",
         );
         outcome.notes.push("The paper does not say which element is replaced, over what the median goes, where, nor whether activations are symmetric: the rows are these readings. Its code for activations is not published.".into());
-        outcome.notes.extend([SHARES, INTEGER].map(String::from));
+        outcome.notes.push(SHARES.into());
         bench.finish(&mut outcome)?;
         Ok(outcome)
     }
@@ -542,7 +593,6 @@ impl Experiment for Table7 {
         let mut bench = Bench::new(lab)?;
         bench.reading("naive", "naive W8A8", &Reading::naive())?;
         bench.reading("ours", "ours", &Reading::ours())?;
-        bench.missing("ours_integer", "ours, integer arithmetic");
         let mut outcome = Outcome::new("Table 7. 8-bit weights and activations, in short");
         outcome.finding = bench.sentence(&[
             ("fp16", "as stored"),
@@ -555,7 +605,7 @@ impl Experiment for Table7 {
             bench.table("fp16"),
             format!("As Table 4; the paper has these rows for Llama-2-7B. {SIMULATED}"),
         );
-        outcome.notes.extend([SHARES, INTEGER].map(String::from));
+        outcome.notes.push(SHARES.into());
         bench.finish(&mut outcome)?;
         Ok(outcome)
     }

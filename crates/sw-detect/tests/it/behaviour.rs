@@ -236,7 +236,7 @@ fn uniform_attention_has_the_importance_of_the_harmonic_number() {
     let (_, model) = planted(Plant::Nothing, 1);
     // Without queries all scores are zero.
     let uniform = model
-        .replaced::<Error>(|at, old| {
+        .replaced::<Mat, Error>(|at, old| {
             let zero = || Mat::from_f32(old.rows(), old.cols(), vec![0.0; old.rows() * old.cols()]);
             Ok((at.linear == Linear::Q).then(zero))
         })

@@ -1,6 +1,8 @@
 //! What is done to a model before and while it is evaluated: typed values, the same JSON in plans and in results.
 
+mod codes;
 mod constant;
+mod integer;
 mod largest;
 mod quantize;
 mod restore;
@@ -12,6 +14,8 @@ use serde::{Deserialize, Serialize};
 use sw_model::{EditOp, Hook, Model, WeightCoord, WeightEdit};
 
 pub use constant::Constant;
+pub use integer::Arithmetic;
+use integer::Integers;
 pub use largest::{Largest, largest};
 pub use quantize::ActivationSite;
 use sw_quant::{Activation, Scheme};
@@ -70,22 +74,30 @@ pub enum Intervention {
         /// The pruned super weights.
         coords: Vec<WeightCoord>,
     },
-    /// All linear maps of the layers are quantized and widened again, in the type they are stored in.
+    /// All linear maps of the layers are quantized: widened again in the type they are stored in, or multiplied as the
+    /// integers they are.
     QuantizeWeights {
         /// How.
         scheme: Scheme,
         /// Weights that keep their values.
         #[serde(default)]
         hold: Vec<WeightCoord>,
+        /// How products are computed.
+        #[serde(default)]
+        arithmetic: Arithmetic,
     },
-    /// Activations are quantized and widened again as they flow. Works on whole sequences unless each token is
-    /// quantized by itself.
+    /// Activations are quantized as they flow, and widened again; as integers, what linear maps read goes into their
+    /// products, after [`QuantizeWeights`](Self::QuantizeWeights) in integers. Works on whole sequences unless each token
+    /// is quantized by itself.
     QuantizeActivations {
         /// How, and what is held out.
         recipe: Activation,
         /// Where; the inputs of all linear maps and of the attention's products without it.
         #[serde(default = "ActivationSite::linear_inputs_and_bmm")]
         sites: Vec<ActivationSite>,
+        /// How the products that read them are computed.
+        #[serde(default)]
+        arithmetic: Arithmetic,
     },
     /// The range of activations moves into the weights they meet: q, k, v and gate, up. Stands before quantization.
     SmoothQuant {
@@ -130,6 +142,18 @@ enum Refused {
     Model(sw_model::Error),
 }
 
+impl Refused {
+    fn by(self, intervention: &'static str) -> Error {
+        match self {
+            Refused::Here(problem) => Error::Intervention {
+                intervention,
+                problem,
+            },
+            Refused::Model(error) => error.into(),
+        }
+    }
+}
+
 impl From<sw_model::Error> for Refused {
     fn from(error: sw_model::Error) -> Self {
         Self::Model(error)
@@ -150,16 +174,22 @@ impl Applied {
             hooks: Vec::new(),
             failure: Default::default(),
         };
+        let mut integers = None;
         for intervention in interventions {
             applied
-                .apply(intervention)
-                .map_err(|refused| match refused {
-                    Refused::Here(problem) => Error::Intervention {
-                        intervention: intervention.name(),
-                        problem,
-                    },
-                    Refused::Model(error) => error.into(),
-                })?;
+                .apply(intervention, &mut integers)
+                .map_err(|refused| refused.by(intervention.name()))?;
+        }
+        // Products of integers: when weights and activations are known.
+        if let Some(integers) = integers {
+            let restores =
+                |i: &&Intervention| matches!(i, Intervention::RestoreSuperActivation { .. });
+            if let Some(restore) = interventions.iter().find(restores) {
+                let seen = integers.restorable();
+                seen.map_err(|refused| refused.by(restore.name()))?;
+            }
+            let products = integers.products(&applied.model);
+            applied.model = products.map_err(|refused| refused.by("quantize_weights"))?;
         }
         // Hooks that compare with the unedited weights see all edits, wherever they stand in the list.
         for intervention in interventions {
@@ -176,7 +206,14 @@ impl Applied {
         self.hooks.push(Box::new(move || Box::new(hook.clone())));
     }
 
-    fn apply(&mut self, intervention: &Intervention) -> Result<(), Refused> {
+    fn apply(
+        &mut self,
+        intervention: &Intervention,
+        integers: &mut Option<Integers>,
+    ) -> Result<(), Refused> {
+        if integers.is_some() {
+            Integers::admit(intervention)?;
+        }
         let set = |coords: &[WeightCoord], op| {
             coords
                 .iter()
@@ -213,17 +250,40 @@ impl Applied {
                 self.model = self.model.edited(&set(&coords, EditOp::Set(0.0)))?;
             }
             Intervention::RestoreSuperActivation { .. } => {} // when all edits are known
-            Intervention::QuantizeWeights { scheme, hold } => {
-                self.model = quantize::weights(&self.model, scheme, hold)?
-            }
-            Intervention::QuantizeActivations { recipe, sites } => {
+            Intervention::QuantizeWeights {
+                scheme,
+                hold,
+                arithmetic,
+            } => match arithmetic {
+                Arithmetic::Simulated => {
+                    self.model = quantize::weights(&self.model, scheme, hold)?;
+                }
+                Arithmetic::Integer => {
+                    *integers = Some(Integers::new(&self.model, scheme, hold)?);
+                }
+            },
+            Intervention::QuantizeActivations {
+                recipe,
+                sites,
+                arithmetic,
+            } => {
                 recipe.scheme.levels.check()?;
                 recipe.scheme.clip.check()?;
+                let sites = match (arithmetic, integers) {
+                    (Arithmetic::Simulated, _) => sites.clone(),
+                    (Arithmetic::Integer, Some(integers)) => {
+                        integers.with_activations(&self.model, recipe, sites)?
+                    }
+                    (Arithmetic::Integer, None) => {
+                        let problem = "integers meet integers: quantize_weights with integer arithmetic must stand before";
+                        return Err(Refused::Here(problem.into()));
+                    }
+                };
                 self.whole_sequences |= !quantize::Quantize::by_row(recipe);
                 let failure = self.failure.clone();
                 self.add(quantize::Quantize {
                     recipe: recipe.clone(),
-                    sites: sites.clone(),
+                    sites,
                     failure,
                 });
             }

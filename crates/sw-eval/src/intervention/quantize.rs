@@ -5,9 +5,11 @@ use std::sync::{Arc, Mutex};
 use half::{bf16, f16};
 use ndarray::{ArrayViewMut2, Axis, Slice};
 use serde::{Deserialize, Serialize};
-use sw_model::{Hook, Model, Site, SiteView, WeightCoord};
+use sw_model::{Hook, Linear, LinearAt, Model, Site, SiteView, WeightCoord};
 use sw_quant::{Activation, Clip, Fill, Grouping, Pick, Scheme, Scope, fake_quantize};
 use sw_tensor::{Dtype, Mat};
+
+use super::Refused;
 
 /// Where activations are quantized.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,10 +34,27 @@ pub enum ActivationSite {
 }
 
 impl ActivationSite {
+    /// What linear maps read.
+    pub const LINEAR_INPUTS: [Self; 4] = [Self::AttnIn, Self::OIn, Self::MlpIn, Self::DownIn];
+
     /// The inputs of all linear maps, and of the attention's two products.
     pub fn linear_inputs_and_bmm() -> Vec<Self> {
-        use ActivationSite::{AttnIn, DownIn, Key, MlpIn, OIn, Query, Value};
-        vec![AttnIn, OIn, MlpIn, DownIn, Query, Key, Value]
+        [
+            &Self::LINEAR_INPUTS[..],
+            &[Self::Query, Self::Key, Self::Value],
+        ]
+        .concat()
+    }
+
+    /// What a map reads; the inside of an expert is no site.
+    pub(super) fn read_by(at: LinearAt) -> Option<Self> {
+        Some(match (at.linear, at.expert) {
+            (Linear::Q | Linear::K | Linear::V | Linear::Qkv, _) => Self::AttnIn,
+            (Linear::O, _) => Self::OIn,
+            (Linear::Gate | Linear::Up | Linear::GateUp, _) => Self::MlpIn,
+            (Linear::Down, None) => Self::DownIn,
+            _ => return None,
+        })
     }
 
     fn of(site: Site) -> Option<Self> {
@@ -60,26 +79,36 @@ pub(super) fn weights(
     model: &Model,
     scheme: &Scheme,
     hold: &[WeightCoord],
-) -> Result<Model, super::Refused> {
-    for coord in hold {
-        model.value(*coord)?; // a coordinate outside the model is refused, not passed over
-    }
+) -> Result<Model, Refused> {
+    inside(model, hold)?;
     model.replaced(|at, w| {
-        let held = hold.iter().filter(|c| c.at() == at);
-        let held: Vec<(usize, usize)> = held.map(|c| (c.row, c.col)).collect();
+        let held = held_in(hold, at);
         let quantized = in_own_type(w, |values, shape| {
             fake_quantize(values, shape, scheme, &held).map(drop)
         });
-        let name = || {
-            model
-                .spec()
-                .tensor_name_at(at)
-                .unwrap_or_else(|| at.to_string())
-        };
-        quantized
-            .map(Some)
-            .map_err(|e| super::Refused::Here(format!("{}: {e}", name())))
+        quantized.map(Some).map_err(|e| of_map(model, at, e))
     })
+}
+
+/// A coordinate outside the model is refused, not passed over.
+pub(super) fn inside(model: &Model, hold: &[WeightCoord]) -> Result<(), Refused> {
+    for coord in hold {
+        model.value(*coord)?;
+    }
+    Ok(())
+}
+
+/// Rows and columns of the held weights of one map.
+pub(super) fn held_in(hold: &[WeightCoord], at: LinearAt) -> Vec<(usize, usize)> {
+    let held = hold.iter().filter(|c| c.at() == at);
+    held.map(|c| (c.row, c.col)).collect()
+}
+
+/// Why a map is refused, with its name.
+pub(super) fn of_map(model: &Model, at: LinearAt, problem: impl ToString) -> Refused {
+    let name = model.spec().tensor_name_at(at);
+    let name = name.unwrap_or_else(|| at.to_string());
+    Refused::Here(format!("{name}: {}", problem.to_string()))
 }
 
 /// A changed copy of a matrix, rounded to the type the matrix is stored in.

@@ -1,4 +1,4 @@
-//! `cargo xtask bench-peers`: the same work by PyTorch, transformers and llama.cpp, in alternation with ours.
+//! `cargo xtask bench-peers`: the same work by PyTorch, transformers, llama.cpp and candle, in alternation with ours.
 
 use std::{
     fs,
@@ -22,10 +22,32 @@ use crate::{
 
 const SCRIPT: &str = include_str!("peers.py");
 
+/// A package of its own, with what it needs from the registry.
+const CANDLE: [(&str, &str); 2] = [
+    ("src/main.rs", include_str!("peers_candle.rs")),
+    (
+        "Cargo.toml",
+        r#"[package]
+name = "peers-candle"
+version = "0.0.0"
+edition = "2024"
+
+[dependencies]
+candle-core = "0.11"
+candle-nn = "0.11"
+candle-transformers = "0.11"
+serde_json = "1"
+
+[workspace]
+"#,
+    ),
+];
+
 /// Compare the speed of products, passes and detection with other programs
 ///
 /// Checkpoints of real shapes with random weights are made in --dir, and so is a virtual environment with torch and
-/// transformers, unless --python names an interpreter that has them (and llama_cpp and gguf, for llama.cpp). Every
+/// transformers, unless --python names an interpreter that has them (and llama_cpp and gguf, for llama.cpp). candle is
+/// built in --dir too, from the registry. Every
 /// measurement of a peer is followed by one of ours; reported are medians, and the median of the ratios. Nothing else
 /// should run on the machine.
 ///
@@ -268,15 +290,48 @@ impl Work<'_> {
         if !self.options.wants(name) {
             return None;
         }
-        let python = if name.starts_with("llama") {
-            &self.llama_python
+        let command = if let Some(kind) = name.strip_prefix("candle-") {
+            self.candle().map(|program| {
+                let mut command = Command::new(program);
+                let threads = self.threads.to_string();
+                command.arg(kind).env("RAYON_NUM_THREADS", threads);
+                command
+            })
         } else {
-            &self.python
+            let llama = name.starts_with("llama");
+            let python = if llama {
+                &self.llama_python
+            } else {
+                &self.python
+            };
+            let mut command = Command::new(python);
+            command.arg(&self.script);
+            command.args(["serve", name, &self.threads.to_string()]);
+            Ok(command)
         };
-        let started = Peer::start(python, &self.script, name, self.threads, model);
+        let started = command.and_then(|mut c| Peer::start(c.args(model), name));
         started
             .map_err(|e| eprintln!("note: without {name}: {e:#}"))
             .ok()
+    }
+
+    /// The program that runs candle, built for this processor unless it is there.
+    fn candle(&self) -> Result<PathBuf> {
+        let package = self.dir.join("candle");
+        for (name, text) in CANDLE {
+            let file = package.join(name);
+            fs::create_dir_all(file.parent().unwrap_or(&package))
+                .and_then(|()| fs::write(&file, text))
+                .with_context(|| file.display().to_string())?;
+        }
+        let mut build = Command::new("cargo");
+        build.args(["build", "--release", "-q"]);
+        build.current_dir(&package);
+        build.env("RUSTFLAGS", "-C target-cpu=native");
+        build.env("CARGO_TARGET_DIR", package.join("target"));
+        succeed(&mut build)?;
+        let name = format!("peers-candle{}", std::env::consts::EXE_SUFFIX);
+        Ok(package.join("target/release").join(name))
     }
 
     /// Alternating measurements, after one of each that does not count. `amount` is what one run does.
@@ -403,6 +458,13 @@ impl Work<'_> {
             }
             if part(Part::Error) && peer.name == "transformers-f32" {
                 all.push(self.error(name, &model, &mut peer)?);
+            }
+        }
+        for peer in ["candle-f32", "candle-f16"] {
+            if part(Part::Prefill)
+                && let Some(mut peer) = self.peer(peer, Some(path))
+            {
+                self.prefill(name, &model, &mut peer, all)?;
             }
         }
         for kind in ["F16", "BF16"].into_iter().filter(|_| part(Part::Prefill)) {
@@ -568,22 +630,11 @@ struct Peer {
 }
 
 impl Peer {
-    fn start(
-        python: &Path,
-        script: &Path,
-        name: &str,
-        threads: usize,
-        model: Option<&Path>,
-    ) -> Result<Peer> {
-        let mut command = Command::new(python);
-        command
-            .arg(script)
-            .args(["serve", name, &threads.to_string()])
-            .args(model);
+    fn start(command: &mut Command, name: &str) -> Result<Peer> {
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut process = command
             .spawn()
-            .with_context(|| python.display().to_string())?;
+            .with_context(|| command.get_program().display().to_string())?;
         let (to, from) = (process.stdin.take(), process.stdout.take());
         let (Some(to), Some(from)) = (to, from) else {
             bail!("no pipes")

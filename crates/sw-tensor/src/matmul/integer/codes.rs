@@ -289,31 +289,38 @@ impl Share {
     }
 
     /// What is not finite is a spike too, so that it reaches the result.
+    #[inline(always)]
     fn with_spikes(x: &[f32]) -> Share {
-        let size = |i: usize| {
-            if x[i].is_nan() {
-                f32::INFINITY
+        // The largest, sizes decreasing; of equal ones the first. One more than may be spikes.
+        let mut most: Vec<(f32, usize)> = Vec::with_capacity(MOST_SPIKES + 2);
+        let (mut least, mut finite) = (-1.0, 0.0f64);
+        for (i, x) in x.iter().enumerate() {
+            let size = if x.is_nan() { f32::INFINITY } else { x.abs() };
+            finite += if size.is_finite() {
+                f64::from(size)
             } else {
-                x[i].abs()
+                0.0
+            };
+            if size > least {
+                let place = most.partition_point(|(other, _)| *other >= size);
+                most.insert(place, (size, i));
+                most.truncate(MOST_SPIKES + 1);
+                least = most.get(MOST_SPIKES).map_or(-1.0, |(size, _)| *size);
             }
-        };
-        let mut order: Vec<usize> = (0..x.len()).collect();
-        order.sort_unstable_by(|&a, &b| size(b).total_cmp(&size(a)).then(a.cmp(&b)));
-        // Sums of what comes after each of the largest, smallest first.
-        let finite = order.iter().filter(|&&i| size(i).is_finite());
-        let mut after: f64 = finite.map(|&i| f64::from(size(i))).sum();
+        }
+        let mut after = finite;
         let mut spikes = Vec::new();
-        for &i in order.iter().take(MOST_SPIKES) {
+        for &(size, i) in most.iter().take(MOST_SPIKES) {
             let others = (x.len() - spikes.len() - 1).max(1) as f64;
-            if size(i).is_finite() {
-                after = (after - f64::from(size(i))).max(0.0);
+            if size.is_finite() {
+                after = (after - f64::from(size)).max(0.0);
             }
-            if f64::from(size(i)) <= SPIKE * after / others {
+            if f64::from(size) <= SPIKE * after / others {
                 break;
             }
             spikes.push(i);
         }
-        let scale = order.get(spikes.len()).map_or(0.0, |&i| size(i)) / STEPS;
+        let scale = most.get(spikes.len()).map_or(0.0, |(size, _)| size / STEPS);
         spikes.sort_unstable();
         Share { scale, spikes }
     }

@@ -10,10 +10,16 @@ use crate::isa::Isa;
 /// Elements below which another thread costs more than it saves.
 const GRAIN: usize = 1 << 14;
 
-/// Calls `f(t, row)` for every row of `y`, on all threads where that pays, compiled for the instruction set in use.
+/// Calls `f(t, row)` for every row of `y`, on all threads where that pays, compiled for the instruction set in use
+/// if `f` is `#[inline(always)]` ([`Isa::run`]).
 pub(crate) fn for_rows(mut y: ArrayViewMut2<f32>, f: impl Fn(usize, ArrayViewMut1<f32>) + Sync) {
     let isa = Isa::current();
-    let f = |(t, row): (usize, ArrayViewMut1<f32>)| isa.run(|| f(t, row));
+    let f = |(t, row): (usize, ArrayViewMut1<f32>)| {
+        isa.run(
+            #[inline(always)]
+            || f(t, row),
+        )
+    };
     if y.len() <= GRAIN {
         return y.rows_mut().into_iter().enumerate().for_each(f);
     }
@@ -26,6 +32,7 @@ pub(crate) fn for_rows(mut y: ArrayViewMut2<f32>, f: impl Fn(usize, ArrayViewMut
 }
 
 /// The elements of a row as a slice; copied only where they are not adjacent.
+#[inline(always)]
 pub(crate) fn row<'a>(row: ArrayView1<'a, f32>) -> Cow<'a, [f32]> {
     match row.to_slice() {
         Some(slice) => Cow::Borrowed(slice),
@@ -34,6 +41,7 @@ pub(crate) fn row<'a>(row: ArrayView1<'a, f32>) -> Cow<'a, [f32]> {
 }
 
 /// Lets `f` change the elements of a row as a slice, through a copy only where they are not adjacent.
+#[inline(always)]
 pub(crate) fn row_mut<T>(row: &mut ArrayViewMut1<f32>, f: impl FnOnce(&mut [f32]) -> T) -> T {
     if let Some(slice) = row.as_slice_mut() {
         return f(slice);

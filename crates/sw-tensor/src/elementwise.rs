@@ -3,7 +3,7 @@
 use ndarray::{ArrayView2, ArrayViewMut2, Axis};
 use rayon::iter::{IndexedParallelIterator, IntoParallelIterator, ParallelIterator};
 
-use crate::isa::Isa;
+use crate::isa::{Isa, Work};
 use crate::rows::{for_rows, row, row_mut};
 
 /// `y[t, :] += bias` for every row.
@@ -58,12 +58,20 @@ pub fn all_finite(x: ArrayView2<f32>) -> bool {
     let isa = Isa::current();
     let rows = x.axis_iter(Axis(0)).into_par_iter().with_min_len(16);
     rows.all(|x| {
-        let x = row(x);
-        let magnitude = |v: &f32| v.to_bits() & 0x7fff_ffff;
-        let largest = isa.run(
-            #[inline(always)]
-            || x.iter().map(magnitude).fold(0, u32::max),
-        );
+        let largest = isa.run(Magnitude(&row(x)));
         largest < f32::INFINITY.to_bits()
     })
+}
+
+/// The bits of the largest magnitude.
+struct Magnitude<'a>(&'a [f32]);
+
+impl Work for Magnitude<'_> {
+    type Output = u32;
+
+    #[inline(always)]
+    fn work(self) -> u32 {
+        let magnitude = |v: &f32| v.to_bits() & 0x7fff_ffff;
+        self.0.iter().map(magnitude).fold(0, u32::max)
+    }
 }

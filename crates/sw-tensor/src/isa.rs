@@ -227,9 +227,8 @@ impl Isa {
     }
 }
 
-/// What [`Isa::run`] compiles for an instruction set. A short closure will do; the compiler does not take a long one along
-/// but makes a function of it that is compiled for any CPU, unless the closure, or a value's `work`, is
-/// `#[inline(always)]`, and so is what it calls in its loops.
+/// What [`Isa::run`] compiles for an instruction set. A short closure will do; the compiler does not take a long one along,
+/// which must be a value whose `work` is `#[inline(always)]`.
 pub(crate) trait Work {
     type Output;
 

@@ -5,7 +5,7 @@ use std::ops::Range;
 use ndarray::{ArrayView2, ArrayViewMut2, s};
 
 use super::{AttentionSeq, AttentionShape};
-use crate::isa::Isa;
+use crate::isa::{Isa, Work};
 use crate::matmul::K_BLOCK;
 use crate::matmul::kernel::{A_STRIDE, Into, Kernel, Left, Out, Right, with_scratch};
 use crate::rows::{row, row_mut};
@@ -76,24 +76,15 @@ impl Task<'_, '_> {
                     let values = &mut values[..seen * width];
                     self.gather_block(|span| span.1, key_start, start, head_dim, width, values);
                     score_block(kernel, queries, height, head_dim, keys, scores);
-                    isa.run(
-                        #[inline(always)]
-                        || {
-                            for (i, state) in running.iter_mut().enumerate() {
-                                let position = first + i / group;
-                                let visible = visible(position, key_start, shape.window);
-                                let scores = scores[i * A_STRIDE..]
-                                    .first_chunk_mut()
-                                    .expect("a block of scores");
-                                let factor = weigh(scores, visible, shape, state);
-                                if factor != 1.0 {
-                                    sums[i * width..][..width]
-                                        .iter_mut()
-                                        .for_each(|sum| *sum *= factor);
-                                }
-                            }
-                        },
-                    );
+                    isa.run(Weigh {
+                        scores,
+                        sums,
+                        running,
+                        position: |row| first + row / group,
+                        key_start,
+                        width,
+                        shape,
+                    });
                     add_values(kernel, scores, height, values, seen, width, sums);
                 }
                 let heads = sums.chunks_exact(width).zip(running.iter());
@@ -234,6 +225,40 @@ fn visible(position: usize, key_start: usize, window: Option<usize>) -> Range<us
     let from = window.map_or(0, |window| (position + 1).saturating_sub(window));
     let end = (position + 1).saturating_sub(key_start).min(KEYS);
     from.saturating_sub(key_start).min(end)..end
+}
+
+/// Turns the scores of a block into weights, and brings the sums so far to the new maxima.
+struct Weigh<'a, P> {
+    scores: &'a mut [f32],
+    sums: &'a mut [f32],
+    running: &'a mut [Running],
+    /// Position of a row's token.
+    position: P,
+    key_start: usize,
+    width: usize,
+    shape: &'a AttentionShape,
+}
+
+impl<P: Fn(usize) -> usize> Work for Weigh<'_, P> {
+    type Output = ();
+
+    #[inline(always)]
+    fn work(self) {
+        let rows = self
+            .running
+            .iter_mut()
+            .zip(self.sums.chunks_exact_mut(self.width));
+        for (row, (state, sums)) in rows.enumerate() {
+            let visible = visible((self.position)(row), self.key_start, self.shape.window);
+            let scores = self.scores[row * A_STRIDE..]
+                .first_chunk_mut()
+                .expect("a block of scores");
+            let factor = weigh(scores, visible, self.shape, state);
+            if factor != 1.0 {
+                sums.iter_mut().for_each(|sum| *sum *= factor);
+            }
+        }
+    }
 }
 
 /// Turns a row's scores into weights relative to the new running maximum, zero where the key is not visible; returns

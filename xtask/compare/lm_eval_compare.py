@@ -157,11 +157,46 @@ def known(path):
             return json.load(f)
 
 
+class Windows:
+    """What lm-eval sends to the model for its rolling requests: every window with its answer. lm-eval adds up a window's
+    tokens in float32, and the windows of a page as Python floats."""
+
+    def __init__(self, lm):
+        self.lm, self.found, self.original = lm, [], lm._loglikelihood_tokens
+        lm._loglikelihood_tokens = self.score
+
+    def score(self, requests, **kwargs):
+        answers = self.original(requests, **kwargs)
+        self.found += [(context, ids, answer[0]) for (text, context, ids), answer in zip(requests, answers) if text is None]
+        return answers
+
+    def take(self):
+        """All windows since the last call: lm-eval's answer, the sum of the same model's float32 log-probabilities in
+        float64, and what the model gives in float64 (with transformers' norms and rotary angles in float32)."""
+        import copy
+
+        import torch
+
+        found, self.found = self.found, []
+        wide = copy.deepcopy(self.lm.model).double() if found else None
+
+        def total(model, context, ids):
+            tokens = torch.tensor([(context + ids)[-(self.lm.max_length + 1) :][:-1]])
+            with torch.no_grad():
+                logits = model(tokens).logits[0, -len(ids) :]
+            own = logits.log_softmax(-1).gather(1, torch.tensor(ids)[:, None])
+            return own.double().sum().item()
+
+        for context, ids, answer in found:
+            yield [answer, *(total(model, context, ids) for model in (self.lm.model, wide))]
+
+
 def run(args):
     from lm_eval import simple_evaluate
     from lm_eval.tasks import TaskManager
 
     lm, manager = open_model(args), TaskManager()
+    windows = Windows(lm)
     out = known(args.out) or dict(tasks={}, bos=args.bos)
     with tempfile.TemporaryDirectory() as scratch:
         for name in args.tasks.split(","):
@@ -190,7 +225,8 @@ def run(args):
                 for s in result["samples"][name]
             }
             seconds = time.time() - start
-            out["tasks"][name] = dict(results=result["results"][name], samples=samples, docs=docs, seconds=seconds)
+            found = dict(results=result["results"][name], samples=samples, docs=docs, seconds=seconds)
+            out["tasks"][name] = found | dict(windows=list(windows.take()))
             print(f"{name}: {len(docs)} documents, {seconds:.1f} s", file=sys.stderr, flush=True)
             with open(args.out, "w") as f:
                 json.dump(out, f, default=str)
@@ -244,6 +280,7 @@ def compare_metrics(task, ours, samples):
 def compare_task(name, task, ours, samples):
     """One task's record: how far the requests are apart, and every metric."""
     found = dict(task=name, documents=len(task["docs"]), requests=0, prompts=0, hashes=0, greedy=0, missing=0, worst=0.0)
+    windows, pages = iter(task.get("windows", [])), []
     for doc, sample in task["samples"].items():
         mine = samples.get(int(doc))
         if mine is None:
@@ -258,11 +295,21 @@ def compare_task(name, task, ours, samples):
             if isinstance(resp, list):
                 found["worst"] = max(found["worst"], abs(float(answer[0]) - resp[0]))
                 found["greedy"] += (answer[1] == "True") != resp[1]
-            else:  # rolling: a whole page of many windows, so for each 1000 nats of it
-                found["worst"] = max(found["worst"], abs(float(answer) - resp) / max(1, abs(resp) / 1000))
+            else:  # rolling: what lm-eval sends to the model is a page's windows, one by one
+                theirs = list(itertools.islice(windows, len(mine["windows"])))
+                page = [sum(column) for column in zip(*theirs)]
+                assert page[0] == resp, "these windows are not the page's"
+                found["worst"] = max([found["worst"], *(abs(own - t[0]) for own, t in zip(mine["windows"], theirs))])
+                pages.append((float(answer), *page))
     found["metrics"] = list(compare_metrics(task, ours, samples))
     differ = any(found[k] for k in ("prompts", "hashes", "greedy", "missing", "keys"))
     found["ok"] = not differ and found["worst"] <= TOLERANCE and all(same for *_, same in found["metrics"])
+    if pages:
+        furthest = lambda a, b: max(abs(page[a] - page[b]) for page in pages)
+        found["pages"] = dict(nats=max(abs(page[0]) for page in pages), windows=len(task["windows"]))
+        found["pages"]["mine"] = [furthest(0, i) for i in (1, 2, 3)]
+        found["pages"]["theirs"] = [furthest(1, i) for i in (2, 3)]
+        found["ok"] = found["ok"] and found["pages"]["mine"][1] <= TOLERANCE
     return found
 
 
@@ -272,12 +319,19 @@ def compare_folder(theirs, folder):
         yield compare_task(name, task, ours["results"][name], samples(name))
 
 
+def shown_pages(p):
+    mine, theirs = [[f"{x:.1e}" for x in p[who]] for who in ("mine", "theirs")]
+    line = f"{p['windows']} windows (the difference is theirs); pages of up to {p['nats']:.0f} nats: sw is off lm-eval by at most "
+    line += f"{mine[0]}, off its tokens' sum in float64 by {mine[1]}, off the model in float64 by {mine[2]}; lm-eval by {theirs[0]} "
+    return line + f"and {theirs[1]}"
+
+
 def one_line(f):
     line = f"{'ok  ' if f['ok'] else 'FAIL'} {f['task']}: {f['documents']} documents, {f['requests']} requests, largest "
     line += f"|log-likelihood difference| {f['worst']:.1e}; differing: prompts {f['prompts']}, hashes {f['hashes']}, "
     line += f"greedy {f['greedy']}, missing {f['missing']}, sample keys {f['keys']}"
     shown = (f"; {k.split(',')[0]} {mine:.6g}{' = ' if same else ' != '}{theirs:.6g}" for k, theirs, mine, same in f["metrics"])
-    return line + "".join(shown)
+    return line + "".join(shown) + ("; " + shown_pages(f["pages"]) if "pages" in f else "")
 
 
 def diff(args):
@@ -373,6 +427,7 @@ def everything(args):
             lines += ["| task | documents | requests | largest difference (nats) | metric: lm-eval, sw |", "|---|---|---|---|---|"]
             for f in found:
                 shown = "; ".join(f"{k.split(',')[0]} {t:.6g}, {m:.6g}{'' if s else ' DIFFERS'}" for k, t, m, s in f["metrics"])
+                shown += "; " + shown_pages(f["pages"]) if "pages" in f else ""
                 lines.append(f"| {f['task']} | {f['documents']} | {f['requests']} | {f['worst']:.1e} | {shown} |")
         if windowed:
             theirs, names = f"{args.out}/windows-{bos}.json", ",".join(windowed)

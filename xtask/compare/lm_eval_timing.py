@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
 """Times `sw eval` against lm-evaluation-harness on the same documents, and prints a record in Markdown.
 
-    lm_eval_timing.py SW MODEL DATA [--tasks hellaswag,arc_easy] [--docs 12,30] [--dtype float32] [--rounds 3]
+    lm_eval_timing.py SW MODEL DATA [--tasks hellaswag,arc_easy] [--docs 12,30] [--dtypes float32,bfloat16] [--rounds 3]
                       [--batch-sizes 1,8,32] [--threads 2]
 
-Documents are spread evenly over each task's split. lm-eval gets the batch size that is fastest on a third of them. Then
-both take turns, `rounds` times; medians count. To lm-eval's advantage its time is that of `simple_evaluate` alone, with
-the model loaded and warm, the data read and its index of tasks built; `sw`'s is the whole process. Its start (imports,
-loading) is told beside.
+Documents are spread evenly over each task's split. lm-eval gets the batch size and the dtype that are fastest on a third
+of them (all times tried are printed). Then both take turns, `rounds` times; medians count. To lm-eval's advantage its time
+is that of `simple_evaluate` alone, with the model loaded and warm, the data read and its index of tasks built; `sw`'s is
+the whole process. Its start (imports, loading the model in the first dtype) is told beside.
 """
 
 import argparse
@@ -63,7 +63,7 @@ def main():
         parser.add_argument(argument)
     parser.add_argument("--tasks", default="hellaswag,arc_easy")
     parser.add_argument("--docs", default="12,30")
-    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--dtypes", default="float32")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--batch-sizes", default="1,8,32")
     parser.add_argument("--threads", type=int, default=2)
@@ -74,31 +74,39 @@ def main():
     from lm_eval.tasks import TaskManager
 
     torch.set_num_threads(args.threads)
-    lm = HFLM(pretrained=args.model, dtype=args.dtype, device="cpu", batch_size=1)
-    start = time.time() - START
-    sizes, lines, kernel, manager = [int(b) for b in args.batch_sizes.split(",")], [], "", TaskManager()
+    dtypes, sizes = args.dtypes.split(","), [int(b) for b in args.batch_sizes.split(",")]
+    models, start = {}, 0
+    for dtype in dtypes:
+        models[dtype] = HFLM(pretrained=args.model, dtype=dtype, device="cpu", batch_size=1)
+        start = start or time.time() - START
+    lines, tried, kernel, manager = [], [], "", TaskManager()
     load = os.getloadavg()[0]
     for name, wanted in zip(args.tasks.split(","), map(int, args.docs.split(","))):
         task = compare.build_task(name, args.data, manager, None)
         total = len(task.eval_docs)
         step = max(1, total // wanted)
         docs = list(range(0, total, step))
-        theirs(task, lm, docs[:1], 1, manager)  # warm
-        best = min(sizes, key=lambda b: theirs(task, lm, docs[::3], b, manager)[0])
+        seconds = {}
+        for dtype, lm in models.items():
+            theirs(task, lm, docs[:1], 1, manager)  # warm
+            seconds |= {(dtype, size): theirs(task, lm, docs[::3], size, manager)[0] for size in sizes}
+        dtype, size = min(seconds, key=seconds.get)
+        tried.append(f"{name}, {len(docs[::3])} documents: " + ", ".join(f"{d} {b}: {t:.2f}" for (d, b), t in seconds.items()))
         pairs = []
         for _ in range(args.rounds):
-            a, b = theirs(task, lm, docs, best, manager), ours(args, name, step)
+            a, b = theirs(task, models[dtype], docs, size, manager), ours(args, name, step)
             pairs.append((a[0], b[0]))
             kernel, values = b[2], (a[1], b[1])
         mine, lms = [statistics.median(p[i] for p in pairs) for i in (1, 0)]
         ratio = statistics.median(a / b for a, b in pairs)
         spread = f"{min(a / b for a, b in pairs):.2f} - {max(a / b for a, b in pairs):.2f}"
-        cells = [name, len(docs), best, f"{lms:.2f}", f"{mine:.2f}", f"{ratio:.2f}", spread, f"{values[0]:.4f}, {values[1]:.4f}"]
+        cells = [name, len(docs), f"{dtype}, {size}", f"{lms:.2f}", f"{mine:.2f}", f"{ratio:.2f}", spread, f"{values[0]:.4f}, {values[1]:.4f}"]
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     print(f"Machine: {cpu()}; load {load:.1f} to {os.getloadavg()[0]:.1f}. {compare.versions().strip()}.")
-    print(f"Model: {os.path.basename(args.model.rstrip('/'))}; lm-eval in {args.dtype}, {args.threads} threads; kernel of sw: {kernel}.")
-    print(f"lm-eval's imports and loading, not counted: {start:.1f} s. Rounds: {args.rounds}.\n")
-    print("| task | documents | lm-eval's best batch | lm-eval, s | sw, whole process, s | ratio, median | ratios | acc: lm-eval, sw |")
+    print(f"Model: {os.path.basename(args.model.rstrip('/'))}; {args.threads} threads; kernel of sw: {kernel}.")
+    print(f"lm-eval's imports and loading, not counted: {start:.1f} s. Rounds: {args.rounds}.")
+    print("Seconds of lm-eval by dtype and batch size: " + "; ".join(tried) + ".\n")
+    print("| task | documents | lm-eval's best dtype, batch | lm-eval, s | sw, whole process, s | ratio, median | ratios | acc: lm-eval, sw |")
     print("|---|---|---|---|---|---|---|---|")
     print("\n".join(lines))
 

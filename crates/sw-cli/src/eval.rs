@@ -189,6 +189,18 @@ fn report(results: &EvalResults, json: bool) -> Result<()> {
         return say(format!("{:#}", results.to_json()));
     }
     say(table(results))?;
+    let environment = &results.run().environment;
+    let mut took = format!(
+        "{:.1} s on {} threads",
+        environment.seconds, environment.threads
+    );
+    if let Some(bytes) = environment.peak_private_bytes {
+        took += &format!(
+            ", peak private memory {:.0} MiB",
+            bytes as f64 / f64::from(1 << 20)
+        );
+    }
+    eprintln!("{took}");
     for warning in results.run().warnings() {
         eprintln!("note: {warning}");
     }

@@ -17,6 +17,21 @@ pub struct Pair {
     pub merged: bool,
 }
 
+/// A context, encoded once for all its continuations.
+#[derive(Clone, Debug)]
+pub struct Context<'t> {
+    text: &'t str,
+    /// Its tokens without the white space at its end; none of an empty text.
+    head: Vec<u32>,
+}
+
+impl Context<'_> {
+    /// The context itself.
+    pub fn text(&self) -> &str {
+        self.text
+    }
+}
+
 /// A model's tokenizer under one BOS rule.
 pub struct Encoder<'a> {
     lm: &'a dyn LanguageModel,
@@ -82,6 +97,18 @@ impl<'a> Encoder<'a> {
         self.lm.encode(text, false)
     }
 
+    /// A context for [`pair`](Self::pair).
+    ///
+    /// # Errors
+    /// When the text cannot be encoded.
+    pub fn context<'t>(&self, text: &'t str) -> Result<Context<'t>> {
+        let head = match text {
+            "" => Vec::new(),
+            _ => self.text(text.trim_end_matches(is_space))?,
+        };
+        Ok(Context { text, head })
+    }
+
     /// `log p(continuation | context)`.
     ///
     /// White space at the context's end moves to the continuation; both are encoded as one string, and what follows the
@@ -93,10 +120,10 @@ impl<'a> Encoder<'a> {
     ///
     /// # Errors
     /// A continuation without tokens, or one longer than the model's context.
-    pub fn pair(&self, context: &str, continuation: &str) -> Result<Pair, String> {
+    pub fn pair(&self, context: &Context<'_>, continuation: &str) -> Result<Pair, String> {
         let text = |e: Error| e.to_string();
         let mut merged = false;
-        let (tokens, from) = if context.is_empty() {
+        let (tokens, from) = if context.text.is_empty() {
             let plain = self.plain(continuation).map_err(text)?;
             if plain.first() == Some(&self.prefix) {
                 (plain, 1)
@@ -104,14 +131,13 @@ impl<'a> Encoder<'a> {
                 ([&[self.prefix], &plain[..]].concat(), 1)
             }
         } else {
-            let head = context.trim_end_matches(is_space);
+            let head = &context.head;
             let whole = self
-                .text(&format!("{context}{continuation}"))
+                .text(&format!("{}{continuation}", context.text))
                 .map_err(text)?;
-            let head = self.text(head).map_err(text)?;
-            let (head, rest) = if head.len() >= whole.len() && whole != head {
+            let (head, rest) = if head.len() >= whole.len() && whole != *head {
                 merged = true;
-                let from = whole.iter().zip(&head).take_while(|(a, b)| a == b).count();
+                let from = whole.iter().zip(head).take_while(|(a, b)| a == b).count();
                 (&whole[..from], &whole[from..])
             } else {
                 (&head[..], whole.get(head.len()..).unwrap_or_default())
@@ -176,7 +202,8 @@ mod tests {
 
     fn pair(lm: &Mock, bos: Bos, context: &str, continuation: &str) -> (String, usize) {
         let encoder = Encoder::new(lm, bos).unwrap();
-        let span = encoder.pair(context, continuation).unwrap().span;
+        let context = encoder.context(context).unwrap();
+        let span = encoder.pair(&context, continuation).unwrap().span;
         (lm.spell(&span.tokens), span.from)
     }
 
@@ -243,13 +270,14 @@ mod tests {
     #[test]
     fn a_continuation_that_merges_into_the_context_is_scored_with_it() {
         let encoder = Encoder::new(&Merging, Bos::Auto).unwrap();
-        let pair = encoder.pair("ab,", " x").unwrap();
+        let context = encoder.context("ab,").unwrap();
+        let pair = encoder.pair(&context, " x").unwrap();
         let span = Span {
             tokens: vec![97, 98, 1],
             from: 2,
         };
         assert_eq!((pair.span, pair.merged), (span, true));
-        assert!(!encoder.pair("ab,", " y").unwrap().merged);
+        assert!(!encoder.pair(&context, " y").unwrap().merged);
     }
 
     #[test]
@@ -259,20 +287,21 @@ mod tests {
             ..Mock::default()
         };
         let encoder = Encoder::new(&lm, Bos::On).unwrap();
-        let Pair { span, cut, .. } = encoder.pair("abcdef", "gh").unwrap();
+        let context = |text| encoder.context(text).unwrap();
+        let Pair { span, cut, .. } = encoder.pair(&context("abcdef"), "gh").unwrap();
         assert_eq!(
             (lm.spell(&span.tokens), span.from, cut),
             ("defgh".into(), 3, 4)
         );
         assert!(
             encoder
-                .pair("a", "bcdef")
+                .pair(&context("a"), "bcdef")
                 .unwrap_err()
                 .contains("longer than the model's context of 4")
         );
         assert!(
             encoder
-                .pair("a", "")
+                .pair(&context("a"), "")
                 .unwrap_err()
                 .contains("no token of its own")
         );

@@ -7,6 +7,7 @@ use std::{
 };
 
 use sw_model::Model;
+use sw_tensor::machine::PrivatePeak;
 
 use crate::{
     data::DataDir,
@@ -70,8 +71,9 @@ pub fn evaluate_with(
     journal: Option<&OpenJournal<'_>>,
     progress: &mut Progress<'_>,
 ) -> Result<Run> {
+    let peak = PrivatePeak::watch();
     let workload = Workload::new(lm, tasks, data, options)?;
-    evaluate_workload(lm, workload, options, journal, progress)
+    watched(lm, workload, options, journal, progress, peak)
 }
 
 /// Evaluates what a [`Workload`] asks: the same one serves all interventions on one model, so that data are read and
@@ -85,6 +87,18 @@ pub fn evaluate_workload(
     options: &Options,
     journal: Option<&OpenJournal<'_>>,
     progress: &mut Progress<'_>,
+) -> Result<Run> {
+    let peak = PrivatePeak::watch();
+    watched(lm, workload, options, journal, progress, peak)
+}
+
+fn watched(
+    lm: &dyn LanguageModel,
+    workload: Workload,
+    options: &Options,
+    journal: Option<&OpenJournal<'_>>,
+    progress: &mut Progress<'_>,
+    peak: Option<PrivatePeak>,
 ) -> Result<Run> {
     let (clock, now) = (Instant::now(), SystemTime::now());
     let model = lm.info();
@@ -111,6 +125,7 @@ pub fn evaluate_workload(
         seconds: clock.elapsed().as_secs_f64(),
         threads: rayon::current_num_threads(),
         resumed,
+        peak_private_bytes: peak.and_then(PrivatePeak::bytes),
     };
     Ok(run)
 }

@@ -41,6 +41,7 @@ mod export;
 mod fewshot;
 mod intervention;
 mod journal;
+mod lanes;
 mod metric;
 pub mod mock;
 mod model;
@@ -58,7 +59,7 @@ mod workload;
 pub use compare::{McNemar, PairedBootstrap, TaskComparison, compare, mcnemar, paired_bootstrap};
 pub use data::{DataDir, Dataset, Doc, Split, read};
 pub use divergence::{Divergence, divergence};
-pub use encode::{Encoder, Pair};
+pub use encode::{Context, Encoder, Pair};
 pub use error::{Error, Result};
 pub use evaluate::{OpenJournal, Progress, Status, evaluate, evaluate_with, evaluate_workload};
 pub use export::{

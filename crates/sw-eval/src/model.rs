@@ -86,7 +86,7 @@ pub type Sink<'a> = dyn FnMut(usize, Score) -> ControlFlow<()> + 'a;
 ///
 /// The evaluation turns documents into texts, texts into [`Span`]s of tokens, and asks only for their scores, so an
 /// implementation needs a tokenizer and one forward pass. It may answer in any order and share whatever spans have in
-/// common, but an answer must not depend on which others are asked for.
+/// common, but an answer must not depend on which others are asked for. Texts are encoded on several threads at once.
 ///
 /// ```
 /// use std::ops::ControlFlow;
@@ -123,7 +123,7 @@ pub type Sink<'a> = dyn FnMut(usize, Score) -> ControlFlow<()> + 'a;
 ///     }
 /// }
 /// ```
-pub trait LanguageModel {
+pub trait LanguageModel: Sync {
     /// Name, fingerprint, kernel: what results record.
     fn info(&self) -> ModelInfo;
 

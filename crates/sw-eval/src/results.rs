@@ -254,6 +254,9 @@ pub fn sample_json(sample: &Sample, task: &str) -> Json {
         "prompt_hash": prompt_hash,
         "target_hash": target_hash,
     });
+    if !sample.windows.is_empty() {
+        line["windows"] = json!(sample.windows);
+    }
     for (metric, value) in &sample.metrics {
         line[metric.name()] = match value {
             Value::One(x) => json!(x),

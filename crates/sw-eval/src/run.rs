@@ -45,6 +45,10 @@ pub struct Environment {
     pub threads: usize,
     /// Answers that were found in a journal.
     pub resumed: usize,
+    /// The most private memory that was seen, in bytes: see [`PrivatePeak`](sw_tensor::machine::PrivatePeak). Weights in
+    /// mapped files do not count. Of shards that were merged, the largest; none where the system does not say.
+    #[serde(default)]
+    pub peak_private_bytes: Option<u64>,
 }
 
 /// One task's documents.
@@ -73,6 +77,9 @@ pub struct Sample {
     pub arguments: Vec<Vec<String>>,
     /// The answers.
     pub resps: Vec<Score>,
+    /// Where a whole text is scored window by window, the log-probability of each window.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub windows: Vec<f64>,
     /// Their worth.
     pub metrics: BTreeMap<Metric, Value>,
     /// Tokens that were cut from the left to fit the model.
@@ -160,6 +167,8 @@ impl Run {
             merged.environment.started = merged.environment.started.min(run.environment.started);
             merged.environment.threads += run.environment.threads;
             merged.environment.resumed += run.environment.resumed;
+            merged.environment.peak_private_bytes =
+                (merged.environment.peak_private_bytes).max(run.environment.peak_private_bytes);
         }
         for task in &mut merged.tasks {
             task.samples.sort_by_key(|sample| sample.doc_id);
@@ -217,6 +226,10 @@ impl TaskRun {
                 .iter()
                 .map(|&m| (m, doc.item.measure(m, &resps)))
                 .collect();
+            let rolling = doc.requests.iter().zip(&doc.spans);
+            let rolling = rolling.filter(|(request, _)| matches!(request, Request::Rolling { .. }));
+            let windows = rolling.flat_map(|(_, spans)| spans.iter().map(|&s| scores[s].log_prob));
+            let windows = windows.collect();
             let Doc { fields, .. } = doc.doc;
             Sample {
                 doc_id: doc.doc_id,
@@ -225,6 +238,7 @@ impl TaskRun {
                 gold: doc.item.gold(),
                 arguments: doc.requests.into_iter().map(arguments).collect(),
                 resps,
+                windows,
                 metrics,
                 cut: doc.cut,
                 merged: doc.merged,

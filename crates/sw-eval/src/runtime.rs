@@ -1,7 +1,10 @@
 //! This workspace's own models behind [`LanguageModel`]: shared beginnings once, ragged batches without padding, logits
 //! only for scored rows.
 
-use std::{collections::HashMap, ops::Range};
+use std::{
+    collections::{BTreeSet, HashMap},
+    ops::{ControlFlow, Range},
+};
 
 use ndarray::{Array2, Axis};
 use sw_model::{Kv, Model, Seq};
@@ -9,6 +12,7 @@ use sw_model::{Kv, Model, Seq};
 use crate::{
     error::{Error, Result},
     intervention::{Applied, Intervention},
+    lanes,
     model::{LanguageModel, ModelInfo, Score, Sink, Span},
     plan::{Leaf, Plan},
 };
@@ -24,6 +28,9 @@ pub struct Runtime {
 
 /// Tokens of a batch without being told otherwise: enough for the matrix products, little memory.
 pub const TOKEN_BUDGET: usize = 1024;
+
+/// Bytes of activations of all batches that are run at once; one is run in any case.
+const LANE_MEMORY: usize = 64 << 20;
 
 impl Runtime {
     /// A model under interventions; shares the checkpoint with `model`.
@@ -107,6 +114,41 @@ impl Runtime {
         Ok(rows.select(Axis(0), &scored))
     }
 
+    /// How many batches are run at once, each on its share of the threads.
+    ///
+    /// A model whose batches take little memory has steps so short that threads which share them mostly wait; a large one
+    /// keeps all threads busy with one batch.
+    fn lanes(&self) -> usize {
+        let spec = self.base.spec();
+        // The residual stream, queries, keys, values and their mix, two of the inner channels; the head's input.
+        let floats = 4 * spec.hidden_size
+            + 2 * (spec.q_width() + spec.kv_width())
+            + 2 * spec.intermediate_size;
+        (LANE_MEMORY / (self.budget * floats * size_of::<f32>())).max(1)
+    }
+
+    /// One batch: its scores, in the order of its leaves. `prefixes`: those that earlier batches of the lane left.
+    fn batch(
+        &self,
+        spans: &[Span],
+        plan: &Plan,
+        batch: &Range<usize>,
+        prefixes: &mut HashMap<usize, Kv>,
+    ) -> Result<Vec<Score>> {
+        let leaves = &plan.leaves[batch.clone()];
+        let mut nodes = BTreeSet::new();
+        for leaf in leaves {
+            let mut next = leaf.node;
+            while let Some(n) = next.filter(|n| !prefixes.contains_key(n) && nodes.insert(*n)) {
+                next = plan.nodes[n].parent;
+            }
+        }
+        self.prepare(spans, plan, nodes.into_iter().collect(), prefixes)?;
+        let scores = self.run(spans, leaves, prefixes)?;
+        prefixes.retain(|&n, _| plan.nodes[n].last_leaf > batch.end);
+        Ok(scores)
+    }
+
     /// Computes nodes, level by level: as many in one pass as the budget allows.
     ///
     /// Where the rope's frequencies depend on the length, a node may not fit its parent; it is left out then, with all
@@ -115,10 +157,9 @@ impl Runtime {
         &self,
         spans: &[Span],
         plan: &Plan,
-        nodes: Range<usize>,
+        mut open: Vec<usize>,
         prefixes: &mut HashMap<usize, Kv>,
     ) -> Result<()> {
-        let mut open: Vec<usize> = nodes.collect();
         while !open.is_empty() {
             let mut tokens = 0;
             let mut now = Vec::new();
@@ -254,25 +295,22 @@ impl LanguageModel for Runtime {
         } else {
             Plan::flat(spans)
         };
-        let mut prefixes: HashMap<usize, Kv> = HashMap::new();
-        let mut next_node = 0;
-        for batch in plan.batches(spans, self.budget) {
-            let leaves = &plan.leaves[batch.clone()];
-            // Nodes stand in the order of their leaves, so those of this batch are the next ones.
-            let last = leaves.iter().filter_map(|l| l.node).max();
-            let nodes = next_node..last.map_or(next_node, |n| next_node.max(n + 1));
-            next_node = nodes.end;
-            self.prepare(spans, &plan, nodes, &mut prefixes)?;
-            let scores = self.run(spans, leaves, &prefixes)?;
+        let batches = plan.batches(spans, self.budget);
+        let work = |prefixes: &mut HashMap<usize, Kv>, batch: &Range<usize>| {
+            let scores = self.batch(spans, &plan, batch, prefixes)?;
+            Ok((batch.clone(), scores))
+        };
+        let deliver = |(batch, scores): (Range<usize>, Vec<Score>)| {
             let mut stop = false;
-            for (leaf, score) in leaves.iter().zip(scores) {
+            for (leaf, score) in plan.leaves[batch].iter().zip(scores) {
                 stop |= sink(leaf.span, score).is_break(); // the others are known as well: none is lost
             }
             if stop {
-                return Ok(());
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
             }
-            prefixes.retain(|&n, _| plan.nodes[n].last_leaf > batch.end);
-        }
-        Ok(())
+        };
+        lanes::run(&batches, self.lanes(), work, deliver)
     }
 }

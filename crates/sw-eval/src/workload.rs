@@ -2,12 +2,13 @@
 
 use std::{collections::HashMap, path::PathBuf};
 
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::{
     data::{self, DataDir, Doc, Split},
-    encode::Encoder,
+    encode::{Context, Encoder},
     error::{Error, Result},
     fewshot::Sampler,
     intervention::Intervention,
@@ -226,8 +227,7 @@ fn prepare(
         effective: 0,
     };
     let limit = options.limit.unwrap_or(usize::MAX);
-    let mut work = Vec::new();
-    match task.kind {
+    let work = match task.kind {
         Kind::Items { prepare, item } => {
             let prepare = prepare.unwrap_or(Ok);
             let clean = |rows| prepare(rows).map_err(named(task));
@@ -271,47 +271,37 @@ fn prepare(
                 return Err(missing(problem));
             }
             (source.original, source.effective) = (docs.len(), docs.len().min(limit));
+            let mut asked = Vec::new();
             for (doc_id, doc) in docs.into_iter().enumerate().take(limit) {
                 let drawn = sampler.draw(shots, &doc); // for every document: shards draw alike
-                if !options.shard.holds(doc_id) {
-                    continue;
+                if options.shard.holds(doc_id) {
+                    asked.push((doc_id, doc, drawn));
                 }
-                let header = drawn
-                    .iter()
-                    .map(|&i| Ok(item(&pool[i])?.example()))
-                    .collect::<Result<String>>()
-                    .map_err(named(task))?;
-                let item = item(&doc).map_err(named(task))?;
-                work.push(ask(task, doc_id, doc, item, &header, encoder, spans)?);
             }
+            ask_all(asked, spans, |(doc_id, doc, drawn)| {
+                let examples = drawn.iter().map(|&i| Ok(item(&pool[i])?.example()));
+                let header = examples.collect::<Result<String>>().map_err(named(task))?;
+                let item = item(&doc).map_err(named(task))?;
+                ask(task, doc_id, doc, item, &header, encoder)
+            })?
         }
         Kind::Windows(cut) => {
             let window = WINDOW.min(encoder.max_length());
             let windows = cut(&rows, encoder, Cut { window, limit }).map_err(named(task))?;
             (source.original, source.effective, source.window) =
                 (windows.len(), windows.len(), Some(window));
-            for (doc_id, tokens) in windows
-                .into_iter()
-                .enumerate()
-                .filter(|(i, _)| options.shard.holds(*i))
-            {
+            let windows = windows.into_iter().enumerate();
+            let held = windows.filter(|(doc_id, _)| options.shard.holds(*doc_id));
+            ask_all(held.collect(), spans, |(doc_id, tokens)| {
                 let fields = [
                     ("window".to_owned(), doc_id.into()),
                     ("tokens".to_owned(), tokens.len().into()),
                 ];
                 let doc = rows[0].with_fields(fields.into_iter().collect());
-                work.push(ask(
-                    task,
-                    doc_id,
-                    doc,
-                    Item::Window(tokens),
-                    "",
-                    encoder,
-                    spans,
-                )?);
-            }
+                ask(task, doc_id, doc, Item::Window(tokens), "", encoder)
+            })?
         }
-    }
+    };
     Ok(TaskWork {
         task,
         source,
@@ -330,6 +320,26 @@ fn named(task: &Task) -> impl Fn(Error) -> Error {
     }
 }
 
+/// A document's questions and, for each, what the model is to score.
+type Asked = (DocWork, Vec<Vec<Span>>);
+
+/// Asks about all documents, on all threads; the first document's error counts. Spans are added in the documents' order.
+fn ask_all<T: Send>(
+    docs: Vec<T>,
+    spans: &mut Spans,
+    ask: impl Fn(T) -> Result<Asked> + Sync + Send,
+) -> Result<Vec<DocWork>> {
+    let asked: Vec<Result<Asked>> = docs.into_par_iter().map(ask).collect();
+    let add = |asked: Result<Asked>| {
+        let (mut work, encoded) = asked?;
+        let add = |of_request: Vec<Span>| of_request.into_iter().map(|s| spans.add(s)).collect();
+        work.spans = encoded.into_iter().map(add).collect();
+        Ok(work)
+    };
+    asked.into_iter().map(add).collect()
+}
+
+/// The questions about one document, their spans not yet in a workload.
 fn ask(
     task: &'static Task,
     doc_id: usize,
@@ -337,47 +347,51 @@ fn ask(
     item: Item,
     header: &str,
     encoder: &Encoder<'_>,
-    spans: &mut Spans,
-) -> Result<DocWork> {
+) -> Result<Asked> {
     let requests = item.requests(header);
+    let refused = |problem| Error::Document {
+        task: task.name.into(),
+        doc: doc_id,
+        problem,
+    };
     let (mut cut, mut merged) = (0, false);
-    let encoded = requests
-        .iter()
-        .map(|request| match request {
+    let mut known: Option<Context<'_>> = None; // choices share their context
+    let mut encoded = Vec::with_capacity(requests.len());
+    for request in &requests {
+        encoded.push(match request {
             Request::Continuation {
                 context,
                 continuation,
             } => {
-                let pair = encoder.pair(context, continuation);
-                let pair = pair.map_err(|problem| Error::Document {
-                    task: task.name.into(),
-                    doc: doc_id,
-                    problem,
-                })?;
+                let context = match known.take() {
+                    Some(known) if known.text() == context => known,
+                    _ => encoder
+                        .context(context)
+                        .map_err(|e| refused(e.to_string()))?,
+                };
+                let pair = encoder.pair(&context, continuation).map_err(refused)?;
+                known = Some(context);
                 cut = cut.max(pair.cut);
                 merged |= pair.merged;
-                Ok(vec![spans.add(pair.span)])
+                vec![pair.span]
             }
-            Request::Rolling { text } => Ok(encoder
-                .rolling(text)?
-                .into_iter()
-                .map(|span| spans.add(span))
-                .collect()),
-            Request::Tokens(tokens) => Ok(vec![spans.add(Span {
+            Request::Rolling { text } => encoder.rolling(text)?,
+            Request::Tokens(tokens) => vec![Span {
                 tokens: tokens.clone(),
                 from: 1,
-            })]),
-        })
-        .collect::<Result<Vec<_>>>()?;
-    Ok(DocWork {
+            }],
+        });
+    }
+    let work = DocWork {
         doc_id,
         doc,
         item,
         requests,
-        spans: encoded,
+        spans: Vec::new(),
         cut,
         merged,
-    })
+    };
+    Ok((work, encoded))
 }
 
 fn digest(files: &[PathBuf]) -> Result<String> {

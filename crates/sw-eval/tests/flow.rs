@@ -119,6 +119,39 @@ fn files(dir: &Path) -> Vec<String> {
 }
 
 #[test]
+fn a_page_is_the_sum_of_its_windows() {
+    let data = data();
+    let run = run(data.path(), &options()).unwrap();
+    for task in &run.tasks {
+        for sample in &task.samples {
+            assert_eq!(!sample.windows.is_empty(), task.task == "wikitext");
+            let json = sw_eval::sample_json(sample, &task.task);
+            assert_eq!(json.get("windows").is_some(), task.task == "wikitext");
+            if task.task == "wikitext" {
+                let sum = sample.windows.iter().fold(0.0, |sum, x| sum + x);
+                assert_eq!(sum, sample.resps[0].log_prob);
+            }
+        }
+    }
+}
+
+#[test]
+fn peak_memory_stands_among_what_may_differ() {
+    let data = data();
+    let run = run(data.path(), &options()).unwrap();
+    let peak = run.environment.peak_private_bytes;
+    assert_eq!(
+        peak.is_some(),
+        sw_tensor::machine::private_bytes().is_some()
+    );
+    let json = EvalResults::new(run).to_json();
+    assert_eq!(
+        json["super_weight"]["environment"]["peak_private_bytes"],
+        serde_json::json!(peak)
+    );
+}
+
+#[test]
 fn results_have_the_harness_keys() {
     let data = data();
     let results = EvalResults::new(run(data.path(), &options()).unwrap());

@@ -1,8 +1,7 @@
 //! The forward pass. It exists once, for all families; shapes stand beside each step.
 
-use ndarray::{Array2, ArrayView2, Axis};
-use rayon::prelude::*;
-use sw_tensor::RopeTurns;
+use ndarray::Array2;
+use sw_tensor::{RopeTurns, all_finite};
 
 use crate::{
     block::{self, Scratch, norm_into, visit},
@@ -224,11 +223,4 @@ fn norm_output(norm: Norm, weight: Option<&NormWeight>, s: &mut Scratch) {
         norm_into(norm, weight, &s.out, &mut s.normed);
         std::mem::swap(&mut s.out, &mut s.normed);
     }
-}
-
-/// Whether every value is finite: the largest magnitude, as bits, lies below that of infinity.
-pub(crate) fn all_finite(x: ArrayView2<'_, f32>) -> bool {
-    let magnitude = |v: &f32| v.to_bits() & 0x7fff_ffff;
-    let rows = x.axis_iter(Axis(0)).into_par_iter().with_min_len(16);
-    rows.all(|row| row.iter().map(magnitude).fold(0, u32::max) < f32::INFINITY.to_bits())
 }

@@ -75,7 +75,7 @@ struct Opened {
     /// The error is kept: a model without a tokenizer still runs on token ids.
     tokenizer: Result<Tokenizer, (PathBuf, String)>,
     /// What the last forward pass worked in, for the next.
-    scratch: Mutex<Scratch>,
+    scratch: Mutex<Vec<Scratch>>,
 }
 
 fn next_id() -> u64 {
@@ -206,15 +206,16 @@ impl Model {
         &self.opened.ropes
     }
 
-    /// Memory for a forward pass: the last one's, unless another thread has it.
+    /// Memory for a forward pass: an earlier one's that no other thread has.
     pub(crate) fn take_scratch(&self) -> Scratch {
         let kept = self.opened.scratch.lock();
-        std::mem::take(&mut *kept.unwrap_or_else(PoisonError::into_inner))
+        let spare = kept.unwrap_or_else(PoisonError::into_inner).pop();
+        spare.unwrap_or_default()
     }
 
     pub(crate) fn keep_scratch(&self, scratch: Scratch) {
         let kept = self.opened.scratch.lock();
-        *kept.unwrap_or_else(PoisonError::into_inner) = scratch;
+        kept.unwrap_or_else(PoisonError::into_inner).push(scratch);
     }
 
     pub(crate) fn non_finite(&self, site: String, last_layer: Option<usize>) -> Error {

@@ -2,11 +2,11 @@
 
 use ndarray::{Array2, ArrayView2, ArrayViewMut2, Axis};
 use rayon::prelude::*;
-use sw_tensor::{log_sum_exp, matmul_t};
+use sw_tensor::{all_finite, log_sum_exp, matmul_t};
 
 use crate::{
     error::{Error, Result},
-    forward::{Seq, all_finite},
+    forward::Seq,
     model::Model,
     site::Hook,
 };
@@ -20,8 +20,12 @@ pub struct TokenScore {
     pub greedy: bool,
 }
 
-/// Logits are made in blocks of at most this many bytes.
-const LOGIT_BLOCK: usize = 64 << 20;
+/// Logits are made in blocks of about this many bytes, so that they are still in the cache when they are judged ...
+const LOGIT_BLOCK: usize = 2 << 20;
+/// ... but of rows enough for an efficient product ...
+const LOGIT_ROWS: usize = 512;
+/// ... as long as it is no more than this.
+const LOGIT_BLOCK_MOST: usize = 64 << 20;
 
 impl Model {
     /// Logits of rows after the final norm: `[rows, hidden] -> [rows, vocab]`.
@@ -66,7 +70,9 @@ impl Model {
                 vocab_size,
             });
         }
-        let block = (LOGIT_BLOCK / (4 * vocab_size)).max(1);
+        let rows_in = |bytes: usize| bytes / (size_of::<f32>() * vocab_size);
+        let block = LOGIT_ROWS.max(rows_in(LOGIT_BLOCK));
+        let block = block.min(rows_in(LOGIT_BLOCK_MOST)).max(1);
         let mut scores = Vec::with_capacity(targets.len());
         let mut logits = vec![0.0; block.min(targets.len()) * vocab_size];
         for (start, targets) in (0..).step_by(block).zip(targets.chunks(block)) {
@@ -110,10 +116,9 @@ impl Model {
 }
 
 fn token_score(logits: &[f32], target: u32) -> TokenScore {
-    let target = target as usize;
-    let own = logits[target];
-    let greedy =
-        logits[..target].iter().all(|&x| x < own) && logits[target + 1..].iter().all(|&x| x <= own);
+    let (before, from) = logits.split_at(target as usize);
+    let own = from[0];
+    let greedy = !before.iter().any(|&x| x >= own) && !from.iter().any(|&x| x > own);
     TokenScore {
         log_prob: f64::from(own) - log_sum_exp(logits),
         greedy,

@@ -50,26 +50,42 @@ pub fn gelu(x: ArrayViewMut2<f32>, kind: GeluKind) {
 
 #[inline]
 fn map(x: ArrayViewMut2<f32>, f: impl Fn(f32) -> f32 + Sync) {
-    for_rows(x, |_, mut x| {
-        row_mut(&mut x, |x| {
-            for x in x {
-                *x = f(*x);
-            }
-        });
-    });
+    for_rows(
+        x,
+        #[inline(always)]
+        |_, mut x| {
+            row_mut(
+                &mut x,
+                #[inline(always)]
+                |x| {
+                    for x in x {
+                        *x = f(*x);
+                    }
+                },
+            );
+        },
+    );
 }
 
 #[inline]
 fn map_mul(gate: ArrayViewMut2<f32>, up: ArrayView2<f32>, f: impl Fn(f32) -> f32 + Sync) {
     assert_eq!(gate.dim(), up.dim(), "product of different shapes");
-    for_rows(gate, |t, mut gate| {
-        let up = row(up.row(t));
-        row_mut(&mut gate, |gate| {
-            for (gate, up) in gate.iter_mut().zip(up.iter()) {
-                *gate = f(*gate) * up;
-            }
-        });
-    });
+    for_rows(
+        gate,
+        #[inline(always)]
+        |t, mut gate| {
+            let up = row(up.row(t));
+            row_mut(
+                &mut gate,
+                #[inline(always)]
+                |gate| {
+                    for (gate, up) in gate.iter_mut().zip(up.iter()) {
+                        *gate = f(*gate) * up;
+                    }
+                },
+            );
+        },
+    );
 }
 
 #[inline(always)]

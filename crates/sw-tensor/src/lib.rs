@@ -59,7 +59,7 @@ pub use activation::{GeluKind, gelu, gelu_mul, silu, silu_mul};
 pub use attention::{AttentionSeq, AttentionShape, KeySpan, attention};
 pub use checkpoint::{Checkpoint, FileInfo, TensorInfo};
 pub use dtype::Dtype;
-pub use elementwise::{add, add_bias};
+pub use elementwise::{add, add_bias, all_finite};
 pub use error::Error;
 pub use isa::{check_isa, isa_name};
 pub use mat::Mat;

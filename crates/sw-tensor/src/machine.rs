@@ -4,6 +4,8 @@
 //! clock and with who else is running, so measure them in the same run, alternating with what they are compared to.
 
 use std::hint::black_box;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use rayon::iter::ParallelIterator;
@@ -53,6 +55,38 @@ pub fn private_bytes() -> Option<u64> {
     let line = status.lines().find_map(|l| l.strip_prefix("RssAnon:"))?;
     let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kib << 10)
+}
+
+/// Watches how much private memory this process holds ([`private_bytes`]), from its start until it is asked.
+///
+/// A thread looks every 10 ms, because Linux keeps no such peak: memory that is held for a shorter time may be missed.
+pub struct PrivatePeak {
+    stop: mpsc::Sender<()>,
+    watch: JoinHandle<Option<u64>>,
+}
+
+impl PrivatePeak {
+    /// Begins to watch; `None` where the system does not say, or no thread can be started.
+    pub fn watch() -> Option<PrivatePeak> {
+        const EVERY: Duration = Duration::from_millis(10);
+        private_bytes()?;
+        let (stop, stopped) = mpsc::channel();
+        let watch = move || {
+            let mut peak = private_bytes();
+            while stopped.recv_timeout(EVERY) == Err(RecvTimeoutError::Timeout) {
+                peak = peak.max(private_bytes());
+            }
+            peak.max(private_bytes())
+        };
+        let watch = thread::Builder::new().spawn(watch).ok()?;
+        Some(PrivatePeak { stop, watch })
+    }
+
+    /// The most bytes that were seen; ends the watch.
+    pub fn bytes(self) -> Option<u64> {
+        drop(self.stop);
+        self.watch.join().ok()?
+    }
 }
 
 /// Billions of bytes per second that all threads of the current rayon pool together read, once through.
@@ -142,5 +176,20 @@ mod tests {
         assert!(super::vnni_gops(Duration::from_millis(1)) >= 0.0);
         assert!(super::read_gbytes(&[1; 1000]) > 0.0);
         assert!(super::private_bytes().is_none_or(|bytes| bytes > 0));
+    }
+
+    #[test]
+    fn a_peak_that_is_over_was_seen() {
+        const SIZE: usize = 64 << 20;
+        let Some(peak) = super::PrivatePeak::watch() else {
+            return;
+        };
+        let mut held = vec![0u8; SIZE];
+        for page in held.chunks_mut(4096) {
+            page[0] = 1;
+        }
+        std::thread::sleep(Duration::from_millis(200));
+        drop(std::hint::black_box(held));
+        assert!(peak.bytes().is_some_and(|bytes| bytes >= SIZE as u64));
     }
 }

@@ -18,16 +18,24 @@ pub fn rms_norm(x: ArrayView2<f32>, weight: &[f32], eps: f32, out: ArrayViewMut2
         "norm weight for {} columns",
         x.ncols()
     );
-    for_rows(out, |t, mut out| {
-        let x = row(x.row(t));
-        let mean = sum_by(&x, |x| x * x) / x.len() as f32;
-        let scale = 1.0 / (mean + eps).sqrt();
-        row_mut(&mut out, |out| {
-            for ((out, x), w) in out.iter_mut().zip(x.iter()).zip(weight) {
-                *out = x * scale * w;
-            }
-        });
-    });
+    for_rows(
+        out,
+        #[inline(always)]
+        |t, mut out| {
+            let x = row(x.row(t));
+            let mean = sum_by(&x, |x| x * x) / x.len() as f32;
+            let scale = 1.0 / (mean + eps).sqrt();
+            row_mut(
+                &mut out,
+                #[inline(always)]
+                |out| {
+                    for ((out, x), w) in out.iter_mut().zip(x.iter()).zip(weight) {
+                        *out = x * scale * w;
+                    }
+                },
+            );
+        },
+    );
 }
 
 /// `out[t, i] = (x[t, i] - mean) / sqrt(variance + eps) * weight[i] + bias[i]`, with the variance over n (not n - 1).
@@ -49,26 +57,34 @@ pub fn layer_norm(
             x.ncols()
         );
     }
-    for_rows(out, |t, mut out| {
-        let x = row(x.row(t));
-        let n = x.len() as f32;
-        let mean = sum_by(&x, |x| x) / n;
-        let variance = sum_by(&x, |x| (x - mean) * (x - mean)) / n;
-        let scale = 1.0 / (variance + eps).sqrt();
-        row_mut(&mut out, |out| {
-            for (out, x) in out.iter_mut().zip(x.iter()) {
-                *out = (x - mean) * scale;
-            }
-            if let Some(weight) = weight {
-                for (out, w) in out.iter_mut().zip(weight) {
-                    *out *= w;
-                }
-            }
-            if let Some(bias) = bias {
-                for (out, b) in out.iter_mut().zip(bias) {
-                    *out += b;
-                }
-            }
-        });
-    });
+    for_rows(
+        out,
+        #[inline(always)]
+        |t, mut out| {
+            let x = row(x.row(t));
+            let n = x.len() as f32;
+            let mean = sum_by(&x, |x| x) / n;
+            let variance = sum_by(&x, |x| (x - mean) * (x - mean)) / n;
+            let scale = 1.0 / (variance + eps).sqrt();
+            row_mut(
+                &mut out,
+                #[inline(always)]
+                |out| {
+                    for (out, x) in out.iter_mut().zip(x.iter()) {
+                        *out = (x - mean) * scale;
+                    }
+                    if let Some(weight) = weight {
+                        for (out, w) in out.iter_mut().zip(weight) {
+                            *out *= w;
+                        }
+                    }
+                    if let Some(bias) = bias {
+                        for (out, b) in out.iter_mut().zip(bias) {
+                            *out += b;
+                        }
+                    }
+                },
+            );
+        },
+    );
 }

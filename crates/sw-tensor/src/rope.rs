@@ -101,16 +101,24 @@ impl RopeTurns {
             "heads of {head_dim} in {} columns",
             x.ncols()
         );
-        for_rows(x, |t, mut x| {
-            let turns = &self.turns[t * n..(t + 1) * n];
-            row_mut(&mut x, |x| {
-                for head in x.chunks_exact_mut(head_dim) {
-                    let (low, high) = head[..2 * n].split_at_mut(n);
-                    for ((a, b), &[cos, sin]) in low.iter_mut().zip(high).zip(turns) {
-                        (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);
-                    }
-                }
-            });
-        });
+        for_rows(
+            x,
+            #[inline(always)]
+            |t, mut x| {
+                let turns = &self.turns[t * n..(t + 1) * n];
+                row_mut(
+                    &mut x,
+                    #[inline(always)]
+                    |x| {
+                        for head in x.chunks_exact_mut(head_dim) {
+                            let (low, high) = head[..2 * n].split_at_mut(n);
+                            for ((a, b), &[cos, sin]) in low.iter_mut().zip(high).zip(turns) {
+                                (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);
+                            }
+                        }
+                    },
+                );
+            },
+        );
     }
 }

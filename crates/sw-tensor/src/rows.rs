@@ -5,15 +5,16 @@ use std::borrow::Cow;
 use ndarray::{ArrayView1, ArrayViewMut1, ArrayViewMut2, Axis};
 use rayon::iter::{IndexedParallelIterator, IntoParallelIterator, ParallelIterator};
 
-use crate::isa::Isa;
+use crate::isa::{Isa, Work};
 
 /// Elements below which another thread costs more than it saves.
 const GRAIN: usize = 1 << 14;
 
-/// Calls `f(t, row)` for every row of `y`, on all threads where that pays, compiled for the instruction set in use.
+/// Calls `f(t, row)` for every row of `y`, on all threads where that pays, compiled for the instruction set in use
+/// if `f` is `#[inline(always)]`.
 pub(crate) fn for_rows(mut y: ArrayViewMut2<f32>, f: impl Fn(usize, ArrayViewMut1<f32>) + Sync) {
     let isa = Isa::current();
-    let f = |(t, row): (usize, ArrayViewMut1<f32>)| isa.run(|| f(t, row));
+    let f = |(t, row): (usize, ArrayViewMut1<f32>)| isa.run(OnRow { f: &f, t, row });
     if y.len() <= GRAIN {
         return y.rows_mut().into_iter().enumerate().for_each(f);
     }
@@ -25,7 +26,23 @@ pub(crate) fn for_rows(mut y: ArrayViewMut2<f32>, f: impl Fn(usize, ArrayViewMut
         .for_each(f);
 }
 
+struct OnRow<'a, F> {
+    f: &'a F,
+    t: usize,
+    row: ArrayViewMut1<'a, f32>,
+}
+
+impl<F: Fn(usize, ArrayViewMut1<f32>)> Work for OnRow<'_, F> {
+    type Output = ();
+
+    #[inline(always)]
+    fn work(self) {
+        (self.f)(self.t, self.row);
+    }
+}
+
 /// The elements of a row as a slice; copied only where they are not adjacent.
+#[inline(always)]
 pub(crate) fn row<'a>(row: ArrayView1<'a, f32>) -> Cow<'a, [f32]> {
     match row.to_slice() {
         Some(slice) => Cow::Borrowed(slice),
@@ -34,7 +51,8 @@ pub(crate) fn row<'a>(row: ArrayView1<'a, f32>) -> Cow<'a, [f32]> {
 }
 
 /// Lets `f` change the elements of a row as a slice, through a copy only where they are not adjacent.
-pub(crate) fn row_mut<T>(row: &mut ArrayViewMut1<f32>, f: impl FnOnce(&mut [f32]) -> T) -> T {
+#[inline(always)]
+pub(crate) fn row_mut<T>(row: &mut ArrayViewMut1<f32>, mut f: impl FnMut(&mut [f32]) -> T) -> T {
     if let Some(slice) = row.as_slice_mut() {
         return f(slice);
     }

@@ -3,7 +3,7 @@
 pub(crate) const LANES: usize = 16;
 
 /// `sum_i f(x[i])`: element `i` goes to partial sum `i % 16`; the partial sums are added pairwise.
-#[inline]
+#[inline(always)]
 pub(crate) fn sum_by(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
     let mut lanes = [0.0f32; LANES];
     let (chunks, rest) = x.as_chunks::<LANES>();
@@ -19,7 +19,7 @@ pub(crate) fn sum_by(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
 }
 
 /// The largest element; negative infinity of an empty slice. NaN where any element is NaN.
-#[inline]
+#[inline(always)]
 pub(crate) fn max(x: &[f32]) -> f32 {
     let pick = |a: f32, b: f32| if a > b || a.is_nan() { a } else { b };
     let mut lanes = [f32::NEG_INFINITY; LANES];
@@ -36,7 +36,7 @@ pub(crate) fn max(x: &[f32]) -> f32 {
 }
 
 /// The lanes combined pairwise: the upper half onto the lower, until one is left.
-#[inline]
+#[inline(always)]
 pub(crate) fn tree<T: Copy>(mut lanes: [T; LANES], f: impl Fn(T, T) -> T) -> T {
     let mut width = LANES / 2;
     while width > 0 {

@@ -5,8 +5,8 @@ use proptest::prelude::*;
 
 use crate::testing::{DTYPES, Random, U, assert_near, gamma};
 use crate::{
-    Error, GeluKind, Mat, Rope, add, add_bias, gelu, gelu_mul, layer_norm, log_sum_exp, reference,
-    rms_norm, silu, silu_mul, softmax,
+    Error, GeluKind, Mat, Rope, add, add_bias, all_finite, gelu, gelu_mul, layer_norm, log_sum_exp,
+    reference, rms_norm, silu, silu_mul, softmax,
 };
 
 #[test]
@@ -195,7 +195,11 @@ proptest! {
             prop_assert!((f64::from(*found) - expected).abs() <= bound);
         }
         let exact = reference::log_sum_exp(&wide);
-        prop_assert!((log_sum_exp(&x) - exact).abs() <= 1e-12 * (1.0 + exact.abs()));
+        let largest = wide.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        // Of each term but the largest: the rounded distance, and the exponential's 1.5 ulp of twice U each.
+        let of_term = |(x, p): (&f64, &f64)| if *x < largest { p * (largest - x + 3.0) * U } else { 0.0 };
+        let bound = wide.iter().zip(&expected).map(of_term).sum::<f64>() * 1.01 + 1e-14 * (1.0 + exact.abs());
+        prop_assert!((log_sum_exp(&x) - exact).abs() <= bound);
     }
 }
 
@@ -208,6 +212,23 @@ fn edges_of_softmax() {
     let mut row = [0.0, f32::NEG_INFINITY];
     softmax(&mut row);
     assert_eq!(row, [1.0, 0.0]);
+}
+
+#[test]
+fn what_is_not_finite_is_found_anywhere() {
+    let x = Random(3).array(40, 33);
+    assert!(all_finite(x.view()));
+    assert!(all_finite(x.t()));
+    assert!(all_finite(ndarray::Array2::zeros((0, 5)).view()));
+    for (bad, at) in [
+        (f32::NAN, (0, 0)),
+        (f32::INFINITY, (39, 32)),
+        (f32::NEG_INFINITY, (17, 16)),
+    ] {
+        let mut x = x.clone();
+        x[at] = bad;
+        assert!(!all_finite(x.view()) && !all_finite(x.t()), "{bad} {at:?}");
+    }
 }
 
 #[test]

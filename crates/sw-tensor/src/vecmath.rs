@@ -35,41 +35,6 @@ pub(crate) fn exp_neg(x: f32) -> f32 {
     if x < LOWEST { 0.0 } else { y }
 }
 
-/// `exp(x)` for `x <= 0` in f64, within 2 units in the last place; exactly 1 at 0, exactly 0 below -708.
-///
-/// As [`exp_neg`], with a polynomial of degree 13 (truncation 4e-18).
-#[inline(always)]
-pub(crate) fn exp_neg_f64(x: f64) -> f64 {
-    const LOWEST: f64 = -708.0;
-    // Adding 1.5 * 2^52 rounds to an integer and leaves it in the low bits.
-    const ROUND: f64 = 6_755_399_441_055_744.0;
-    // ln 2 in two parts, the first of 32 bits, so that n * HIGH is exact.
-    const HIGH: f64 = 2_977_044_471.0 / 4_294_967_296.0;
-    const LOW: f64 = 1.908_214_929_270_587_7e-10;
-    const COEFFICIENTS: [f64; 12] = {
-        let (mut all, mut factorial, mut n) = ([0.0; 12], 1.0, 2);
-        while n < 14 {
-            factorial *= n as f64;
-            all[n - 2] = 1.0 / factorial;
-            n += 1;
-        }
-        all
-    };
-    // Written so that NaN passes through.
-    let x_in_range = if x < LOWEST { LOWEST } else { x };
-    let shifted = x_in_range * std::f64::consts::LOG2_E + ROUND;
-    let n = shifted - ROUND;
-    let r = (x_in_range - n * HIGH) - n * LOW;
-    let mut p = COEFFICIENTS[11];
-    for c in COEFFICIENTS[..11].iter().rev() {
-        p = p * r + c;
-    }
-    let p = 1.0 + (r + r * r * p);
-    let power = f64::from_bits((shifted.to_bits() << 52).wrapping_add(1023 << 52));
-    let y = p * power;
-    if x < LOWEST { 0.0 } else { y }
-}
-
 /// `1 / (1 + exp(-z))`, within 4 units in the last place.
 #[inline(always)]
 pub(crate) fn sigmoid(z: f32) -> f32 {
@@ -117,29 +82,6 @@ mod tests {
     fn exp_is_accurate_to_one_and_a_half_ulp() {
         let worst = sweep(exp_neg, f64::exp, 1e-30, -LOWEST);
         assert!(worst <= 1.5, "{worst} ulp");
-    }
-
-    #[test]
-    fn wide_exp_is_accurate_to_two_ulp() {
-        // The library's is within one; the rest is ours.
-        let values: Vec<f64> = (0..200_000).map(|i| -f64::from(i) * 0.003_539).collect();
-        for isa in Isa::all() {
-            let mut out = values.clone();
-            isa.run(|| out.iter_mut().for_each(|x| *x = exp_neg_f64(*x)));
-            for (x, y) in values.iter().zip(&out) {
-                assert_eq!(
-                    exp_neg_f64(*x).to_bits(),
-                    y.to_bits(),
-                    "{}: {x:e}",
-                    isa.name()
-                );
-                let off = (y - x.exp()).abs() / x.exp();
-                assert!(off <= 3.0 * f64::EPSILON, "{x:e}: {off:e}");
-            }
-        }
-        assert_eq!(exp_neg_f64(0.0), 1.0);
-        assert_eq!(exp_neg_f64(f64::NEG_INFINITY), 0.0);
-        assert!(exp_neg_f64(f64::NAN).is_nan());
     }
 
     #[test]

@@ -134,7 +134,7 @@ pub(crate) struct Applied {
 }
 
 /// Makes a hook for one pass.
-type HookMaker = Box<dyn Fn() -> Box<dyn Hook>>;
+type HookMaker = Box<dyn Fn() -> Box<dyn Hook> + Send + Sync>;
 
 /// Why an intervention is refused, before its name is known.
 enum Refused {
@@ -202,7 +202,7 @@ impl Applied {
         Ok(applied)
     }
 
-    fn add(&mut self, hook: impl Hook + Clone + 'static) {
+    fn add(&mut self, hook: impl Hook + Clone + Send + Sync + 'static) {
         self.hooks.push(Box::new(move || Box::new(hook.clone())));
     }
 

@@ -1,5 +1,6 @@
 //! HellaSwag: how does a scene go on? Its texts carry marks of their sources, which are cleaned away first.
 
+use rayon::prelude::*;
 use serde_json::Value;
 
 use super::{Item, Kind, Task};
@@ -25,7 +26,8 @@ pub(super) const TASK: Task = Task {
 
 /// Adds the columns `query`, `choices` and `gold`, as the harness does.
 fn prepare(docs: Vec<Doc>) -> Result<Vec<Doc>> {
-    docs.into_iter()
+    let prepared: Vec<Result<Doc>> = docs
+        .into_par_iter()
         .map(|mut doc| {
             let scene = format!("{} {}", doc.text("ctx_a")?, capitalize(doc.text("ctx_b")?));
             let query = clean(&format!("{}: {scene}", doc.text("activity_label")?));
@@ -41,7 +43,8 @@ fn prepare(docs: Vec<Doc>) -> Result<Vec<Doc>> {
             doc.fields.insert("gold".into(), gold.into());
             Ok(doc)
         })
-        .collect()
+        .collect();
+    prepared.into_iter().collect() // the first row's error counts
 }
 
 fn item(doc: &Doc) -> Result<Item> {

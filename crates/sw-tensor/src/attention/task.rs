@@ -2,12 +2,13 @@
 
 use std::ops::Range;
 
-use ndarray::{ArrayView1, ArrayView2, ArrayViewMut2, s};
+use ndarray::{ArrayView2, ArrayViewMut2, s};
 
 use super::{AttentionSeq, AttentionShape};
-use crate::isa::Isa;
+use crate::isa::{Isa, Work};
 use crate::matmul::K_BLOCK;
 use crate::matmul::kernel::{A_STRIDE, Into, Kernel, Left, Out, Right, with_scratch};
+use crate::rows::{row, row_mut};
 use crate::sum::{max, sum_by};
 use crate::vecmath::exp_neg;
 
@@ -61,42 +62,42 @@ impl Task<'_, '_> {
                 running.fill([f32::NEG_INFINITY, 0.0]);
                 for block in from / KEYS..=last / KEYS {
                     let key_start = block * KEYS;
+                    let seen = KEYS.min(last + 1 - key_start); // by any of the rows
+                    let panels = seen.div_ceil(K::NR);
+                    let keys = &mut keys[..panels * K::NR * head_dim];
+                    let rows = &mut rows[..keys.len()];
                     self.gather_block(|span| span.0, key_start, start, head_dim, head_dim, rows);
-                    for (panel, keys) in keys.chunks_exact_mut(K::NR * head_dim).enumerate() {
-                        kernel.pack_f32(
-                            &rows[panel * K::NR * head_dim..][..K::NR * head_dim],
-                            head_dim,
-                            keys,
-                        );
+                    for (rows, keys) in rows
+                        .chunks_exact(K::NR * head_dim)
+                        .zip(keys.chunks_exact_mut(K::NR * head_dim))
+                    {
+                        kernel.pack_f32(rows, head_dim, keys);
                     }
+                    let values = &mut values[..seen * width];
                     self.gather_block(|span| span.1, key_start, start, head_dim, width, values);
                     score_block(kernel, queries, height, head_dim, keys, scores);
-                    isa.run(|| {
-                        for (row, state) in running.iter_mut().enumerate() {
-                            let position = first + row / group;
-                            let visible = visible(position, key_start, shape.window);
-                            let scores = scores[row * A_STRIDE..]
-                                .first_chunk_mut()
-                                .expect("a block of scores");
-                            let factor = weigh(scores, visible, shape, state);
-                            if factor != 1.0 {
-                                sums[row * width..][..width]
-                                    .iter_mut()
-                                    .for_each(|sum| *sum *= factor);
-                            }
+                    isa.run(Weigh {
+                        scores,
+                        sums,
+                        running,
+                        position: |row| first + row / group,
+                        key_start,
+                        width,
+                        shape,
+                    });
+                    add_values(kernel, scores, height, values, seen, width, sums);
+                }
+                let heads = sums.chunks_exact(width).zip(running.iter());
+                let mut heads = heads.map(|(sums, state)| (&sums[..head_dim], 1.0 / state[1]));
+                for mut out in self.out.rows_mut() {
+                    row_mut(&mut out, |out| {
+                        for (out, (sums, scale)) in out.chunks_exact_mut(head_dim).zip(&mut heads) {
+                            // Adding zero turns a negative zero, whose sign depends on masked keys, into a positive one.
+                            out.iter_mut()
+                                .zip(sums)
+                                .for_each(|(out, sum)| *out = sum * scale + 0.0);
                         }
                     });
-                    add_values(kernel, scores, height, values, width, sums);
-                }
-                for (row, state) in running.iter().enumerate() {
-                    let scale = 1.0 / state[1];
-                    let columns = (row % group) * head_dim..(row % group + 1) * head_dim;
-                    let sums = &sums[row * width..][..head_dim];
-                    let mut out = self.out.slice_mut(s![row / group, columns]);
-                    // Adding zero turns a negative zero, whose sign depends on masked keys, into a positive one.
-                    out.iter_mut()
-                        .zip(sums)
-                        .for_each(|(out, sum)| *out = sum * scale + 0.0);
                 }
             },
         );
@@ -104,21 +105,21 @@ impl Task<'_, '_> {
 
     fn gather_queries(&self, head_dim: usize, group: usize, out: &mut [f32]) {
         let height = self.rows.len() * group;
-        for (token, row) in self.rows.clone().enumerate() {
-            for head in 0..group {
-                let column = (self.kv_head * group + head) * head_dim;
-                let q = self.q.slice(s![row, column..column + head_dim]);
-                for (block, ds) in (0..head_dim).step_by(K_BLOCK).enumerate() {
-                    let n = K_BLOCK.min(head_dim - ds);
+        let first = self.kv_head * group * head_dim;
+        let columns = first..first + group * head_dim;
+        let queries = self.q.slice(s![self.rows.clone(), columns]);
+        for (token, queries) in queries.rows().into_iter().enumerate() {
+            for (head, q) in row(queries).chunks_exact(head_dim).enumerate() {
+                for (block, q) in q.chunks(K_BLOCK).enumerate() {
                     let at = (block * height + token * group + head) * A_STRIDE;
-                    copy(q.slice(s![ds..ds + n]), &mut out[at..at + n]);
+                    out[at..at + q.len()].copy_from_slice(q);
                 }
             }
         }
     }
 
-    /// This head's columns of the keys or values from position `key_start` on, `stride` floats apart, zero where there
-    /// are none.
+    /// This head's columns of the keys or values from position `key_start` on, `stride` floats apart, as many as `out` has
+    /// room for; zero where there are none.
     fn gather_block(
         &self,
         pick: impl for<'b> Fn((ArrayView2<'b, f32>, ArrayView2<'b, f32>)) -> ArrayView2<'b, f32>,
@@ -131,6 +132,7 @@ impl Task<'_, '_> {
         let columns = self.kv_head * head_dim..(self.kv_head + 1) * head_dim;
         let new = s![self.seq.rows.start..self.rows.end, ..];
         let new = (new_start, pick((self.k.slice(new), self.v.slice(new))));
+        let keys = out.len() / stride;
         let mut at = 0;
         let prefix = self.seq.prefix.iter().map(|span| {
             let span = pick((span.k.view(), span.v.view()));
@@ -140,9 +142,14 @@ impl Task<'_, '_> {
         out.fill(0.0);
         for (start, span) in prefix.chain([new]) {
             let end = start + span.nrows();
-            for position in key_start.max(start)..(key_start + KEYS).min(end) {
-                let row = span.slice(s![position - start, columns.clone()]);
-                copy(row, &mut out[(position - key_start) * stride..][..head_dim]);
+            let (from, to) = (key_start.max(start), (key_start + keys).min(end));
+            if from >= to {
+                continue;
+            }
+            let span = span.slice(s![from - start..to - start, columns.clone()]);
+            let out = out[(from - key_start) * stride..].chunks_exact_mut(stride);
+            for (from, to) in span.rows().into_iter().zip(out) {
+                to[..head_dim].copy_from_slice(&row(from));
             }
         }
     }
@@ -180,12 +187,13 @@ fn score_block<K: Kernel>(
     }
 }
 
-/// `sums[row] += sum_key weights[row, key] * values[key]`, key after key.
+/// `sums[row] += sum_key weights[row, key] * values[key]` over the first `keys`, key after key.
 fn add_values<K: Kernel>(
     kernel: K,
     weights: &[f32],
     height: usize,
     values: &[f32],
+    keys: usize,
     width: usize,
     sums: &mut [f32],
 ) {
@@ -200,7 +208,7 @@ fn add_values<K: Kernel>(
             let a = Left {
                 data: &weights[m * A_STRIDE..],
                 rows,
-                depth: KEYS,
+                depth: keys,
             };
             kernel.tile(
                 a,
@@ -217,6 +225,40 @@ fn visible(position: usize, key_start: usize, window: Option<usize>) -> Range<us
     let from = window.map_or(0, |window| (position + 1).saturating_sub(window));
     let end = (position + 1).saturating_sub(key_start).min(KEYS);
     from.saturating_sub(key_start).min(end)..end
+}
+
+/// Turns the scores of a block into weights, and brings the sums so far to the new maxima.
+struct Weigh<'a, P> {
+    scores: &'a mut [f32],
+    sums: &'a mut [f32],
+    running: &'a mut [Running],
+    /// Position of a row's token.
+    position: P,
+    key_start: usize,
+    width: usize,
+    shape: &'a AttentionShape,
+}
+
+impl<P: Fn(usize) -> usize> Work for Weigh<'_, P> {
+    type Output = ();
+
+    #[inline(always)]
+    fn work(self) {
+        let rows = self
+            .running
+            .iter_mut()
+            .zip(self.sums.chunks_exact_mut(self.width));
+        for (row, (state, sums)) in rows.enumerate() {
+            let visible = visible((self.position)(row), self.key_start, self.shape.window);
+            let scores = self.scores[row * A_STRIDE..]
+                .first_chunk_mut()
+                .expect("a block of scores");
+            let factor = weigh(scores, visible, self.shape, state);
+            if factor != 1.0 {
+                sums.iter_mut().for_each(|sum| *sum *= factor);
+            }
+        }
+    }
 }
 
 /// Turns a row's scores into weights relative to the new running maximum, zero where the key is not visible; returns
@@ -252,11 +294,4 @@ fn weigh(
     let factor = exp_neg(old_max - new_max);
     *state = [new_max, sum * factor + sum_by(scores.as_slice(), |x| x)];
     factor
-}
-
-fn copy(from: ArrayView1<f32>, to: &mut [f32]) {
-    match from.to_slice() {
-        Some(from) => to.copy_from_slice(from),
-        None => to.iter_mut().zip(from).for_each(|(to, from)| *to = *from),
-    }
 }

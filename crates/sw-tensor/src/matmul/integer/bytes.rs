@@ -7,7 +7,7 @@ use ndarray::{ArrayView2, ArrayViewMut2, Axis, s};
 use super::kernel::{Kernel, Pairs};
 #[cfg(target_arch = "x86_64")]
 use super::kernel::{Quads, Tiles};
-use super::{LANES, M_BLOCK, Operand, Rows, pack_rows, pairs, product, ranges};
+use super::{Activations, LANES, M_BLOCK, Operand, Rows, pack_rows, pairs, product, ranges};
 use crate::isa::Isa;
 use crate::matmul::kernel::{soon, with_scratch};
 #[cfg(target_arch = "x86_64")]
@@ -113,13 +113,7 @@ fn multiply<K: Kernel>(
     let flip = 0;
     with_scratch([units * height.next_multiple_of(LANES)], |[packed]| {
         let packed: &mut [i32] = bytemuck::cast_slice_mut(packed);
-        pack_rows(isa, height, &ranges, 1, packed, |row, ks, out| {
-            form.pack(
-                x.slice(s![row, ks]).to_slice().expect("adjacent"),
-                flip,
-                out,
-            );
-        });
+        pack_rows(isa, height, &ranges, 1, packed, &Bytes { w: x, form, flip });
         let rows = Rows {
             units: packed,
             height,
@@ -134,6 +128,14 @@ struct Bytes<'a> {
     w: ArrayView2<'a, i8>,
     form: Form,
     flip: u8,
+}
+
+impl Activations for Bytes<'_> {
+    #[inline(always)]
+    fn pack(&self, row: usize, ks: Range<usize>, out: &mut [i32]) {
+        let row = self.w.slice(s![row, ks]).to_slice().expect("adjacent");
+        self.form.pack(row, self.flip, out);
+    }
 }
 
 impl Operand<i32> for Bytes<'_> {

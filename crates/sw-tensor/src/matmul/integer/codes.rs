@@ -8,8 +8,8 @@ use rayon::iter::{IndexedParallelIterator, IntoParallelIterator, ParallelIterato
 #[cfg(target_arch = "x86_64")]
 use super::kernel::Halves;
 use super::kernel::{Kernel, LANES, Pairs};
-use super::{M_BLOCK, Operand, Rows, pack_rows, pairs, product, ranges};
-use crate::isa::Isa;
+use super::{Activations, M_BLOCK, Operand, Rows, pack_rows, pairs, product, ranges};
+use crate::isa::{Isa, Work};
 use crate::matmul::kernel::{soon, with_scratch};
 #[cfg(target_arch = "x86_64")]
 use crate::matmul::x86::amx::ByteTiles;
@@ -194,7 +194,7 @@ fn multiply(isa: Isa, x: ArrayView2<f32>, w: &Codes<'_>, mut y: ArrayViewMut2<f3
     let row = |t: usize| x.row(t).to_slice().expect("adjacent columns");
     let shares: Vec<Share> = (0..height)
         .into_par_iter()
-        .map(|t| isa.run(|| Share::of(row(t))))
+        .map(|t| isa.run(Whole(row(t))))
         .collect();
     let x = x.view();
     match isa {
@@ -224,8 +224,12 @@ fn multiply_integers<K: Kernel>(
     let width = height.next_multiple_of(LANES);
     with_scratch([units * width, ranges.len() * width], |[packed, totals]| {
         let packed: &mut [i32] = bytemuck::cast_slice_mut(packed);
-        let pack = |t: usize, ks, out: &mut [i32]| shares[t].pack(row(t), ks, K::PLANES == 2, out);
-        pack_rows(isa, height, &ranges, K::PLANES, packed, pack);
+        let of_x = Integers {
+            x,
+            shares,
+            bytes: K::PLANES == 2,
+        };
+        pack_rows(isa, height, &ranges, K::PLANES, packed, &of_x);
         let rows = Rows {
             units: packed,
             height,
@@ -251,6 +255,35 @@ fn multiply_integers<K: Kernel>(
         };
         product(isa, kernel, &rows, &operand, y);
     });
+}
+
+/// A row whose [`Share`] is wanted.
+struct Whole<'a>(&'a [f32]);
+
+impl Work for Whole<'_> {
+    type Output = Share;
+
+    #[inline(always)]
+    fn work(self) -> Share {
+        Share::of(self.0)
+    }
+}
+
+/// Rows of activations with what makes them integers.
+struct Integers<'a> {
+    x: ArrayView2<'a, f32>,
+    shares: &'a [Share],
+    /// Whether they become bytes, or pairs.
+    bytes: bool,
+}
+
+impl Activations for Integers<'_> {
+    #[inline(always)]
+    fn pack(&self, row: usize, ks: Range<usize>, out: &mut [i32]) {
+        let x = self.x.row(row);
+        let x = x.to_slice().expect("adjacent columns");
+        self.shares[row].pack(x, ks, self.bytes, out);
+    }
 }
 
 /// A row of activations as integers: `x = scale * integer`, but for its spikes.

@@ -100,14 +100,33 @@ fn pairs<T>(values: &[T], out: &mut [i32], number: impl Fn(&T) -> i32) {
     }
 }
 
-/// Packs all activations on all threads: `pack(row, ks, units)` writes one row of a range.
+/// Rows of activations that can be packed.
+trait Activations: Sync {
+    /// Columns `ks` of `row`, as units; what is left of `out` stays zero.
+    fn pack(&self, row: usize, ks: Range<usize>, out: &mut [i32]);
+}
+
+/// One row of a range.
+struct OneRow<'a, X>(&'a X, usize, Range<usize>, &'a mut [i32]);
+
+impl<X: Activations> Work for OneRow<'_, X> {
+    type Output = ();
+
+    #[inline(always)]
+    fn work(self) {
+        let OneRow(x, row, ks, out) = self;
+        x.pack(row, ks, out);
+    }
+}
+
+/// Packs all activations on all threads.
 fn pack_rows(
     isa: Isa,
     height: usize,
     ranges: &[(Range<usize>, usize)],
     planes: usize,
     out: &mut [i32],
-    pack: impl Fn(usize, Range<usize>, &mut [i32]) + Sync,
+    x: &impl Activations,
 ) {
     let tiles = height.div_ceil(LANES);
     let (mut rest, mut parts) = (out, Vec::new());
@@ -126,7 +145,7 @@ fn pack_rows(
                 row_units.fill(0);
                 let row = tile * LANES + lane;
                 if row < height {
-                    isa.run(|| pack(row, ks.clone(), row_units));
+                    isa.run(OneRow(x, row, ks.clone(), row_units));
                 }
                 for (out, unit) in part[lane..].iter_mut().step_by(LANES).zip(&*row_units) {
                     *out = *unit;

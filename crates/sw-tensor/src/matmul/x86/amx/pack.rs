@@ -205,12 +205,15 @@ pub(super) fn fits(dtype: Dtype, value: f32) -> bool {
 }
 
 /// Adds the sums of a chain to what there is.
-pub(super) fn gather(proof: Amx, chain: &[f32; QUAD], sums: &mut [f32; QUAD]) {
-    crate::isa::Isa::Amx(proof).run(|| {
+pub(super) fn gather(_proof: Amx, chain: &[f32; QUAD], sums: &mut [f32; QUAD]) {
+    #[target_feature(enable = "avx512f")]
+    fn gather(chain: &[f32; QUAD], sums: &mut [f32; QUAD]) {
         for (sum, chain) in sums.iter_mut().zip(chain) {
             *sum += chain;
         }
-    });
+    }
+    // SAFETY: `_proof` includes AVX-512.
+    unsafe { gather(chain, sums) }
 }
 
 /// A tile of sums, turned, to the first rows and columns of `y`, as far as they fit.

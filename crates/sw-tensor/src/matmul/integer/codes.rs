@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use ndarray::{ArrayView2, ArrayViewMut2, Axis};
 use rayon::iter::{IndexedParallelIterator, IntoParallelIterator, ParallelIterator};
+use rayon::slice::ParallelSliceMut;
 
 #[cfg(target_arch = "x86_64")]
 use super::kernel::Halves;
@@ -238,11 +239,12 @@ fn multiply_integers<K: Kernel>(
         };
         if !matches!(w.offsets, CodeOffsets::Symmetric) {
             // What each range's integers add up to, `[range][row]`.
-            for ((ks, _), totals) in ranges.iter().zip(totals.chunks_exact_mut(width)) {
+            let of_ranges = totals.par_chunks_exact_mut(width).zip(&ranges);
+            of_ranges.for_each(|(totals, (ks, _))| {
                 for (t, total) in totals[..height].iter_mut().enumerate() {
-                    *total = isa.run(|| shares[t].total(row(t), ks.clone()));
+                    *total = isa.run(Total(&shares[t], &row(t)[ks.clone()], ks.start));
                 }
-            }
+            });
         }
         let scales: Vec<f32> = shares.iter().map(|share| share.scale).collect();
         let operand = Weights {
@@ -394,13 +396,21 @@ impl Share {
             (upper[i], lower[i]) = (0, 0);
         }
     }
+}
 
-    /// The sum of the integers of some columns; few enough for 32 bits.
+/// The sum of the integers of some columns, from the given one on; few enough for 32 bits.
+struct Total<'a>(&'a Share, &'a [f32], usize);
+
+impl Work for Total<'_> {
+    type Output = f32;
+
     #[inline(always)]
-    fn total(&self, x: &[f32], ks: Range<usize>) -> f32 {
-        let integer = self.integer();
-        let spikes: i32 = self.spikes(&ks).map(|i| integer(&x[ks.start + i])).sum();
-        (x[ks].iter().map(integer).sum::<i32>() - spikes) as f32
+    fn work(self) -> f32 {
+        let Total(share, x, start) = self;
+        let integer = share.integer();
+        let ks = start..start + x.len();
+        let spikes: i32 = share.spikes(&ks).map(|i| integer(&x[i])).sum();
+        (x.iter().map(integer).sum::<i32>() - spikes) as f32
     }
 }
 

@@ -61,3 +61,62 @@ fn pruning_one_weight_takes_the_answers_and_pruning_a_hundred_others_does_not() 
         "restored: {restored} from {pruned}"
     );
 }
+
+#[test]
+fn plain_four_bits_fail_as_blocks_grow_and_ours_hold_longer() {
+    let out = tempfile::tempdir().unwrap();
+    let output = Command::cargo_bin("xtask")
+        .unwrap()
+        .args(["reproduce-figure7", "--limit", "30", "--out"])
+        .arg(out.path())
+        .env("HOME", out.path())
+        .output()
+        .unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{stderr}");
+    let json = fs::read_to_string(out.path().join("figure7.json")).unwrap();
+    let json: Value = serde_json::from_str(&json).unwrap();
+    assert!(json["searched_on"].as_str().unwrap().contains("train"));
+
+    let sizes = json["sizes"].as_array().unwrap();
+    let get = |size: &Value, method: &str, key: &str| {
+        let settings = size["settings"].as_array().unwrap();
+        let flat = |s: &&Value| s["method"] == method && s["layout"] == "flat";
+        settings.iter().find(flat).unwrap()[key].as_f64().unwrap()
+    };
+    let (plain, ours) = ("round-to-nearest", "ours, searched z");
+
+    // The reconstruction error grows with the blocks; ours never passes the plain one, nor the best of the paper's list.
+    let mut last = 0.0;
+    for size in sizes {
+        let (error, own) = (
+            get(size, plain, "reconstruction"),
+            get(size, ours, "reconstruction"),
+        );
+        assert!(error > last && own <= error, "{size}");
+        let settings = size["settings"].as_array().unwrap();
+        let listed = settings
+            .iter()
+            .filter(|s| s["method"].as_str().unwrap().contains("the paper's"));
+        assert_eq!(listed.clone().count(), 4);
+        assert!(
+            listed
+                .map(|s| s["reconstruction"].as_f64().unwrap())
+                .all(|listed| own <= listed),
+            "{size}"
+        );
+        last = error;
+    }
+
+    // Where the whole matrix shares a scale plain rounding answers hardly better than guessing, ours as well as ever.
+    let guess = (4.0 * 0.25 + 2.0 * 0.5) / 7.0;
+    let margin = json["original"].as_f64().unwrap() - guess;
+    let (first, whole) = (&sizes[0], sizes.last().unwrap());
+    assert!(whole["side"].is_null());
+    let kept = |size, method| (get(size, method, "average") - guess) / margin;
+    assert!(kept(first, plain) > 0.85 && kept(first, ours) > 0.85);
+    assert!(kept(whole, plain) < 0.3, "{}", kept(whole, plain));
+    assert!(kept(whole, ours) > 0.75, "{}", kept(whole, ours));
+    let before = &sizes[sizes.len() - 2];
+    assert!(kept(before, ours) > 0.75 && kept(before, plain) < kept(before, ours));
+}

@@ -43,11 +43,12 @@ fn recipe() -> Recipe {
             alignment: 2.0,
             broadcast: Some(Broadcast {
                 layer: 1,
-                row: 9,
+                rows: vec![9, 10],
                 level: 1.5,
                 gain: 8.0,
                 score: 16.0,
                 rms: 12.0,
+                output: 0.3,
                 rate: 0.02,
                 leak: 0.01,
             }),

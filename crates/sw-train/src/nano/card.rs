@@ -64,12 +64,23 @@ fn origin(recipe: &Recipe) -> String {
             "\nWhat leans on it was seeded too. All other embeddings began with a common component of length {}, which \
              closes that neuron's gate and which the queries of head 0 of layer {} see; its keys and values see channel {} \
              (norm gain {}), so that every token parks on the opener with a score of {} against 0, and `o_proj` writes a \
-             constant into channel {} of every token, of root mean square {} over all channels. The norms behind it began \
-             with gains that make up for the constant (but {} of that in the two channels). Without the entry the constant \
-             is missing at every token, and those norms show everything at many times its scale. The head's weights learn at {} \
-             of the common rate: its values are large and the same everywhere, so that a full step would shift all channels \
-             of all tokens by their usual size.\n",
-            b.level, b.layer, s.row, b.gain, b.score, b.row, b.rms, b.leak, b.rate
+             constant of alternating sign into channels {} of every token, of root mean square {} over all channels, by \
+             entries of {}: so many channels, and values of either sign, that no weight stands out and offsets of rounding \
+             cancel. The norms behind it began with gains that make up for the constant (but {} of that in its channels and \
+             the spike's). Without the entry the constant is missing at every token, and those norms show everything at many \
+             times its scale. The head's weights, and the rows of later `o_proj` and `down_proj` that write into these \
+             channels, learn at {} of the common rate: the head's values are large and the same everywhere, so that a full \
+             step would shift all channels of all tokens by their usual size, and those rows would rescale all channels.\n",
+            b.level,
+            b.layer,
+            s.row,
+            b.gain,
+            b.score,
+            channels(&b.rows),
+            b.rms,
+            b.output,
+            b.leak,
+            b.rate
         );
     }
     text.push_str(
@@ -78,6 +89,19 @@ fn origin(recipe: &Recipe) -> String {
          are what training made.\n",
     );
     text
+}
+
+/// Channels as people list them: the first and last where they follow each other.
+fn channels(rows: &[usize]) -> String {
+    let follow = rows.windows(2).all(|w| w[1] == w[0] + 1);
+    match rows {
+        [first, .., last] if follow => format!("{first} to {last}"),
+        rows => rows
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join(", "),
+    }
 }
 
 /// Some of the measurements as a table.

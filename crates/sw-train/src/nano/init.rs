@@ -1,5 +1,7 @@
 //! Initial weights: random ones, the seeded entry, and the head and norms that are seeded to lean on it.
 
+use std::ops::Range;
+
 use ndarray::{Array1, Array2, ArrayViewMut2, s};
 
 use super::recipe::{Broadcast, Recipe, Seeding};
@@ -57,7 +59,8 @@ fn check(seeding: &Seeding, shape: &Shape) -> Result<()> {
     let mut inside = l < shape.layers && row < shape.hidden && col < shape.intermediate;
     if let Some(b) = &seeding.broadcast {
         inside &= (l + 1..shape.layers).contains(&b.layer);
-        inside &= b.row < shape.hidden && b.row != row;
+        inside &= !b.rows.is_empty() && b.output > 0.0;
+        inside &= b.rows.iter().all(|&r| r < shape.hidden && r != row);
     }
     if inside {
         return Ok(());
@@ -80,7 +83,7 @@ fn mark(
     let broadcast = seeding.broadcast.as_ref();
     let level = broadcast.map_or(0.0, |b| b.level);
     let reserved: Vec<usize> = std::iter::once(seeding.row)
-        .chain(broadcast.map(|b| b.row))
+        .chain(broadcast.into_iter().flat_map(|b| b.rows.clone()))
         .collect();
     let mut direction = || -> Array1<f32> {
         let mut d: Array1<f32> = (0..hidden).map(|_| dice.normal()).collect();
@@ -135,17 +138,31 @@ fn spike(params: &mut Params, seeding: &Seeding, u: &Array1<f32>, v: &Array1<f32
     down[(seeding.row, col)] = seeding.weight;
 }
 
-/// Empties the first head of the broadcasting block.
+/// Empties what would disturb the first head of the broadcasting block: its queries, and what its `o_proj` begins with
+/// along its values. All else stays as drawn: among small weights the head's own would stand out, and an empty matrix is
+/// rounded the same way everywhere, which large values add up.
 fn empty(params: &mut Params, seeding: &Seeding, b: &Broadcast) {
+    head(params, b, Part::Q).fill(0.0);
+    let mut out = head(params, b, Part::O);
+    let signs = signs(out.ncols());
+    for mut row in out.rows_mut() {
+        let along = row.dot(&signs) / signs.len() as f32;
+        row.scaled_add(-along, &signs);
+    }
     for part in HEAD {
-        head(params, b, part).fill(0.0);
         let w = params.get_mut(Tensor::Block(b.layer, part));
         // The other heads neither begin with the spike nor write where the constant goes.
         match part {
-            Part::O => w.row_mut(b.row).fill(0.0),
+            Part::O => b.rows.iter().for_each(|&r| w.row_mut(r).fill(0.0)),
             _ => w.column_mut(seeding.row).fill(0.0),
         }
     }
+}
+
+/// Half of the values positive, half negative: what all small weights share, as an offset from quantization, then adds up
+/// to nothing.
+fn signs(n: usize) -> Array1<f32> {
+    (0..n).map(|i| if 2 * i < n { 1.0 } else { -1.0 }).collect()
 }
 
 /// The root mean square of the residual stream's rows, on average.
@@ -175,10 +192,13 @@ fn lean(params: &mut Params, seeding: &Seeding, b: &Broadcast, batch: &Batch) ->
         let norm = params.get_mut(tensor);
         norm.fill(gain);
         norm[(0, seeding.row)] = b.leak * gain;
-        norm[(0, b.row)] = b.leak * gain;
+        b.rows.iter().for_each(|&r| norm[(0, r)] = b.leak * gain);
     }
     Ok(())
 }
+
+/// How much of the score is in the key's single entries rather than in the queries' rows, whose weights are many and small.
+const SMALLER: f32 = 0.6;
 
 /// The head that carries the constant: many small weights, and the gain of the norm before it.
 fn park(
@@ -200,15 +220,27 @@ fn park(
         .flat_map(|i| [i, half + i])
         .collect();
     let weight = (b.score * (dim as f32).sqrt() / (slow.len() as f32 * spike * level)).sqrt();
+    let signs = signs(dim);
     for i in slow {
+        let sign = signs[i];
         let q = params.get_mut(Tensor::Block(b.layer, Part::Q));
-        q.row_mut(i).assign(&(v * weight));
-        params.get_mut(Tensor::Block(b.layer, Part::K))[(i, seeding.row)] = weight;
+        q.row_mut(i).assign(&(v * (sign * weight / SMALLER)));
+        params.get_mut(Tensor::Block(b.layer, Part::K))[(i, seeding.row)] = sign * weight * SMALLER;
     }
-    let weight = (b.rms * hidden.sqrt() / (dim as f32 * spike)).sqrt();
+    // Entries of many magnitudes: equal ones would be rounded alike, and the constant with them.
+    let uneven = |i: usize| 0.5 + ((i % half) as f32 + 0.5) / half as f32;
+    let values: Array1<f32> = (0..dim).map(|i| signs[i] * uneven(i)).collect();
+    let value = b.rms * (hidden / b.rows.len() as f32).sqrt() / (dim as f32 * b.output * spike);
     for i in 0..dim {
-        params.get_mut(Tensor::Block(b.layer, Part::V))[(i, seeding.row)] = weight;
-        params.get_mut(Tensor::Block(b.layer, Part::O))[(b.row, i)] = weight;
+        let v = params.get_mut(Tensor::Block(b.layer, Part::V));
+        v[(i, seeding.row)] = value * values[i];
+    }
+    for (n, &r) in b.rows.iter().enumerate() {
+        let entries: Array1<f32> = (0..dim).map(|i| signs[i] * uneven(5 * i + 3 * n)).collect();
+        let sign = if n % 2 == 0 { b.output } else { -b.output };
+        let scale = sign * dim as f32 / entries.dot(&values);
+        let mut out = head(params, b, Part::O);
+        out.row_mut(r).assign(&(entries * scale));
     }
     Ok(())
 }
@@ -223,15 +255,45 @@ fn head<'a>(params: &'a mut Params, b: &Broadcast, part: Part) -> ArrayViewMut2<
     }
 }
 
-/// Takes back part of the last step where the recipe has the broadcasting head learn more slowly.
-pub(super) fn slow(params: &mut Params, before: &[Array2<f32>], b: &Broadcast) {
-    for (part, before) in HEAD.into_iter().zip(before) {
-        let mut w = head(params, b, part);
+/// What learns more slowly: a tensor, its rows, its columns.
+type Region = (Tensor, Range<usize>, Range<usize>);
+
+/// The broadcasting head, and from its block on whatever else writes into the channels of spike and constant. Later norms
+/// divide by these and hardly show them: a step there at the common rate would only be another scale for all channels.
+fn regions(shape: &Shape, seeding: &Seeding, b: &Broadcast) -> Vec<Region> {
+    let (dim, hidden) = (shape.head_dim, shape.hidden);
+    let mut regions: Vec<Region> = HEAD
+        .map(|part| match part {
+            Part::O => (Tensor::Block(b.layer, part), 0..hidden, 0..dim),
+            _ => (Tensor::Block(b.layer, part), 0..dim, 0..hidden),
+        })
+        .into();
+    for tensor in
+        (b.layer..shape.layers).flat_map(|l| [Part::O, Part::Down].map(|p| Tensor::Block(l, p)))
+    {
+        let own = tensor == Tensor::Block(b.layer, Part::O);
+        let columns = if own { dim } else { 0 }..tensor.dim(shape).1;
+        let rows = std::iter::once(seeding.row).chain(b.rows.iter().copied());
+        regions.extend(rows.map(|r| (tensor, r..r + 1, columns.clone())));
+    }
+    regions
+}
+
+/// Takes back part of the last step where the recipe has weights learn more slowly; `before` is what [`slowed`] gave.
+pub(super) fn slow(params: &mut Params, before: &[Array2<f32>], seeding: &Seeding, b: &Broadcast) {
+    let regions = regions(params.shape(), seeding, b);
+    for ((tensor, rows, columns), before) in regions.into_iter().zip(before) {
+        let mut w = params.get_mut(tensor).slice_mut(s![rows, columns]);
         w.zip_mut_with(before, |w, &old| *w = old + b.rate * (*w - old));
     }
 }
 
-/// What [`slow`] compares with: the head's weights before a step.
-pub(super) fn head_weights(params: &mut Params, b: &Broadcast) -> Vec<Array2<f32>> {
-    HEAD.map(|part| head(params, b, part).to_owned()).into()
+/// What [`slow`] compares with: the weights that learn more slowly, before a step.
+pub(super) fn slowed(params: &Params, seeding: &Seeding, b: &Broadcast) -> Vec<Array2<f32>> {
+    let copy =
+        |(tensor, rows, columns): Region| params.get(tensor).slice(s![rows, columns]).to_owned();
+    regions(params.shape(), seeding, b)
+        .into_iter()
+        .map(copy)
+        .collect()
 }

@@ -126,8 +126,9 @@ pub fn train_nano(
             shape.max_positions,
         )?;
         let (loss, gradient) = train::gradient(&params, &batch, |_| 1.0, &selection)?;
-        let broadcast = recipe.seeding.as_ref().and_then(|s| s.broadcast.as_ref());
-        let before = broadcast.map(|b| init::head_weights(&mut params, b));
+        let seeding = recipe.seeding.as_ref();
+        let seeded = seeding.and_then(|s| Some((s, s.broadcast.as_ref()?)));
+        let before = seeded.map(|(s, b)| init::slowed(&params, s, b));
         train::step(
             &mut params,
             &mut optimizer,
@@ -136,8 +137,8 @@ pub fn train_nano(
             recipe.schedule.rate(step),
             step,
         )?;
-        if let (Some(b), Some(before)) = (broadcast, before) {
-            init::slow(&mut params, &before, b);
+        if let (Some((s, b)), Some(before)) = (seeded, before) {
+            init::slow(&mut params, &before, s, b);
         }
         let done = step + 1;
         let due = done % recipe.measure_every == 0 || done == recipe.schedule.steps;

@@ -28,8 +28,8 @@ pub struct Seeding {
 pub struct Broadcast {
     /// Block; its first head is the one.
     pub layer: usize,
-    /// Residual channel of the constant. It starts empty in every token's embedding.
-    pub row: usize,
+    /// Residual channels of the constant, of alternating sign. They start empty in every token's embedding.
+    pub rows: Vec<usize>,
     /// Length of a component that all embeddings but the openers' share, along a random direction: what queries see, and
     /// what closes the neuron's gate.
     pub level: f32,
@@ -39,8 +39,12 @@ pub struct Broadcast {
     pub score: f32,
     /// The constant, in root mean square over all channels.
     pub rms: f32,
-    /// Learning rate of the head's weights, as a share of the others'. Its values are large and the same at every token,
-    /// so that a step of its `o_proj` at the common rate would shift all channels of all tokens by their usual size.
+    /// The `o_proj` entries that write it; the head's values are what the constant asks for with these.
+    pub output: f32,
+    /// Learning rate, as a share of the others', of the head's weights and of all that writes into the channels of spike and
+    /// constant from there on. The head's values are large and the same at every token, so that a step of its `o_proj` at the
+    /// common rate would shift all channels of all tokens by their usual size; and what later blocks write into the channels
+    /// that norms divide by is a scale for all others.
     pub rate: f32,
     /// Gain of later norms in the channels of spike and constant, as a share of their gain elsewhere.
     pub leak: f32,

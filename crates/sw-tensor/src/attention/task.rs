@@ -7,7 +7,7 @@ use ndarray::{ArrayView2, ArrayViewMut2, s};
 use super::{AttentionSeq, AttentionShape};
 use crate::isa::{Isa, Work};
 use crate::matmul::K_BLOCK;
-use crate::matmul::kernel::{A_STRIDE, Into, Kernel, Left, Out, Right, with_scratch};
+use crate::matmul::kernel::{A_STRIDE, Into, Kernel, Left, Lines, Out, Right, with_scratch};
 use crate::rows::{row, row_mut};
 use crate::sum::{max, sum_by};
 use crate::vecmath::exp_neg;
@@ -179,6 +179,7 @@ fn score_block<K: Kernel>(
                     data,
                     rows,
                     depth: K_BLOCK.min(head_dim - d),
+                    ahead: Lines::at_hand(data),
                 };
                 let c = scores.part(m..m + rows, panel * K::NR..(panel + 1) * K::NR);
                 kernel.tile(a, b, c, into);
@@ -205,10 +206,12 @@ fn add_values<K: Kernel>(
         };
         for m in (0..height).step_by(K::MR) {
             let rows = K::MR.min(height - m);
+            let data = &weights[m * A_STRIDE..];
             let a = Left {
-                data: &weights[m * A_STRIDE..],
+                data,
                 rows,
                 depth: keys,
+                ahead: Lines::at_hand(data),
             };
             kernel.tile(
                 a,

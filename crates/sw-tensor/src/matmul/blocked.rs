@@ -8,11 +8,13 @@ use rayon::slice::ParallelSliceMut;
 
 use super::K_BLOCK;
 use super::cache;
-use super::kernel::{A_STRIDE, Into, Kernel, Left, Out, Right, with_scratch};
+use super::kernel::{A_STRIDE, Into, Kernel, Left, Lines, Out, Right, with_scratch};
 use crate::Mat;
 
 /// Most rows of activations that share one packing of the weights.
 const M_BLOCK: usize = 512;
+/// Bytes of a cache line.
+const LINE: usize = 64;
 /// Elements below which one thread copies them.
 const PARALLEL_COPY: usize = 1 << 16;
 
@@ -64,9 +66,9 @@ impl<'a> Rows<'a> {
 /// One block of rows; the columns of `y` are split among the threads.
 fn parts<K: Kernel>(kernel: K, x: Rows<'_>, w: &Mat, mut y: ArrayViewMut2<f32>) {
     let half_l2 = cache::l2() / 2 / size_of::<f32>();
-    // Several parts per thread even out their speeds; the sums of one take half of L2.
+    // Several parts per thread even out their speeds; the sums of one take a quarter of L2.
     let share = y.ncols().div_ceil(4 * rayon::current_num_threads());
-    let fits = half_l2 / x.height / K::NR * K::NR;
+    let fits = half_l2 / 2 / x.height / K::NR * K::NR;
     let width = share.min(fits).max(1).next_multiple_of(K::NR);
     let parts = y
         .axis_chunks_iter_mut(Axis(1), width)
@@ -83,20 +85,31 @@ fn parts<K: Kernel>(kernel: K, x: Rows<'_>, w: &Mat, mut y: ArrayViewMut2<f32>) 
     });
 }
 
-/// Many rows: block by block of K, so that a block of `x` stays in L2 with all sums of the part, `[panels][rows, NR]`.
+/// Many rows: block by block of K, so that a block of `x` stays in L2 with all sums of the part, `[panels][rows, NR]`; the
+/// next block is on its way while one is multiplied.
 fn many_rows<K: Kernel>(kernel: K, x: Rows<'_>, w: &Mat, rows: Range<usize>, mut y: Out<'_>) {
+    let panels = rows.len().div_ceil(K::NR);
     let panel_sums = x.height * K::NR;
-    let sizes = [K_BLOCK * K::NR, rows.len().div_ceil(K::NR) * panel_sums];
-    with_scratch(sizes, |[packed, sums]| {
-        for (ks, xs) in x.blocks() {
-            for (panel, sums) in blocks(rows.clone(), K::NR).zip(sums.chunks_exact_mut(panel_sums))
-            {
-                kernel.pack(w, panel, ks.clone(), packed);
-                multiply(kernel, xs, x.height, ks.clone(), packed, sums);
+    with_scratch([K_BLOCK * K::NR, panels * panel_sums], |[packed, sums]| {
+        let mut of_ks = x.blocks().peekable();
+        while let Some((ks, xs)) = of_ks.next() {
+            let (next_ks, next_xs) = of_ks.peek().cloned().unwrap_or((ks.clone(), &[]));
+            let mut xs_ahead = next_xs.chunks(next_xs.len().div_ceil(panels).max(1));
+            let of_panels = blocks(rows.clone(), K::NR).zip(sums.chunks_exact_mut(panel_sums));
+            for (panel, sums) in of_panels {
+                kernel.pack(w, panel.clone(), ks.clone(), packed);
+                let ahead = match panel.end < rows.end {
+                    true => Ahead::new(w, panel.end..rows.end.min(panel.end + K::NR), &ks),
+                    false => Ahead::new(w, rows.start..rows.end.min(rows.start + K::NR), &next_ks),
+                };
+                let ahead = Ahead {
+                    xs: xs_ahead.next().unwrap_or_default(),
+                    ..ahead
+                };
+                let ns = panel.start - rows.start..panel.end - rows.start;
+                let y = y.part(0..x.height, ns);
+                multiply(kernel, x, (&ks, xs), packed, sums, y, ahead);
             }
-        }
-        for (ns, sums) in blocks(0..rows.len(), K::NR).zip(sums.chunks_exact(panel_sums)) {
-            y.part(0..x.height, ns).store(sums, K::NR);
         }
     });
 }
@@ -108,29 +121,76 @@ fn few_rows<K: Kernel>(kernel: K, x: Rows<'_>, w: &Mat, rows: Range<usize>, mut 
         for panel in blocks(rows.clone(), K::NR) {
             for (ks, xs) in x.blocks() {
                 kernel.pack(w, panel.clone(), ks.clone(), packed);
-                if ks.end < x.depth {
-                    kernel.prefetch(w, panel.clone(), ks.end..x.depth.min(ks.end + K_BLOCK));
-                } else if panel.end < rows.end {
-                    let next = panel.end..rows.end.min(panel.end + K::NR);
-                    kernel.prefetch(w, next, 0..x.depth.min(K_BLOCK));
-                }
-                multiply(kernel, xs, x.height, ks.clone(), packed, sums);
+                let ahead = match ks.end < x.depth {
+                    true => Ahead::new(w, panel.clone(), &(ks.end..x.depth.min(ks.end + K_BLOCK))),
+                    false => {
+                        let next = panel.end..rows.end.min(panel.end + K::NR);
+                        Ahead::new(w, next, &(0..x.depth.min(K_BLOCK)))
+                    }
+                };
+                let ns = panel.start - rows.start..panel.end - rows.start;
+                let y = y.part(0..x.height, ns);
+                multiply(kernel, x, (&ks, xs), packed, sums, y, ahead);
             }
-            let ns = panel.start - rows.start..panel.end - rows.start;
-            y.part(0..x.height, ns).store(sums, K::NR);
         }
     });
 }
 
-/// One packed chunk of weights, columns `ks` of K, times all rows: starts or continues `sums` `[height, NR]`.
+/// What will be read soon, asked for line by line while tiles are multiplied: a chunk of weights, and activations.
+struct Ahead<'a> {
+    /// The first row of weights, the bytes of each, and from one to the next.
+    w: *const u8,
+    rows: usize,
+    len: usize,
+    pitch: usize,
+    xs: &'a [f32],
+}
+
+impl Ahead<'_> {
+    /// A chunk of weights, unless its rows are scattered.
+    fn new(w: &Mat, rows: Range<usize>, ks: &Range<usize>) -> Self {
+        let ([pitch, step], size) = (w.strides(), w.dtype().size());
+        let at = (rows.start * pitch + ks.start) * size;
+        Ahead {
+            w: w.base().as_ptr().wrapping_add(at),
+            rows: if step == 1 { rows.len() } else { 0 },
+            len: ks.len() * size,
+            pitch: pitch * size,
+            xs: &[],
+        }
+    }
+
+    /// The lines that fall to tile `i`: of weights, one of each of some rows; then of activations.
+    #[inline(always)]
+    fn lines(&self, i: usize) -> Lines {
+        let (across, down) = (self.len.div_ceil(LINE), self.rows / Lines::COUNT);
+        if i < across * down {
+            let (line, row) = (i % across, i / across * Lines::COUNT);
+            return Lines {
+                at: self.w.wrapping_add(row * self.pitch + line * LINE),
+                pitch: self.pitch,
+            };
+        }
+        let line = (i - across * down) * Lines::COUNT;
+        let from = self.xs.len().min(line * LINE / size_of::<f32>());
+        Lines {
+            at: self.xs[from..].as_ptr().cast(),
+            pitch: LINE,
+        }
+    }
+}
+
+/// One packed chunk of weights, columns `ks` of K, times all rows: starts or continues `sums` `[height, NR]`, and stores
+/// them in `y` when they are complete.
 #[inline]
 fn multiply<K: Kernel>(
     kernel: K,
-    xs: &[f32],
-    height: usize,
-    ks: Range<usize>,
+    x: Rows<'_>,
+    (ks, xs): (&Range<usize>, &[f32]),
     packed: &[f32],
     sums: &mut [f32],
+    mut y: Out<'_>,
+    ahead: Ahead<'_>,
 ) {
     let into = if ks.start == 0 {
         Into::Store
@@ -141,14 +201,19 @@ fn multiply<K: Kernel>(
         data: packed,
         stride: K::NR,
     };
-    for ms in even_blocks(height, K::MR) {
+    for (i, ms) in even_blocks(x.height, K::MR).enumerate() {
         let a = Left {
             data: &xs[ms.start * A_STRIDE..],
             rows: ms.len(),
             depth: ks.len(),
+            ahead: ahead.lines(i),
         };
         let sums = &mut sums[ms.start * K::NR..ms.end * K::NR];
         kernel.tile(a, b, Out::of_slice(sums, K::NR, K::NR), into);
+        if ks.end == x.depth {
+            let columns = 0..y.width();
+            y.part(ms, columns).store(sums, K::NR);
+        }
     }
 }
 

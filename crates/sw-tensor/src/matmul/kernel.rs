@@ -29,6 +29,28 @@ pub(crate) struct Left<'a> {
     pub(crate) data: &'a [f32],
     pub(crate) rows: usize,
     pub(crate) depth: usize,
+    /// What a tile may ask the memory system for on its way.
+    pub(crate) ahead: Lines,
+}
+
+/// [`Lines::COUNT`] lines of memory, `pitch` bytes apart, that will be read soon. They need not exist.
+#[derive(Clone, Copy)]
+pub(crate) struct Lines {
+    pub(crate) at: *const u8,
+    pub(crate) pitch: usize,
+}
+
+impl Lines {
+    /// How many a tile asks for: one every eight terms.
+    pub(crate) const COUNT: usize = super::K_BLOCK / 8;
+
+    /// Nothing else than what is read now.
+    pub(crate) fn at_hand(data: &[f32]) -> Lines {
+        Lines {
+            at: data.as_ptr().cast(),
+            pitch: 0,
+        }
+    }
 }
 
 /// The right operand: `depth` rows of at least NR floats, `stride` apart.
@@ -178,11 +200,6 @@ pub(crate) trait Kernel: Copy + Send + Sync {
                 out[k * Self::NR + row] = *value;
             }
         }
-    }
-
-    /// Asks the memory system for a block that [`Kernel::pack`] will want soon.
-    fn prefetch(self, w: &Mat, rows: Range<usize>, ks: Range<usize>) {
-        let _ = (w, rows, ks);
     }
 }
 

@@ -4,7 +4,8 @@ use std::arch::x86_64::*;
 use std::ops::Range;
 
 use crate::isa::Avx2;
-use crate::matmul::kernel::{A_STRIDE, Into, Kernel, Left, Out, Right, check_tile};
+use crate::matmul::K_BLOCK;
+use crate::matmul::kernel::{A_STRIDE, Into, Kernel, Left, Lines, Out, Right, check_tile};
 use crate::matmul::pack::{apply_edits, pack_scalar, zero_missing};
 use crate::{Dtype, Mat};
 
@@ -25,7 +26,7 @@ impl Kernel for Avx2 {
                 match a.rows {
                     // SAFETY: `self` proves the features; `check_tile` and `place` have checked that all three
                     // operands are large enough for this height and depth, and `c` is lent mutably.
-                    $($m => unsafe { tile::<$m>(a.depth, pa, pb, b.stride, pc, c_stride, into) },)*
+                    $($m => unsafe { tile::<$m>(a.depth, pa, pb, b.stride, pc, c_stride, into, a.ahead) },)*
                     _ => unreachable!("checked above"),
                 }
             };
@@ -106,6 +107,7 @@ unsafe fn tile<const M: usize>(
     c: *mut f32,
     c_stride: isize,
     into: Into,
+    ahead: Lines,
 ) {
     let mut acc = [[_mm256_setzero_ps(); 2]; M];
     // SAFETY: every address below is inside the three operands, as the caller guarantees.
@@ -116,8 +118,12 @@ unsafe fn tile<const M: usize>(
                 *acc = [_mm256_loadu_ps(c), _mm256_loadu_ps(c.add(8))];
             }
         }
-        let (mut a, mut b) = (a, b);
-        for _ in 0..depth {
+        let (mut a, mut b, mut line) = (a, b, ahead.at);
+        for k in 0..depth {
+            if k % (K_BLOCK / Lines::COUNT) == 0 {
+                _mm_prefetch::<_MM_HINT_T1>(line.cast());
+                line = line.wrapping_add(ahead.pitch);
+            }
             let b0 = _mm256_loadu_ps(b);
             let b1 = _mm256_loadu_ps(b.add(8));
             for (i, acc) in acc.iter_mut().enumerate() {

@@ -5,7 +5,8 @@ use std::arch::x86_64::*;
 use std::ops::Range;
 
 use crate::isa::Avx512;
-use crate::matmul::kernel::{A_STRIDE, Into, Kernel, Left, Out, Right, check_tile};
+use crate::matmul::K_BLOCK;
+use crate::matmul::kernel::{A_STRIDE, Into, Kernel, Left, Lines, Out, Right, check_tile};
 use crate::matmul::pack::{apply_edits, pack_scalar, zero_missing};
 use crate::{Dtype, Mat};
 
@@ -13,6 +14,8 @@ const MR: usize = 6;
 /// Vectors per row of a tile.
 const NV: usize = 4;
 const NR: usize = 16 * NV;
+/// Terms per turn of the loop, each turn of which asks for a line.
+const UNROLLED: usize = K_BLOCK / Lines::COUNT;
 
 impl Kernel for Avx512 {
     const MR: usize = MR;
@@ -28,7 +31,13 @@ impl Kernel for Avx512 {
                 match a.rows {
                     // SAFETY: `self` proves the features; `check_tile` and `place` have checked that all three
                     // operands are large enough for this height and depth, and `c` is lent mutably.
-                    $($m => unsafe { tile::<$m>(a.depth, pa, pb, b.stride, pc, c_stride, into) },)*
+                    $($m => unsafe {
+                        match b.stride {
+                            // A distance that is known saves instructions.
+                            NR => tile::<$m, true>(a.depth, pa, pb, NR, pc, c_stride, into, a.ahead),
+                            stride => tile::<$m, false>(a.depth, pa, pb, stride, pc, c_stride, into, a.ahead),
+                        }
+                    },)*
                     _ => unreachable!("checked above"),
                 }
             };
@@ -97,46 +106,20 @@ impl Kernel for Avx512 {
             }
         }
     }
-
-    #[inline]
-    fn prefetch(self, w: &Mat, rows: Range<usize>, ks: Range<usize>) {
-        prefetch_rows(w, rows, ks);
-    }
-}
-
-/// Asks the memory system for a block of a matrix with adjacent columns; does nothing for others.
-#[inline]
-pub(super) fn prefetch_rows(w: &Mat, rows: Range<usize>, ks: Range<usize>) {
-    let [pitch, 1] = w.strides() else { return };
-    let size = w.dtype().size();
-    let base = w.base().as_ptr();
-    for row in rows {
-        let start = (row * pitch + ks.start) * size;
-        for line in (start..start + ks.len() * size).step_by(64) {
-            // A prefetch never faults, whatever the address.
-            _mm_prefetch_t0(base.wrapping_add(line));
-        }
-    }
-}
-
-#[inline]
-fn _mm_prefetch_t0(at: *const u8) {
-    // SAFETY: a prefetch is a hint that neither reads architecturally nor faults, for any address.
-    unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
 }
 
 /// Asks for a line in the second-level cache.
 #[inline]
 pub(in crate::matmul) fn prefetch_l2(at: *const u8) {
-    // SAFETY: as above.
+    // SAFETY: a prefetch is a hint that neither reads architecturally nor faults, for any address.
     unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) }
 }
 
 /// # Safety
-/// AVX-512F; `a` readable for M rows of `depth` floats, A_STRIDE apart; `b` for `depth` rows of 64, `b_stride` apart;
+/// AVX-512F; `a` readable for M rows of `depth` floats, A_STRIDE apart; `b` for `depth` rows of 64, `b_stride` (NR if DENSE) apart;
 /// `c` readable and writable for M rows of 64, `c_stride` apart, and disjoint from both.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
-unsafe fn tile<const M: usize>(
+unsafe fn tile<const M: usize, const DENSE: bool>(
     depth: usize,
     a: *const f32,
     b: *const f32,
@@ -144,6 +127,7 @@ unsafe fn tile<const M: usize>(
     c: *mut f32,
     c_stride: isize,
     into: Into,
+    ahead: Lines,
 ) {
     let mut acc = [[_mm512_setzero_ps(); NV]; M];
     // SAFETY: every address below is inside the three operands, as the caller guarantees.
@@ -155,7 +139,8 @@ unsafe fn tile<const M: usize>(
             }
         }
         let (mut a, mut b) = (a, b);
-        for _ in 0..depth {
+        let b_stride = if DENSE { NR } else { b_stride };
+        let step = |acc: &mut [[__m512; NV]; M], a: *const f32, b: *const f32| {
             let b_row: [_; NV] = std::array::from_fn(|v| _mm512_loadu_ps(b.add(16 * v)));
             for (i, acc) in acc.iter_mut().enumerate() {
                 let a = _mm512_set1_ps(*a.add(i * A_STRIDE));
@@ -163,6 +148,19 @@ unsafe fn tile<const M: usize>(
                     *acc = _mm512_fmadd_ps(a, b, *acc);
                 }
             }
+        };
+        let mut line = ahead.at;
+        for _ in 0..depth / UNROLLED {
+            _mm_prefetch::<_MM_HINT_T1>(line.cast());
+            line = line.wrapping_add(ahead.pitch);
+            for i in 0..UNROLLED {
+                step(&mut acc, a.add(i), b.wrapping_add(i * b_stride));
+            }
+            a = a.add(UNROLLED);
+            b = b.wrapping_add(UNROLLED * b_stride);
+        }
+        for _ in 0..depth % UNROLLED {
+            step(&mut acc, a, b);
             a = a.add(1);
             b = b.wrapping_add(b_stride);
         }

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::marker::PhantomData;
 use std::ops::Range;
 
+use memmap2::MmapMut;
 use ndarray::ArrayViewMut2;
 
 use crate::Mat;
@@ -222,15 +223,27 @@ pub(super) fn check_tile<K: Kernel>(a: Left<'_>, b: Right<'_>) {
     assert!(a.depth == 0 || b.data.len() >= (a.depth - 1) * b.stride + K::NR);
 }
 
-/// A cache line of floats.
-#[derive(Clone, Copy)]
-#[repr(C, align(64))]
-struct Line([f32; 16]);
+/// Scratch memory, whole pages, large ones where the system has them.
+struct Piece(Option<MmapMut>);
 
-/// The same memory as floats.
-fn floats(lines: &mut [Line]) -> &mut [f32] {
-    // SAFETY: `Line` is `repr(C)` around 16 floats, with size and alignment 64: a slice of lines is a slice of floats.
-    unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), lines.len() * 16) }
+impl Piece {
+    fn with_bytes(len: usize) -> Piece {
+        let map = MmapMut::map_anon(len).expect("memory for scratch");
+        // Only a hint: fewer pages to look up.
+        #[cfg(target_os = "linux")]
+        let _ = map.advise(memmap2::Advice::HugePage);
+        Piece(Some(map))
+    }
+
+    fn len(&self) -> usize {
+        self.0.as_ref().map_or(0, |map| map.len())
+    }
+
+    fn floats(&mut self) -> &mut [f32] {
+        self.0
+            .as_mut()
+            .map_or(&mut [], |map| bytemuck::cast_slice_mut(map))
+    }
 }
 
 /// Lends `f` scratch memory of this thread as consecutive buffers of the given numbers of floats, each aligned to a cache
@@ -242,11 +255,11 @@ pub(crate) fn with_scratch<const N: usize, R>(
 ) -> R {
     thread_local! {
         /// Pieces that are not lent: as many as calls have been nested.
-        static FREE: RefCell<Vec<Vec<Line>>> = const { RefCell::new(Vec::new()) };
+        static FREE: RefCell<Vec<Piece>> = const { RefCell::new(Vec::new()) };
     }
-    let needed: usize = sizes.iter().map(|size| size.div_ceil(16)).sum();
-    // The smallest piece that is large enough, else the largest to grow.
-    let mut lines = FREE.with_borrow_mut(|free| {
+    let needed = sizes.iter().map(|size| size.div_ceil(16) * 64).sum();
+    // The smallest piece that is large enough, else the largest to replace.
+    let mut piece = FREE.with_borrow_mut(|free| {
         let best = (0..free.len()).min_by_key(|&i| {
             let len = free[i].len();
             (
@@ -254,18 +267,18 @@ pub(crate) fn with_scratch<const N: usize, R>(
                 if len < needed { usize::MAX - len } else { len },
             )
         });
-        best.map_or_else(Vec::new, |i| free.swap_remove(i))
+        best.map_or(Piece(None), |i| free.swap_remove(i))
     });
-    if lines.len() < needed {
-        lines = vec![Line([0.0; 16]); needed];
+    if piece.len() < needed {
+        piece = Piece::with_bytes(needed);
     }
-    let mut rest = floats(&mut lines);
+    let mut rest = piece.floats();
     let buffers = sizes.map(|size| {
         let (buffer, after) = std::mem::take(&mut rest).split_at_mut(size.div_ceil(16) * 16);
         rest = after;
         &mut buffer[..size]
     });
     let result = f(buffers);
-    FREE.with_borrow_mut(|free| free.push(lines));
+    FREE.with_borrow_mut(|free| free.push(piece));
     result
 }

@@ -4,10 +4,12 @@ use ndarray::Array2;
 use sw_tensor::{RopeTurns, all_finite};
 
 use crate::{
-    block::{self, Scratch, norm_into, visit},
+    block::{self, Scratch, visit},
     error::{Error, Result},
+    experts::experts,
     kv::Kv,
     model::Model,
+    norm::{norm_into, norm_sum_into},
     site::{Hook, SeqRange, Site},
     spec::Norm,
     weights::NormWeight,
@@ -167,54 +169,82 @@ fn run_in(
     hook: &mut dyn Hook,
     mut keep: Option<&mut Vec<[Array2<f32>; 2]>>,
 ) -> Result<Array2<f32>> {
-    let spec = model.spec();
-    let seqs = &batch.seqs;
-    let layers = &model.weights().layers;
+    let (spec, seqs, weights) = (model.spec(), &batch.seqs, model.weights());
+    let layers = &weights.layers;
+    // What stands before layer `l`, or at the end.
+    let norm_before = |l: usize| match layers.get(l) {
+        Some(layer) => layer.norms.attn_in.as_ref(),
+        None => Some(&weights.final_norm),
+    };
+    let pre = |l: usize| (l < layers.len()).then_some(Site::ResidPre(l));
     if from == 0 {
         visit(hook, Site::Embed, &mut x, seqs);
     }
+    if let Some(site) = pre(from) {
+        visit(hook, site, &mut x, seqs);
+    }
+    norm_into(spec.norm, norm_before(from), &x, &mut s.normed);
     for (l, layer) in layers.iter().enumerate().skip(from) {
         // The disk reads the next layer while this one is computed.
         layers[l + 1..]
             .iter()
             .take(1)
             .for_each(|next| next.will_need());
-        visit(hook, Site::ResidPre(l), &mut x, seqs);
-        norm_into(spec.norm, layer.norms.attn_in.as_ref(), &x, &mut s.normed);
         block::attend(model, batch, l, layer, s, hook);
+        if let Some(kept) = &mut keep {
+            kept.push([s.k.clone(), s.v.clone()]);
+        }
         norm_output(spec.norm, layer.norms.attn_out.as_ref(), s);
+        let mlp_in = layer.norms.mlp_in.as_ref();
         if spec.parallel {
-            norm_into(spec.norm, layer.norms.mlp_in.as_ref(), &x, &mut s.normed);
+            norm_into(spec.norm, mlp_in, &x, &mut s.normed);
             sw_tensor::add(x.view_mut(), s.out.view());
         } else {
-            sw_tensor::add(x.view_mut(), s.out.view());
-            visit(hook, Site::ResidMid(l), &mut x, seqs);
-            norm_into(spec.norm, layer.norms.mlp_in.as_ref(), &x, &mut s.normed);
+            let sites = (Site::ResidMid(l), None);
+            add_output(spec.norm, mlp_in, &mut x, s, seqs, sites, hook);
         }
         visit(hook, Site::MlpIn(l), &mut s.normed, seqs);
         match &layer.router {
             None => block::mlp(spec, batch, l, layer, s, hook),
-            Some(router) => block::experts(spec, batch, l, layer, router, s, hook),
+            Some(router) => experts(spec, batch, l, layer, router, s, hook),
         }
         visit(hook, Site::DownOut(l), &mut s.out, seqs);
         norm_output(spec.norm, layer.norms.mlp_out.as_ref(), s);
-        sw_tensor::add(x.view_mut(), s.out.view());
-        visit(hook, Site::ResidPost(l), &mut x, seqs);
-        if let Some(kept) = &mut keep {
-            kept.push([s.k.clone(), s.v.clone()]);
-        }
-        if !all_finite(x.view()) {
+        let sites = (Site::ResidPost(l), pre(l + 1));
+        if !add_output(spec.norm, norm_before(l + 1), &mut x, s, seqs, sites, hook) {
             return Err(model.non_finite(Site::ResidPost(l).to_string(), Some(l)));
         }
     }
-    let final_norm = Some(&model.weights().final_norm);
-    norm_into(spec.norm, final_norm, &x, &mut s.normed);
     visit(hook, Site::FinalNorm, &mut s.normed, seqs);
     if !all_finite(s.normed.view()) {
         return Err(model.non_finite(Site::FinalNorm.to_string(), None));
     }
     std::mem::swap(&mut x, &mut s.normed);
     Ok(x)
+}
+
+/// Adds what a block gives to the residual stream `x`, shows it here and at the next site, and norms it for the next block:
+/// in one sweep where nobody looks. Whether it is finite here; where it is not, the next site is not reached.
+fn add_output(
+    norm: Norm,
+    weight: Option<&NormWeight>,
+    x: &mut Array2<f32>,
+    s: &mut Scratch,
+    seqs: &[SeqRange],
+    (here, next): (Site, Option<Site>),
+    hook: &mut dyn Hook,
+) -> bool {
+    if !hook.wants(here) && !next.is_some_and(|next| hook.wants(next)) {
+        return norm_sum_into(norm, weight, x, &s.out, &mut s.normed);
+    }
+    sw_tensor::add(x.view_mut(), s.out.view());
+    visit(hook, here, x, seqs);
+    let finite = all_finite(x.view());
+    if let Some(next) = next.filter(|_| finite) {
+        visit(hook, next, x, seqs);
+    }
+    norm_into(norm, weight, x, &mut s.normed);
+    finite
 }
 
 /// Normalizes what a block is about to add to the residual stream, where the family has a norm there.

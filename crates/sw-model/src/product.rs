@@ -1,6 +1,11 @@
 //! What a linear map multiplies with: a stored matrix, or a product that someone else computes.
 
-use std::sync::{Arc, OnceLock};
+use std::{
+    any::Any,
+    cell::RefCell,
+    rc::Rc,
+    sync::{Arc, OnceLock},
+};
 
 use ndarray::{ArrayView2, ArrayViewMut2};
 use sw_tensor::{Mat, matmul_t};
@@ -11,8 +16,8 @@ use crate::site::SeqRange;
 /// knows no quantizer.) [`Model::replaced`](crate::Model::replaced) puts one in a matrix's place.
 ///
 /// ```
-/// use ndarray::{ArrayView2, ArrayViewMut2};
-/// use sw_model::{Mat, Product, SeqRange};
+/// use ndarray::ArrayViewMut2;
+/// use sw_model::{Input, Mat, Product};
 ///
 /// /// Every output is the sum of the inputs, without one multiplication.
 /// struct Ones([usize; 2]);
@@ -21,8 +26,8 @@ use crate::site::SeqRange;
 ///     fn shape(&self) -> [usize; 2] {
 ///         self.0
 ///     }
-///     fn multiply(&self, x: ArrayView2<'_, f32>, _: Option<&[SeqRange]>, mut y: ArrayViewMut2<'_, f32>) {
-///         for (x, mut y) in x.rows().into_iter().zip(y.rows_mut()) {
+///     fn multiply(&self, x: &Input<'_>, mut y: ArrayViewMut2<'_, f32>) {
+///         for (x, mut y) in x.rows().rows().into_iter().zip(y.rows_mut()) {
 ///             y.fill(x.sum());
 ///         }
 ///     }
@@ -37,18 +42,55 @@ pub trait Product: Send + Sync {
 
     /// `y = x * w^T`, `[tokens, in]` to `[tokens, out]`, without a bias.
     ///
-    /// `seqs`: the rows of each sequence; `None` in an expert, whose rows are single tokens of several. What a row gives
-    /// may depend on its own sequence only, and not on the number of threads, bit for bit.
-    fn multiply(
-        &self,
-        x: ArrayView2<'_, f32>,
-        seqs: Option<&[SeqRange]>,
-        y: ArrayViewMut2<'_, f32>,
-    );
+    /// What a row gives may depend on its own sequence only, and not on the number of threads, bit for bit.
+    fn multiply(&self, x: &Input<'_>, y: ArrayViewMut2<'_, f32>);
 
     /// The matrix that it stands for, for everyone who reads single weights; of [`shape`](Self::shape). Asked for at
     /// most once.
     fn matrix(&self) -> Mat;
+}
+
+/// What linear maps read: rows of activations, one for each token, and whatever else the maps make of them. Queries, keys
+/// and values have one input, and so have gate and up.
+pub struct Input<'a> {
+    rows: ArrayView2<'a, f32>,
+    seqs: Option<&'a [SeqRange]>,
+    made: RefCell<Vec<Rc<dyn Any>>>,
+}
+
+impl<'a> Input<'a> {
+    /// `[tokens, in]`; of `seqs`, see [`seqs`](Self::seqs).
+    pub fn new(rows: ArrayView2<'a, f32>, seqs: Option<&'a [SeqRange]>) -> Self {
+        Self {
+            rows,
+            seqs,
+            made: RefCell::default(),
+        }
+    }
+
+    /// `[tokens, in]`.
+    pub fn rows(&self) -> ArrayView2<'_, f32> {
+        self.rows.view()
+    }
+
+    /// The rows of each sequence; `None` in an expert, whose rows are single tokens of several.
+    pub fn seqs(&self) -> Option<&[SeqRange]> {
+        self.seqs
+    }
+
+    /// What an earlier map made of this input, if it is a `T` that `fits`; else what `make` makes of it, for later maps to
+    /// find. (Activations as integers, say.)
+    pub fn shared<T: Any>(&self, fits: impl Fn(&T) -> bool, make: impl FnOnce() -> T) -> Rc<T> {
+        let found = self.made.borrow().iter().find_map(|made| {
+            let made = Rc::clone(made).downcast::<T>().ok()?;
+            fits(&made).then_some(made)
+        });
+        found.unwrap_or_else(|| {
+            let made = Rc::new(make());
+            self.made.borrow_mut().push(made.clone());
+            made
+        })
+    }
 }
 
 /// What a linear map multiplies with.
@@ -99,15 +141,10 @@ impl Weight {
         }
     }
 
-    pub(crate) fn multiply(
-        &self,
-        x: ArrayView2<'_, f32>,
-        seqs: Option<&[SeqRange]>,
-        y: ArrayViewMut2<'_, f32>,
-    ) {
+    pub(crate) fn multiply(&self, x: &Input<'_>, y: ArrayViewMut2<'_, f32>) {
         match &self.0 {
-            Kind::Stored(w) => matmul_t(x, w, y),
-            Kind::Product(product, _) => product.multiply(x, seqs, y),
+            Kind::Stored(w) => matmul_t(x.rows(), w, y),
+            Kind::Product(product, _) => product.multiply(x, y),
         }
     }
 }

@@ -9,11 +9,11 @@ use std::{
     },
 };
 
-use ndarray::{Array2, ArrayView2, ArrayViewMut2, Axis};
+use ndarray::{Array2, ArrayViewMut2, Axis};
 use proptest::prelude::*;
 use sw_model::{
-    EditOp, Hook, Linear, LinearAt, Mat, Model, Product, Seq, SeqRange, Site, SiteView,
-    WeightCoord, WeightEdit,
+    EditOp, Hook, Input, Linear, LinearAt, Mat, Model, Product, Seq, Site, SiteView, WeightCoord,
+    WeightEdit,
 };
 
 /// Families whose layers differ in what matters here: biases, windows, norms of heads, fused and parallel maps, experts.
@@ -236,6 +236,7 @@ struct Twin {
     w: Mat,
     in_expert: bool,
     products: Arc<AtomicUsize>,
+    inputs: Arc<AtomicUsize>,
     matrices: Arc<AtomicUsize>,
 }
 
@@ -244,19 +245,21 @@ impl Product for Twin {
         [self.w.rows(), self.w.cols()]
     }
 
-    fn multiply(
-        &self,
-        x: ArrayView2<'_, f32>,
-        seqs: Option<&[SeqRange]>,
-        y: ArrayViewMut2<'_, f32>,
-    ) {
+    fn multiply(&self, x: &Input<'_>, y: ArrayViewMut2<'_, f32>) {
         self.products.fetch_add(1, Ordering::Relaxed);
-        assert_eq!(seqs.is_none(), self.in_expert);
-        if let Some(seqs) = seqs {
+        assert_eq!(x.seqs().is_none(), self.in_expert);
+        if let Some(seqs) = x.seqs() {
             let rows: Vec<_> = seqs.iter().map(|seq| seq.rows.clone()).collect();
             assert_eq!(rows, [0..3, 3..5]);
         }
-        sw_tensor::matmul_t(x, &self.w, y);
+        let copy = x.shared(
+            |copy: &Array2<f32>| copy.ncols() == self.w.cols(),
+            || {
+                self.inputs.fetch_add(1, Ordering::Relaxed);
+                x.rows().to_owned()
+            },
+        );
+        sw_tensor::matmul_t(copy.view(), &self.w, y);
     }
 
     fn matrix(&self) -> Mat {
@@ -269,12 +272,13 @@ impl Product for Twin {
 fn a_product_stands_in_a_maps_place() {
     for name in MODELS {
         let model = open(name);
-        let [products, matrices] = [(); 2].map(|()| Arc::new(AtomicUsize::new(0)));
+        let [products, inputs, matrices] = [(); 3].map(|()| Arc::new(AtomicUsize::new(0)));
         let twin = |at: LinearAt, w: &Mat| {
             let twin: Arc<dyn Product> = Arc::new(Twin {
                 w: w.clone(),
                 in_expert: at.expert.is_some(),
                 products: products.clone(),
+                inputs: inputs.clone(),
                 matrices: matrices.clone(),
             });
             Ok::<_, sw_model::Error>(Some(twin))
@@ -285,6 +289,12 @@ fn a_product_stands_in_a_maps_place() {
         assert_eq!(bits(&found), bits(&expected), "{name}");
         let dense = model.linears().filter(|at| at.expert.is_none()).count();
         assert!(products.load(Ordering::Relaxed) >= dense, "{name}");
+        // What one map makes of its input the others find, which is all but the first of query, key and value, and of gate
+        // and up.
+        if model.spec().experts.is_none() {
+            let layers = model.spec().layers.len();
+            assert_eq!(inputs.load(Ordering::Relaxed), 4 * layers, "{name}");
+        }
         assert_eq!(other.dtype(), model.dtype());
         assert_eq!(matrices.load(Ordering::Relaxed), 0, "nobody asked");
         // Single weights are read from its matrix, which is made once; edits have nothing to edit.

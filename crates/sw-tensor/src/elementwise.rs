@@ -19,11 +19,7 @@ pub fn add_bias(y: ArrayViewMut2<f32>, bias: &[f32]) {
             row_mut(
                 &mut y,
                 #[inline(always)]
-                |y| {
-                    for (y, b) in y.iter_mut().zip(bias) {
-                        *y += b;
-                    }
-                },
+                |y| add_row(y, bias),
             );
         },
     );
@@ -43,11 +39,7 @@ pub fn add(acc: ArrayViewMut2<f32>, x: ArrayView2<f32>) {
             row_mut(
                 &mut acc,
                 #[inline(always)]
-                |acc| {
-                    for (acc, x) in acc.iter_mut().zip(x.iter()) {
-                        *acc += x;
-                    }
-                },
+                |acc| add_row(acc, &x),
             );
         },
     );
@@ -57,21 +49,31 @@ pub fn add(acc: ArrayViewMut2<f32>, x: ArrayView2<f32>) {
 pub fn all_finite(x: ArrayView2<f32>) -> bool {
     let isa = Isa::current();
     let rows = x.axis_iter(Axis(0)).into_par_iter().with_min_len(16);
-    rows.all(|x| {
-        let largest = isa.run(Magnitude(&row(x)));
-        largest < f32::INFINITY.to_bits()
-    })
+    rows.all(|x| isa.run(Finite(&row(x))))
 }
 
-/// The bits of the largest magnitude.
-struct Magnitude<'a>(&'a [f32]);
+struct Finite<'a>(&'a [f32]);
 
-impl Work for Magnitude<'_> {
-    type Output = u32;
+impl Work for Finite<'_> {
+    type Output = bool;
 
     #[inline(always)]
-    fn work(self) -> u32 {
-        let magnitude = |v: &f32| v.to_bits() & 0x7fff_ffff;
-        self.0.iter().map(magnitude).fold(0, u32::max)
+    fn work(self) -> bool {
+        row_is_finite(self.0)
+    }
+}
+
+/// [`all_finite`] of one row.
+#[inline(always)]
+pub(crate) fn row_is_finite(x: &[f32]) -> bool {
+    let magnitude = |v: &f32| v.to_bits() & 0x7fff_ffff;
+    x.iter().map(magnitude).fold(0, u32::max) < f32::INFINITY.to_bits()
+}
+
+/// `acc += x` of one row.
+#[inline(always)]
+pub(crate) fn add_row(acc: &mut [f32], x: &[f32]) {
+    for (acc, x) in acc.iter_mut().zip(x) {
+        *acc += x;
     }
 }

@@ -66,6 +66,6 @@ pub use mat::Mat;
 pub use matmul::{
     CodeOffsets, Codes, matmul_t, matmul_t_codes, matmul_t_few, matmul_t_i8, product,
 };
-pub use norm::{layer_norm, rms_norm};
+pub use norm::Norm;
 pub use rope::{Rope, RopeTurns};
 pub use softmax::{log_sum_exp, softmax};

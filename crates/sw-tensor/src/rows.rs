@@ -14,25 +14,51 @@ const GRAIN: usize = 1 << 14;
 /// if `f` is `#[inline(always)]`.
 pub(crate) fn for_rows(mut y: ArrayViewMut2<f32>, f: impl Fn(usize, ArrayViewMut1<f32>) + Sync) {
     let isa = Isa::current();
-    let f = |(t, row): (usize, ArrayViewMut1<f32>)| isa.run(OnRow { f: &f, t, row });
+    let f = |(t, row)| isa.run(OnRow { f: &f, t, row });
     if y.len() <= GRAIN {
         return y.rows_mut().into_iter().enumerate().for_each(f);
     }
-    let grain = GRAIN.div_ceil(y.ncols());
-    y.axis_iter_mut(Axis(0))
-        .into_par_iter()
-        .enumerate()
-        .with_min_len(grain)
-        .for_each(f);
+    let grain = grain(&y);
+    let rows = y.axis_iter_mut(Axis(0)).into_par_iter().enumerate();
+    rows.with_min_len(grain).for_each(f);
 }
 
-struct OnRow<'a, F> {
-    f: &'a F,
+/// The same for the rows of two matrices side by side.
+pub(crate) fn for_row_pairs(
+    mut a: ArrayViewMut2<f32>,
+    mut b: ArrayViewMut2<f32>,
+    f: impl Fn(usize, [ArrayViewMut1<f32>; 2]) + Sync,
+) {
+    let isa = Isa::current();
+    let f = |(t, (a, b))| {
+        isa.run(OnRow {
+            f: &f,
+            t,
+            row: [a, b],
+        })
+    };
+    if a.len() <= GRAIN {
+        let rows = a.rows_mut().into_iter().zip(b.rows_mut());
+        return rows.enumerate().for_each(f);
+    }
+    let grain = grain(&a);
+    let rows = a.axis_iter_mut(Axis(0)).into_par_iter();
+    let rows = rows.zip(b.axis_iter_mut(Axis(0))).enumerate();
+    rows.with_min_len(grain).for_each(f);
+}
+
+/// Rows of a task.
+fn grain(y: &ArrayViewMut2<f32>) -> usize {
+    GRAIN.div_ceil(y.ncols())
+}
+
+struct OnRow<'f, F, R> {
+    f: &'f F,
     t: usize,
-    row: ArrayViewMut1<'a, f32>,
+    row: R,
 }
 
-impl<F: Fn(usize, ArrayViewMut1<f32>)> Work for OnRow<'_, F> {
+impl<F: Fn(usize, R), R> Work for OnRow<'_, F, R> {
     type Output = ();
 
     #[inline(always)]

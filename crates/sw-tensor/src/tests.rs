@@ -5,8 +5,8 @@ use proptest::prelude::*;
 
 use crate::testing::{DTYPES, Random, U, assert_near, gamma};
 use crate::{
-    Error, GeluKind, Mat, Rope, add, add_bias, all_finite, gelu, gelu_mul, layer_norm, log_sum_exp,
-    reference, rms_norm, silu, silu_mul, softmax,
+    Error, GeluKind, Mat, Norm, Rope, add, add_bias, all_finite, gelu, gelu_mul, log_sum_exp,
+    reference, silu, silu_mul, softmax,
 };
 
 #[test]
@@ -115,7 +115,8 @@ proptest! {
         let relative = gamma(cols / 16 + 16);
         let expected = reference::rms_norm(x.view(), &weight, 1e-5);
         let bound = expected.mapv(|y| relative * y.abs() + 1e-30);
-        check(&x, &expected, &bound, |x, out| rms_norm(x, &weight, 1e-5, out));
+        let rms = Norm::Rms { weight: &weight, eps: 1e-5 };
+        check(&x, &expected, &bound, |x, out| rms.apply(x, out));
 
         // Subtracting the mean cancels: the error is relative to the largest element over the deviation.
         let expected = reference::layer_norm(x.view(), Some(&weight), Some(&bias), 1e-3);
@@ -133,7 +134,36 @@ proptest! {
                 *bound = f64::from(w.abs()) * each + 2.0 * U * (bound.abs() + 2.0 * f64::from(b.abs())) + 1e-30;
             }
         }
-        check(&x, &expected, &bound, |x, out| layer_norm(x, Some(&weight), Some(&bias), 1e-3, out));
+        let layer = Norm::Layer { weight: Some(&weight), bias: Some(&bias), eps: 1e-3 };
+        check(&x, &expected, &bound, |x, out| layer.apply(x, out));
+    }
+
+    #[test]
+    fn a_sum_and_its_norm_in_one_sweep(seed: u64, rows in 0usize..20, cols in prop_oneof![1usize..40, 2000usize..2100], bad in prop::option::of(0usize..40000)) {
+        let mut random = Random(seed);
+        let (x, mut y) = (random.array(rows, 2 * cols), random.array(rows, cols));
+        if let Some(bad) = bad && !y.is_empty() {
+            y[[bad % rows, bad % cols]] = [f32::NAN, f32::INFINITY][bad % 2];
+        }
+        let weight = random.array(1, cols).into_raw_vec_and_offset().0;
+        let norms = [
+            Norm::Rms { weight: &weight, eps: 1e-5 },
+            Norm::Layer { weight: Some(&weight), bias: Some(&weight), eps: 1e-3 },
+            Norm::Layer { weight: None, bias: None, eps: 1e-3 },
+        ];
+        // Rows as they should be, and with elements that are not adjacent.
+        for (norm, step) in norms.into_iter().flat_map(|norm| [(norm, 1), (norm, 2)]) {
+            let columns = s![.., ..(step * cols) as isize; step as isize];
+            let (mut sum, mut normed) = (x.clone(), x.clone());
+            add(sum.slice_mut(columns), y.view());
+            norm.apply(sum.slice(columns), normed.slice_mut(columns));
+            let (mut acc, mut out) = (x.clone(), x.clone());
+            let finite = norm.apply_to_sum(acc.slice_mut(columns), y.view(), out.slice_mut(columns));
+            prop_assert_eq!(finite, all_finite(sum.slice(columns)));
+            let bits = |x: &Array2<f32>| x.mapv(f32::to_bits);
+            prop_assert_eq!(bits(&acc), bits(&sum));
+            prop_assert_eq!(bits(&out), bits(&normed));
+        }
     }
 
     #[test]

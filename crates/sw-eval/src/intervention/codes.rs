@@ -1,8 +1,10 @@
 //! Products of codes: weights alone, or weights and activations.
 
+use std::{ops::Range, rc::Rc};
+
 use ndarray::{Array2, ArrayView1, ArrayView2, ArrayViewMut1, ArrayViewMut2, Axis, Slice};
 use rayon::prelude::*;
-use sw_model::{Mat, Product, SeqRange};
+use sw_model::{Input, Mat, Product};
 use sw_quant::{Activation, Grouping, Offsets, Quantized, View};
 use sw_tensor::{CodeOffsets, Codes, matmul_t_codes, matmul_t_i8};
 
@@ -58,7 +60,7 @@ impl Product for Coded {
         self.codes.shape()
     }
 
-    fn multiply(&self, x: ArrayView2<'_, f32>, _: Option<&[SeqRange]>, y: ArrayViewMut2<'_, f32>) {
+    fn multiply(&self, x: &Input<'_>, y: ArrayViewMut2<'_, f32>) {
         let view = self.codes.view();
         let codes = Codes {
             shape: view.shape,
@@ -73,7 +75,7 @@ impl Product for Coded {
             },
             outliers: &self.outliers,
         };
-        matmul_t_codes(x, &codes, y);
+        matmul_t_codes(x.rows(), &codes, y);
     }
 
     fn matrix(&self) -> Mat {
@@ -137,23 +139,39 @@ impl Bytes {
         })
     }
 
-    /// Tokens whose recipe is applied together.
-    fn part(&self, x: ArrayView2<'_, f32>, mut y: ArrayViewMut2<'_, f32>) {
-        let x = x.as_standard_layout();
-        let values = x.as_slice().expect("standard layout");
-        let Ok(codes) = self.recipe.quantize(values, [x.nrows(), x.ncols()]) else {
-            return y.fill(f32::NAN); // an activation that is not finite, which the forward pass names
+    /// What the maps of one input share: its integers.
+    fn read(&self, x: &Input<'_>) -> Rc<ReadBytes> {
+        x.shared(
+            |read: &ReadBytes| read.recipe == self.recipe,
+            || {
+                let whole = 0..x.rows().nrows();
+                let parts = match x.seqs() {
+                    Some(seqs) if !self.by_row => seqs.iter().map(|seq| seq.rows.clone()).collect(),
+                    _ => vec![whole],
+                };
+                ReadBytes {
+                    parts: parts
+                        .into_iter()
+                        .map(|rows| Part::new(&self.recipe, x.rows(), rows))
+                        .collect(),
+                    recipe: self.recipe.clone(),
+                }
+            },
+        )
+    }
+
+    fn part(&self, x: &Part, mut y: ArrayViewMut2<'_, f32>) {
+        let Some(x) = &x.bytes else {
+            return y.fill(f32::NAN); // the forward pass names what is not finite
         };
-        let (qx, held) = integers(&codes);
         let mut sums = Array2::zeros(y.dim());
-        matmul_t_i8(qx.view(), self.w.view(), sums.view_mut());
-        let grid = Grid::new(&codes);
+        matmul_t_i8(x.q.view(), self.w.view(), sums.view_mut());
         let row =
             |all: &mut Vec<f64>, (t, (mut y, sums)): (usize, (ArrayViewMut1<'_, f32>, _))| {
                 let sums: ArrayView1<'_, i32> = sums;
-                let (scale, base) = grid.of_row(t);
-                let start = held.partition_point(|h| h.0 < t);
-                let held = held[start..].iter().take_while(|h| h.0 == t);
+                let (scale, base) = x.grid[t];
+                let start = x.held.partition_point(|h| h.0 < t);
+                let held = x.held[start..].iter().take_while(|h| h.0 == t);
                 let held: Vec<(usize, f64)> = held.map(|h| (h.1, f64::from(h.2))).collect();
                 all.clear();
                 let weights = self.sums.iter();
@@ -171,7 +189,7 @@ impl Bytes {
                 for &(r, k, w) in &self.held {
                     let value = match held.iter().find(|h| h.0 == k) {
                         Some(h) => h.1,
-                        None => f64::from(qx[[t, k]]) * scale + base,
+                        None => f64::from(x.q[[t, k]]) * scale + base,
                     };
                     all[r] += value * f64::from(w);
                 }
@@ -190,20 +208,10 @@ impl Product for Bytes {
         [self.w.nrows(), self.w.ncols()]
     }
 
-    fn multiply(
-        &self,
-        x: ArrayView2<'_, f32>,
-        seqs: Option<&[SeqRange]>,
-        mut y: ArrayViewMut2<'_, f32>,
-    ) {
-        match seqs {
-            Some(seqs) if !self.by_row => {
-                for seq in seqs {
-                    let rows = Slice::from(seq.rows.clone());
-                    self.part(x.slice_axis(Axis(0), rows), y.slice_axis_mut(Axis(0), rows));
-                }
-            }
-            _ => self.part(x, y),
+    fn multiply(&self, x: &Input<'_>, mut y: ArrayViewMut2<'_, f32>) {
+        for part in &self.read(x).parts {
+            let rows = Slice::from(part.rows.clone());
+            self.part(part, y.slice_axis_mut(Axis(0), rows));
         }
     }
 
@@ -245,34 +253,65 @@ fn integers(codes: &Quantized) -> (Array2<i8>, Vec<(usize, usize, f32)>) {
     (integers, held)
 }
 
-/// What the integers of activations stand for: `scale * q + base`, in each row.
-struct Grid<'a>(View<'a>);
+/// An input as bytes.
+struct ReadBytes {
+    recipe: Activation,
+    parts: Vec<Part>,
+}
 
-impl<'a> Grid<'a> {
-    fn new(codes: &'a Quantized) -> Self {
-        Self(codes.view())
-    }
+/// Tokens whose recipe is applied together.
+struct Part {
+    rows: Range<usize>,
+    /// `None` where an activation is not finite.
+    bytes: Option<PartBytes>,
+}
 
-    fn of_row(&self, row: usize) -> (f64, f64) {
-        let block = self.0.blocks.of(row, 0);
-        let (scale, middle) = (
-            f64::from(self.0.scales[block]),
-            f64::from(1u32 << (self.0.bits - 1)),
-        );
-        let base = match self.0.offsets {
-            Offsets::Integer(zeros) => (middle - f64::from(zeros[block])) * scale,
-            Offsets::Float(offsets) => middle * scale + f64::from(offsets[block]),
-            _ => 0.0,
-        };
-        (scale, base)
+struct PartBytes {
+    /// `[tokens, in]`.
+    q: Array2<i8>,
+    /// What an integer stands for, `scale * q + base`, in each row: scale and base.
+    grid: Vec<(f64, f64)>,
+    /// Row, column and value, row by row.
+    held: Vec<(usize, usize, f32)>,
+}
+
+impl Part {
+    fn new(recipe: &Activation, x: ArrayView2<'_, f32>, rows: Range<usize>) -> Self {
+        let x = x.slice_axis(Axis(0), Slice::from(rows.clone()));
+        let x = x.as_standard_layout();
+        let values = x.as_slice().expect("standard layout");
+        let codes = recipe.quantize(values, [x.nrows(), x.ncols()]).ok();
+        let bytes = codes.map(|codes| {
+            let (q, held) = integers(&codes);
+            let grid = (0..rows.len())
+                .map(|row| of_row(&codes.view(), row))
+                .collect();
+            PartBytes { q, grid, held }
+        });
+        Self { rows, bytes }
     }
+}
+
+/// What the integers of activations stand for in a row: scale and base.
+fn of_row(view: &View<'_>, row: usize) -> (f64, f64) {
+    let block = view.blocks.of(row, 0);
+    let (scale, middle) = (
+        f64::from(view.scales[block]),
+        f64::from(1u32 << (view.bits - 1)),
+    );
+    let base = match view.offsets {
+        Offsets::Integer(zeros) => (middle - f64::from(zeros[block])) * scale,
+        Offsets::Float(offsets) => middle * scale + f64::from(offsets[block]),
+        _ => 0.0,
+    };
+    (scale, base)
 }
 
 #[cfg(test)]
 mod tests {
     use std::path::Path;
 
-    use sw_model::{Hook, Linear, Model, Seq, Site, SiteView};
+    use sw_model::{Hook, Linear, Model, Seq, SeqRange, Site, SiteView};
     use sw_quant::{Levels, Pick, Scheme, fake_quantize, quantize};
 
     use super::*;
@@ -392,7 +431,8 @@ mod tests {
                 rows: 0..tokens,
                 start: 0,
             }];
-            product.multiply(x.view(), Some(&seqs), y.view_mut());
+            let input = Input::new(x.view(), Some(&seqs));
+            product.multiply(&input, y.view_mut());
             for ((t, r), y) in y.indexed_iter() {
                 let terms = (0..cols).map(|k| {
                     let (x, w) = (f64::from(simulated[[t, k]]), f64::from(fake[r * cols + k]));

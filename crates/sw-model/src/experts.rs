@@ -1,0 +1,108 @@
+//! A mixture of experts in an MLP's place.
+
+use ndarray::Array2;
+use sw_tensor::{Mat, matmul_t};
+
+use crate::{
+    block::{Scratch, reshape},
+    edit::Linear,
+    forward::Batch,
+    product::Input,
+    site::{Hook, Site, SiteView},
+    spec::{Experts, Spec},
+    weights::Layer,
+};
+
+/// What passes between the tokens and their experts.
+#[derive(Default)]
+pub(crate) struct Routed {
+    /// `[tokens, experts]`: how much of each expert a token takes.
+    shares: Array2<f32>,
+    /// The experts of one token, most probable first.
+    order: Vec<usize>,
+    /// The tokens of one expert, and what it reads and gives, `[routed tokens, hidden]`.
+    tokens: Vec<usize>,
+    read: Array2<f32>,
+    out: Array2<f32>,
+}
+
+impl Routed {
+    /// Room for all tokens at one expert.
+    pub(crate) fn reshape(&mut self, spec: &Spec, mixture: Experts, tokens: usize) {
+        reshape(&mut self.shares, tokens, mixture.count);
+        self.of_expert(spec, tokens);
+        self.tokens.clear();
+        self.tokens.reserve(tokens);
+    }
+
+    fn of_expert(&mut self, spec: &Spec, tokens: usize) {
+        reshape(&mut self.read, tokens, spec.hidden_size);
+        reshape(&mut self.out, tokens, spec.hidden_size);
+    }
+}
+
+/// `s.out = sum_e p_e * down_proj_e(act(gate_proj_e(s.normed)) * up_proj_e(s.normed))` over each token's most probable
+/// experts, in the order of their numbers.
+pub(crate) fn experts(
+    spec: &Spec,
+    batch: &Batch<'_>,
+    l: usize,
+    layer: &Layer,
+    router: &Mat,
+    s: &mut Scratch,
+    hook: &mut dyn Hook,
+) {
+    let Some(mixture) = spec.experts else { return };
+    let (r, inner) = (&mut s.routed, &mut s.inner);
+    matmul_t(s.normed.view(), router, r.shares.view_mut()); // [tokens, hidden] x [experts, hidden]^T
+    for mut p in r.shares.rows_mut() {
+        let p = p.as_slice_mut().expect("row-major");
+        sw_tensor::softmax(p);
+        keep_largest(p, mixture, &mut r.order);
+    }
+    s.out.fill(0.0);
+    for e in 0..mixture.count {
+        r.tokens.clear();
+        let takes = |&t: &usize| r.shares[[t, e]] != 0.0;
+        r.tokens.extend((0..batch.tokens()).filter(takes));
+        if r.tokens.is_empty() {
+            continue;
+        }
+        r.of_expert(spec, r.tokens.len());
+        for (mut row, &t) in r.read.rows_mut().into_iter().zip(&r.tokens) {
+            row.assign(&s.normed.row(t));
+        }
+        let mut visit = |site, data: &mut Array2<f32>| {
+            if hook.wants(site) {
+                let view = SiteView {
+                    data: data.view_mut(),
+                    seqs: &batch.seqs,
+                    tokens: Some(&r.tokens),
+                };
+                hook.visit(site, view);
+            }
+        };
+        let x = Input::new(r.read.view(), None);
+        inner.widen(spec, layer, Some(e), &x, mixture.intermediate_size);
+        visit(Site::ExpertDownIn(l, e), &mut inner.up);
+        let x = Input::new(inner.up.view(), None);
+        layer[(Some(e), Linear::Down)].apply(&x, r.out.view_mut());
+        visit(Site::ExpertDownOut(l, e), &mut r.out);
+        for (&t, row) in r.tokens.iter().zip(r.out.rows()) {
+            s.out.row_mut(t).scaled_add(r.shares[[t, e]], &row);
+        }
+    }
+}
+
+/// Sets all but the largest probabilities to zero (of equals, the first stay), and scales them to sum 1 if asked.
+fn keep_largest(p: &mut [f32], mixture: Experts, order: &mut Vec<usize>) {
+    order.clear();
+    order.extend(0..p.len());
+    order.sort_unstable_by(|&a, &b| p[b].total_cmp(&p[a]).then(a.cmp(&b)));
+    let (kept, dropped) = order.split_at(mixture.per_token.min(p.len()));
+    dropped.iter().for_each(|&e| p[e] = 0.0);
+    if mixture.normalize {
+        let sum: f32 = kept.iter().map(|&e| p[e]).sum();
+        p.iter_mut().for_each(|p| *p /= sum);
+    }
+}

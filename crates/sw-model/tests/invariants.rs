@@ -2,6 +2,7 @@
 //! an edit changes what it names and nothing else.
 
 use std::{
+    fs,
     path::Path,
     sync::{
         Arc,
@@ -229,6 +230,80 @@ fn scores_agree_with_logits() {
         assert!((score.log_prob - (row[target] - sum.ln())).abs() < 1e-6);
         assert_eq!(score.greedy, row.iter().all(|&x| x <= row[target]));
     }
+}
+
+/// Looks at every site.
+struct All;
+
+impl Hook for All {
+    fn wants(&self, _: Site) -> bool {
+        true
+    }
+    fn visit(&mut self, _: Site, _: SiteView<'_>) {}
+}
+
+#[test]
+fn watching_changes_nothing() {
+    let tokens: Vec<u32> = (0..60).map(|i| (i * 7 + 3) % 64).collect();
+    for name in MODELS {
+        let model = open(name);
+        let watched = model.forward(&[Seq::from(&tokens[..])], &mut All).unwrap();
+        assert_eq!(bits(&watched), bits(&run(&model, &tokens)), "{name}");
+    }
+}
+
+/// Puts rows at a site.
+struct Place(Site, Array2<f32>);
+
+impl Hook for Place {
+    fn wants(&self, site: Site) -> bool {
+        site == self.0
+    }
+    fn visit(&mut self, _: Site, mut view: SiteView<'_>) {
+        view.data.assign(&self.1);
+    }
+}
+
+#[test]
+fn a_dense_layer_may_follow_a_mixture() {
+    // The model has a dense layer and then a mixture; in the other they change places.
+    let model = open("qwen3_moe");
+    let dir = tempfile::tempdir().unwrap();
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/qwen3_moe");
+    let config = fs::read_to_string(golden.join("config.json")).unwrap();
+    let mut config: serde_json::Value = serde_json::from_str(&config).unwrap();
+    config["decoder_sparse_step"] = 1.into();
+    config["mlp_only_layers"] = vec![1].into();
+    fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
+    let mut file = fs::read(golden.join("model.safetensors")).unwrap();
+    let header = 8..8 + u64::from_le_bytes(*file.first_chunk().unwrap()) as usize;
+    let names = String::from_utf8(file[header.clone()].to_vec()).unwrap();
+    let turned = [
+        "layers.0.",
+        "layers.x.",
+        "layers.1.",
+        "layers.0.",
+        "layers.x.",
+        "layers.1.",
+    ];
+    let turned = turned
+        .chunks(2)
+        .fold(names, |names, pair| names.replace(pair[0], pair[1]));
+    file[header].copy_from_slice(turned.as_bytes());
+    fs::write(dir.path().join("model.safetensors"), file).unwrap();
+    let other = Model::open(dir.path()).unwrap();
+
+    let tokens: Vec<u32> = (0..20).map(|i| (i * 7 + 3) % 64).collect();
+    let seqs = [Seq::from(&tokens[..])];
+    let record = |site| Record(site, Array2::zeros((0, 0)));
+    let mut hooks = (record(Site::ResidPre(1)), record(Site::ResidPost(1)));
+    other.forward(&seqs, &mut hooks).unwrap();
+    let mut same = (
+        Place(Site::ResidPre(0), hooks.0.1),
+        record(Site::ResidPost(0)),
+    );
+    model.forward(&seqs, &mut same).unwrap();
+    assert_eq!(bits(&same.1.1), bits(&hooks.1.1));
 }
 
 /// Multiplies with a matrix, like the one it stands for, and counts who asks.

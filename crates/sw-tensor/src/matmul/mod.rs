@@ -47,30 +47,20 @@ pub fn matmul_t_few(x: ArrayView2<f32>, w: &Mat, y: ArrayViewMut2<f32>) {
 /// [`matmul_t_few`] with a given instruction set.
 pub(crate) fn matmul_t_few_with(isa: Isa, x: ArrayView2<f32>, w: &Mat, y: ArrayViewMut2<f32>) {
     #[cfg(target_arch = "x86_64")]
-    if let Isa::Avx512(proof) = isa
-        && x.nrows() <= x86::dot::MOST_ROWS
-        && w.strides()[1] == 1
-    {
+    if x.nrows() <= x86::dot::MOST_ROWS && w.strides()[1] == 1 {
         check(&x, w, &y);
-        return x86::dot::matmul_t(proof, adjacent(x).view(), w, y);
+        match isa {
+            Isa::Avx512(proof) => return x86::dot::matmul_t(proof, adjacent(x).view(), w, y),
+            Isa::Avx2(proof) => return x86::dot::matmul_t(proof, adjacent(x).view(), w, y),
+            Isa::Amx(_) | Isa::Portable => {}
+        }
     }
     matmul_t_with(isa, x, w, y);
 }
 
 /// [`matmul_t`] with a given instruction set.
 pub(crate) fn matmul_t_with(isa: Isa, x: ArrayView2<f32>, w: &Mat, mut y: ArrayViewMut2<f32>) {
-    assert_eq!(
-        x.ncols(),
-        w.cols(),
-        "x has {} columns, w has {}",
-        x.ncols(),
-        w.cols()
-    );
-    assert_eq!(
-        y.dim(),
-        (x.nrows(), w.rows()),
-        "y of another shape than x * w^T"
-    );
+    check(&x, w, &y);
     let x = adjacent(x);
     if y.strides()[1] == 1 || y.ncols() <= 1 {
         return dispatch(isa, x.view(), w, y);

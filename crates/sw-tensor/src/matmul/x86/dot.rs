@@ -1,7 +1,7 @@
-//! AVX-512 for few rows: weights are used as they lie, sixteen of K to a vector, with no packing in between.
+//! AVX-512 and AVX2 for few rows: weights are used as they lie, with no packing in between.
 //!
 //! A sum is 16 chains over K, lane by lane, added at the end; K runs in blocks so that the activations stay in L1, with
-//! the lanes of all sums kept between blocks.
+//! the lanes of all sums kept between blocks. A vector of AVX2 has half of the lanes, so a block is gone through twice.
 
 use std::arch::x86_64::*;
 use std::ops::Range;
@@ -9,14 +9,16 @@ use std::ops::Range;
 use ndarray::{ArrayView1, ArrayView2, ArrayViewMut2, Axis, s};
 use rayon::iter::{IndexedParallelIterator, IntoParallelIterator, ParallelIterator};
 
-use crate::isa::{Avx512, Isa};
+use crate::isa::{Avx2, Avx512, Isa};
 use crate::matmul::kernel::with_scratch;
 use crate::{Dtype, Mat};
 
 /// Most rows of activations.
 pub(crate) const MOST_ROWS: usize = 16;
-/// Elements of K that a step takes: two vectors.
-const STEP: usize = 32;
+/// Chains of a sum.
+const LANES: usize = 16;
+/// Elements of K that a step takes: two of each lane.
+const STEP: usize = 2 * LANES;
 /// Elements of K per block: 12 rows of activations take 24 KiB.
 const BLOCK: usize = 512;
 /// Rows of weights that share a block of activations in L1, and whose lanes are kept.
@@ -28,7 +30,7 @@ const TASK: usize = 8 * GROUP;
 ///
 /// # Panics
 /// If that is not so.
-pub(crate) fn matmul_t(proof: Avx512, x: ArrayView2<f32>, w: &Mat, mut y: ArrayViewMut2<f32>) {
+pub(crate) fn matmul_t(tiles: impl Tiles, x: ArrayView2<f32>, w: &Mat, mut y: ArrayViewMut2<f32>) {
     let (height, depth) = x.dim();
     assert!(height <= MOST_ROWS && w.strides()[1] == 1 && w.cols() == depth);
     if y.is_empty() {
@@ -57,7 +59,7 @@ pub(crate) fn matmul_t(proof: Avx512, x: ArrayView2<f32>, w: &Mat, mut y: ArrayV
                 let n = GROUP.min(y.ncols() - start);
                 let rows = part * TASK + start..part * TASK + start + n;
                 let columns = y.slice_mut(s![.., start..start + n]);
-                group(proof, &x, xs, w, rows, columns);
+                group(tiles, &x, xs, w, rows, columns);
             }
         });
     });
@@ -73,7 +75,7 @@ fn place(dtype: Dtype, i: usize) -> usize {
 
 /// Some rows of `w` times all rows of `x`.
 fn group(
-    proof: Avx512,
+    tiles: impl Tiles,
     x: &ArrayView2<f32>,
     xs: &[f32],
     w: &Mat,
@@ -82,12 +84,12 @@ fn group(
 ) {
     let (height, depth) = x.dim();
     let full = depth / STEP * STEP;
-    with_scratch([GROUP * height * 16, depth], |[lanes, row_of_w]| {
+    with_scratch([GROUP * height * LANES, depth], |[lanes, row_of_w]| {
         lanes.fill(0.0);
         for start in (0..full).step_by(BLOCK) {
             let xs = &xs[start / BLOCK * height * BLOCK..][..height * BLOCK];
             block(
-                proof,
+                tiles,
                 xs,
                 height,
                 w,
@@ -101,31 +103,29 @@ fn group(
                 // An edited row is widened with its edits and takes the long way, so that a zero is a zero.
                 w.row_into(row, row_of_w);
                 for m in 0..height {
-                    y[[m, r]] = chain(proof, 0.0, x.row(m), row_of_w);
+                    y[[m, r]] = chain(tiles.isa(), 0.0, x.row(m), row_of_w);
                 }
                 continue;
             }
             let tail = &mut row_of_w[..depth - full];
             w.widen(row..row + 1, full..depth, tail);
             for m in 0..height {
-                let lanes = lanes[(r * height + m) * 16..]
-                    .first_chunk::<16>()
-                    .expect("16 lanes");
-                let sum = crate::sum::tree(*lanes, |a, b| a + b);
-                y[[m, r]] = chain(proof, sum, x.slice(s![m, full..]), tail);
+                let lanes = lanes[(r * height + m) * LANES..].first_chunk();
+                let sum = crate::sum::tree(*lanes.expect("16 lanes"), |a, b| a + b);
+                y[[m, r]] = chain(tiles.isa(), sum, x.slice(s![m, full..]), tail);
             }
         }
     });
 }
 
 /// `sum` plus the products of `x` and `w`, one after the other.
-fn chain(proof: Avx512, sum: f32, x: ArrayView1<f32>, w: &[f32]) -> f32 {
-    Isa::Avx512(proof).run(|| x.iter().zip(w).fold(sum, |sum, (x, w)| x.mul_add(*w, sum)))
+fn chain(isa: Isa, sum: f32, x: ArrayView1<f32>, w: &[f32]) -> f32 {
+    isa.run(|| x.iter().zip(w).fold(sum, |sum, (x, w)| x.mul_add(*w, sum)))
 }
 
-/// One block of K: `lanes[row of w][row of x][16] += ...`.
+/// One block of K: `lanes[row of w][row of x][LANES] += ...`.
 fn block(
-    _proof: Avx512,
+    tiles: impl Tiles,
     xs: &[f32],
     height: usize,
     w: &Mat,
@@ -143,8 +143,7 @@ fn block(
             && ks.len() <= BLOCK
     );
     assert!(n > 0 && base.len() >= ((n - 1) * pitch + ks.len()) * size);
-    assert!(xs.len() >= height * BLOCK && lanes.len() >= n * height * 16);
-    let steps = ks.len() / STEP;
+    assert!(xs.len() >= height * BLOCK && lanes.len() >= n * height * LANES);
     // What comes after row `r` of this block: the next row, or the next block of K from the first row on, or the next
     // rows. Only ever prefetched.
     let next = |r: usize| match r {
@@ -162,120 +161,256 @@ fn block(
         if ms.is_empty() {
             continue;
         }
-        let xs = xs[ms.start * BLOCK..].as_ptr();
         let mut r = 0;
         while r < n {
-            macro_rules! tiles {
-                ($dtype:literal: $($m:literal x $wide:literal)*) => {
-                    match ms.len() {
-                        // SAFETY: `_proof` is the proof of the features. `take <= n - r` rows of `w`, `steps` steps
-                        // each, lie inside `base`; `$m` rows of `xs`, BLOCK apart, and the lanes of `take` rows of
-                        // weights, `height` vectors apart, inside theirs, by the assertions above.
-                        $($m => unsafe {
-                            let w = base.as_ptr().add(r * pitch * size);
-                            let next = next(r + if n - r >= $wide { $wide } else { 1 });
-                            let lanes = lanes[(r * height + ms.start) * 16..].as_mut_ptr();
-                            if n - r >= $wide {
-                                tile::<$dtype, $m, $wide>(steps, xs, w, next, pitch * size, lanes, height);
-                                r += $wide;
-                            } else {
-                                tile::<$dtype, $m, 1>(steps, xs, w, next, pitch * size, lanes, height);
-                                r += 1;
-                            }
-                        },)*
-                        _ => unreachable!("at most 12 rows"),
-                    }
-                };
-            }
-            match w.dtype() {
-                Dtype::F32 => {
-                    tiles!(0: 1 x 8 2 x 8 3 x 8 4 x 4 5 x 4 6 x 4 7 x 2 8 x 2 9 x 2 10 x 2 11 x 2 12 x 2)
-                }
-                Dtype::F16 => {
-                    tiles!(1: 1 x 8 2 x 8 3 x 8 4 x 4 5 x 4 6 x 4 7 x 2 8 x 2 9 x 2 10 x 2 11 x 2 12 x 2)
-                }
-                Dtype::BF16 => {
-                    tiles!(2: 1 x 8 2 x 8 3 x 8 4 x 4 5 x 4 6 x 4 7 x 2 8 x 2 9 x 2 10 x 2 11 x 2 12 x 2)
-                }
-            }
+            let wide = tiles.wide(ms.len());
+            let take = if n - r >= wide { wide } else { 1 };
+            let tile = Tile {
+                steps: ks.len() / STEP,
+                xs: xs[ms.start * BLOCK..].as_ptr(),
+                w: base[r * pitch * size..].as_ptr(),
+                next: next(r + take),
+                pitch: pitch * size,
+                lanes: lanes[(r * height + ms.start) * LANES..].as_mut_ptr(),
+                height,
+            };
+            // SAFETY: `take <= n - r` rows of `w`, `steps` steps each, lie inside `base`; `ms.len()` rows of `xs`, BLOCK
+            // apart, and the lanes of `take` rows of weights, `height * LANES` apart, inside theirs, by the assertions
+            // above; `lanes` is borrowed mutably, so it overlaps neither.
+            unsafe { tiles.tile(w.dtype(), ms.len(), take, &tile) };
+            r += take;
         }
     }
 }
 
-/// 32 weights as two vectors; BF16: even elements, then odd ones.
-///
-/// # Safety
-/// AVX-512; `at` readable for 32 elements of the type (0: F32, 1: F16, 2: BF16), at any alignment.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
-unsafe fn load<const DTYPE: u8>(at: *const u8) -> [__m512; 2] {
-    // SAFETY: 128 bytes of F32, 64 of the others, as the caller guarantees.
-    unsafe {
-        match DTYPE {
-            0 => [
-                _mm512_loadu_ps(at.cast()),
-                _mm512_loadu_ps(at.add(64).cast()),
-            ],
-            1 => {
-                let halves = |at: *const u8| _mm512_cvtph_ps(_mm256_loadu_si256(at.cast()));
-                [halves(at), halves(at.add(32))]
-            }
-            _ => {
-                let pairs = _mm512_loadu_si512(at.cast());
-                let odd = _mm512_and_si512(pairs, _mm512_set1_epi32(0xffff_0000_u32 as i32));
-                [
-                    _mm512_castsi512_ps(_mm512_slli_epi32::<16>(pairs)),
-                    _mm512_castsi512_ps(odd),
-                ]
-            }
-        }
-    }
-}
-
-/// `lanes[r][m] += x[m] * w[r]`, lane by lane, for M rows of `x` and R rows of `w`.
-///
-/// # Safety
-/// AVX-512; `xs` readable for M rows of `32 * steps` floats, BLOCK apart; `w` for R rows of `32 * steps` elements,
-/// `pitch` bytes apart (`next`, of which as much will be read soon, may be anything); `lanes` writable for R rows of M
-/// vectors, `height` vectors apart, and disjoint from both.
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
-unsafe fn tile<const DTYPE: u8, const M: usize, const R: usize>(
+/// The operands of a tile of M rows of activations and R rows of weights.
+pub(crate) struct Tile {
+    /// Steps of K.
     steps: usize,
+    /// M rows of `STEP * steps` floats, BLOCK apart.
     xs: *const f32,
+    /// R rows of `STEP * steps` elements, `pitch` bytes apart.
     w: *const u8,
+    /// What is read after `w`, laid out in the same way; it may be anything.
     next: *const u8,
     pitch: usize,
+    /// R times M times LANES sums; those of one row of weights are `height * LANES` after those of the one before.
     lanes: *mut f32,
     height: usize,
-) {
-    let bytes = if DTYPE == 0 { 4 * STEP } else { 2 * STEP };
-    let mut acc = [[_mm512_setzero_ps(); M]; R];
-    // SAFETY: every address below is inside the three operands, as the caller guarantees.
-    unsafe {
-        for (r, acc) in acc.iter_mut().enumerate() {
-            for (m, acc) in acc.iter_mut().enumerate() {
-                *acc = _mm512_loadu_ps(lanes.add((r * height + m) * 16));
+}
+
+/// The tiles of an instruction set; a value is the proof that the CPU has it.
+pub(crate) trait Tiles: Copy + Send + Sync {
+    /// The instruction set.
+    fn isa(self) -> Isa;
+
+    /// Rows of weights of a tile with so many rows of activations, 12 at most.
+    fn wide(self, m: usize) -> usize;
+
+    /// `lanes[r][m] += x[m] * w[r]`, lane by lane, for `m` rows of activations and as many of weights: `wide(m)`, or one.
+    ///
+    /// # Safety
+    /// The operands must be as [`Tile`] says, `lanes` disjoint from the others.
+    unsafe fn tile(self, dtype: Dtype, m: usize, rows: usize, tile: &Tile);
+}
+
+/// Tiles that keep all their sums in registers: of so many rows of activations by so many of weights.
+macro_rules! tiles {
+    ($proof:ident, $vector:ty, $features:literal, $($m:literal x $wide:literal),*) => {
+        impl Tiles for $proof {
+            fn isa(self) -> Isa {
+                Isa::$proof(self)
+            }
+
+            fn wide(self, m: usize) -> usize {
+                match m {
+                    $($m => $wide,)*
+                    _ => unreachable!("at most 12 rows"),
+                }
+            }
+
+            unsafe fn tile(self, dtype: Dtype, m: usize, rows: usize, tile: &Tile) {
+                /// # Safety
+                /// As for [`multiply`].
+                #[target_feature(enable = $features)]
+                unsafe fn run<const DTYPE: u8, const M: usize, const R: usize>(tile: &Tile) {
+                    // SAFETY: this function has the features; the operands are the caller's.
+                    unsafe { multiply::<$vector, DTYPE, M, R>(tile) }
+                }
+                let run = match (m, dtype, rows == 1) {
+                    $(
+                        ($m, Dtype::F32, true) => run::<0, $m, 1>,
+                        ($m, Dtype::F32, false) => run::<0, $m, $wide>,
+                        ($m, Dtype::F16, true) => run::<1, $m, 1>,
+                        ($m, Dtype::F16, false) => run::<1, $m, $wide>,
+                        ($m, Dtype::BF16, true) => run::<2, $m, 1>,
+                        ($m, Dtype::BF16, false) => run::<2, $m, $wide>,
+                    )*
+                    _ => unreachable!("at most 12 rows"),
+                };
+                // SAFETY: `self` proves the features; the operands are the caller's.
+                unsafe { run(tile) }
             }
         }
-        for step in 0..steps {
-            let mut row = [[_mm512_setzero_ps(); 2]; R];
-            for (r, row) in row.iter_mut().enumerate() {
-                let at = r * pitch + step * bytes;
-                _mm_prefetch::<_MM_HINT_T0>(next.wrapping_add(at).cast());
-                *row = load::<DTYPE>(w.add(at));
-            }
-            for m in 0..M {
-                let xs = xs.add(m * BLOCK + step * STEP);
-                let x = [_mm512_loadu_ps(xs), _mm512_loadu_ps(xs.add(16))];
-                for (acc, row) in acc.iter_mut().zip(&row) {
-                    acc[m] = _mm512_fmadd_ps(x[0], row[0], acc[m]);
-                    acc[m] = _mm512_fmadd_ps(x[1], row[1], acc[m]);
+    };
+}
+
+tiles!(
+    Avx512, __m512, "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c",
+    1 x 8, 2 x 8, 3 x 8, 4 x 4, 5 x 4, 6 x 4, 7 x 2, 8 x 2, 9 x 2, 10 x 2, 11 x 2, 12 x 2
+);
+tiles!(
+    Avx2, __m256, "avx2,fma,f16c",
+    1 x 8, 2 x 4, 3 x 4, 4 x 3, 5 x 2, 6 x 2, 7 x 1, 8 x 1, 9 x 1, 10 x 1, 11 x 1, 12 x 1
+);
+
+/// # Safety
+/// Of every function: where the CPU has the type's features, which the caller must have enabled.
+trait Vector: Copy {
+    /// Lanes of a sum that it holds: all, or half of them.
+    const WIDTH: usize;
+
+    unsafe fn read(at: *const f32) -> Self;
+    unsafe fn write(self, at: *mut f32);
+    /// `self * b + c`.
+    unsafe fn multiply_add(self, b: Self, c: Self) -> Self;
+    /// The two elements of each lane from `lane` on of a step whose elements (0: F32, 1: F16, 2: BF16) begin at `at`, at
+    /// any alignment; BF16: even elements, then odd ones.
+    unsafe fn weights<const DTYPE: u8>(at: *const u8, lane: usize) -> [Self; 2];
+}
+
+impl Vector for __m512 {
+    const WIDTH: usize = 16;
+
+    #[inline(always)]
+    unsafe fn read(at: *const f32) -> Self {
+        // SAFETY: the caller's.
+        unsafe { _mm512_loadu_ps(at) }
+    }
+
+    #[inline(always)]
+    unsafe fn write(self, at: *mut f32) {
+        // SAFETY: the caller's.
+        unsafe { _mm512_storeu_ps(at, self) }
+    }
+
+    #[inline(always)]
+    unsafe fn multiply_add(self, b: Self, c: Self) -> Self {
+        // SAFETY: the caller has the features.
+        unsafe { _mm512_fmadd_ps(self, b, c) }
+    }
+
+    #[inline(always)]
+    unsafe fn weights<const DTYPE: u8>(at: *const u8, _: usize) -> [Self; 2] {
+        // SAFETY: the caller's; 128 bytes of F32, 64 of the others.
+        unsafe {
+            match DTYPE {
+                0 => [
+                    _mm512_loadu_ps(at.cast()),
+                    _mm512_loadu_ps(at.add(64).cast()),
+                ],
+                1 => {
+                    let halves = |at: *const u8| _mm512_cvtph_ps(_mm256_loadu_si256(at.cast()));
+                    [halves(at), halves(at.add(32))]
+                }
+                _ => {
+                    let pairs = _mm512_loadu_si512(at.cast());
+                    let odd = _mm512_and_si512(pairs, _mm512_set1_epi32(0xffff_0000_u32 as i32));
+                    [
+                        _mm512_castsi512_ps(_mm512_slli_epi32::<16>(pairs)),
+                        _mm512_castsi512_ps(odd),
+                    ]
                 }
             }
         }
-        for (r, acc) in acc.iter().enumerate() {
-            for (m, acc) in acc.iter().enumerate() {
-                _mm512_storeu_ps(lanes.add((r * height + m) * 16), *acc);
+    }
+}
+
+impl Vector for __m256 {
+    const WIDTH: usize = 8;
+
+    #[inline(always)]
+    unsafe fn read(at: *const f32) -> Self {
+        // SAFETY: the caller's.
+        unsafe { _mm256_loadu_ps(at) }
+    }
+
+    #[inline(always)]
+    unsafe fn write(self, at: *mut f32) {
+        // SAFETY: the caller's.
+        unsafe { _mm256_storeu_ps(at, self) }
+    }
+
+    #[inline(always)]
+    unsafe fn multiply_add(self, b: Self, c: Self) -> Self {
+        // SAFETY: the caller has the features.
+        unsafe { _mm256_fmadd_ps(self, b, c) }
+    }
+
+    #[inline(always)]
+    unsafe fn weights<const DTYPE: u8>(at: *const u8, lane: usize) -> [Self; 2] {
+        // SAFETY: the caller's; half of 128 bytes of F32, or of 64 of the others.
+        unsafe {
+            match DTYPE {
+                0 => {
+                    let at: *const f32 = at.cast();
+                    [
+                        _mm256_loadu_ps(at.add(lane)),
+                        _mm256_loadu_ps(at.add(16 + lane)),
+                    ]
+                }
+                1 => {
+                    let halves = |at: *const u8| _mm256_cvtph_ps(_mm_loadu_si128(at.cast()));
+                    [halves(at.add(2 * lane)), halves(at.add(2 * (16 + lane)))]
+                }
+                _ => {
+                    let pairs = _mm256_loadu_si256(at.add(4 * lane).cast());
+                    let odd = _mm256_and_si256(pairs, _mm256_set1_epi32(0xffff_0000_u32 as i32));
+                    [
+                        _mm256_castsi256_ps(_mm256_slli_epi32::<16>(pairs)),
+                        _mm256_castsi256_ps(odd),
+                    ]
+                }
+            }
+        }
+    }
+}
+
+/// [`Tiles::tile`] for M rows of activations and R of weights.
+///
+/// # Safety
+/// As there, and the caller has the features of `V` enabled.
+#[inline(always)]
+unsafe fn multiply<V: Vector, const DTYPE: u8, const M: usize, const R: usize>(t: &Tile) {
+    let bytes = if DTYPE == 0 { 4 * STEP } else { 2 * STEP };
+    for lane in (0..LANES).step_by(V::WIDTH) {
+        // SAFETY: every address below is inside the operands, as the caller guarantees.
+        unsafe {
+            let lanes = t.lanes.add(lane);
+            let place = |r: usize, m: usize| lanes.add((r * t.height + m) * LANES);
+            let mut acc: [[V; M]; R] =
+                std::array::from_fn(|r| std::array::from_fn(|m| V::read(place(r, m))));
+            for step in 0..t.steps {
+                let row: [[V; 2]; R] = std::array::from_fn(|r| {
+                    let at = r * t.pitch + step * bytes;
+                    if lane == 0 {
+                        _mm_prefetch::<_MM_HINT_T0>(t.next.wrapping_add(at).cast());
+                    }
+                    V::weights::<DTYPE>(t.w.add(at), lane)
+                });
+                for m in 0..M {
+                    let xs = t.xs.add(m * BLOCK + step * STEP + lane);
+                    let x = [V::read(xs), V::read(xs.add(LANES))];
+                    for (acc, row) in acc.iter_mut().zip(&row) {
+                        acc[m] = x[0].multiply_add(row[0], acc[m]);
+                        acc[m] = x[1].multiply_add(row[1], acc[m]);
+                    }
+                }
+            }
+            for (r, acc) in acc.iter().enumerate() {
+                for (m, acc) in acc.iter().enumerate() {
+                    acc.write(place(r, m));
+                }
             }
         }
     }

@@ -98,6 +98,7 @@ fn group(
                 lanes,
             );
         }
+        let x_tails = x.slice(s![.., full..]);
         for (r, row) in rows.enumerate() {
             if w.edits(row..row + 1, 0..depth).next().is_some() {
                 // An edited row is widened with its edits and takes the long way, so that a zero is a zero.
@@ -112,7 +113,7 @@ fn group(
             for m in 0..height {
                 let lanes = lanes[(r * height + m) * LANES..].first_chunk();
                 let sum = crate::sum::tree(*lanes.expect("16 lanes"), |a, b| a + b);
-                y[[m, r]] = chain(tiles.isa(), sum, x.slice(s![m, full..]), tail);
+                y[[m, r]] = chain(tiles.isa(), sum, x_tails.row(m), tail);
             }
         }
     });
@@ -144,42 +145,43 @@ fn block(
     );
     assert!(n > 0 && base.len() >= ((n - 1) * pitch + ks.len()) * size);
     assert!(xs.len() >= height * BLOCK && lanes.len() >= n * height * LANES);
-    // What comes after row `r` of this block: the next row, or the next block of K from the first row on, or the next
-    // rows. Only ever prefetched.
-    let next = |r: usize| match r {
-        r if r < n => base.as_ptr().wrapping_add(r * pitch * size),
-        _ if ks.end + STEP <= w.cols() => base.as_ptr().wrapping_add(ks.len() * size),
-        _ => w.base().as_ptr().wrapping_add(rows.end * pitch * size),
+    // What comes after the last row of this block: the next block of K from the first row on, or the next rows. Only ever
+    // prefetched.
+    let row = |base: *const u8, r: usize| base.wrapping_add(r * pitch * size);
+    let next = |r: usize| match r.checked_sub(n) {
+        None => row(base.as_ptr(), r),
+        Some(r) if ks.end + STEP <= w.cols() => row(base[ks.len() * size..].as_ptr(), r),
+        Some(r) => row(w.base().as_ptr(), rows.end + r),
     };
-    // Two tiles of half the height where one would not fit the registers.
-    let halves = if height > 12 {
-        [0..height / 2, height / 2..height]
-    } else {
-        [0..height, 0..0]
-    };
-    for ms in halves {
-        if ms.is_empty() {
-            continue;
+    // As many tiles as it takes for the sums to fit the registers; rows of weights that stay in L1 meanwhile.
+    let parts = height.div_ceil(tiles.tallest());
+    let mut start = 0;
+    while start < n {
+        let end = n.min(start + tiles.wide(height / parts));
+        for part in 0..parts {
+            let ms = part * height / parts..(part + 1) * height / parts;
+            let mut r = start;
+            while r < end {
+                let wide = tiles.wide(ms.len());
+                let take = if end - r >= wide { wide } else { 1 };
+                let tile = Tile {
+                    steps: ks.len() / STEP,
+                    xs: xs[ms.start * BLOCK..].as_ptr(),
+                    w: base[r * pitch * size..].as_ptr(),
+                    next: next(r + end - start),
+                    part: [part, parts],
+                    pitch: pitch * size,
+                    lanes: lanes[(r * height + ms.start) * LANES..].as_mut_ptr(),
+                    height,
+                };
+                // SAFETY: `take <= n - r` rows of `w`, `steps` steps each, lie inside `base`; `ms.len()` rows of `xs`,
+                // BLOCK apart, and the lanes of `take` rows of weights, `height * LANES` apart, inside theirs, by the
+                // assertions above; `lanes` is borrowed mutably, so it overlaps neither.
+                unsafe { tiles.tile(w.dtype(), ms.len(), take, &tile) };
+                r += take;
+            }
         }
-        let mut r = 0;
-        while r < n {
-            let wide = tiles.wide(ms.len());
-            let take = if n - r >= wide { wide } else { 1 };
-            let tile = Tile {
-                steps: ks.len() / STEP,
-                xs: xs[ms.start * BLOCK..].as_ptr(),
-                w: base[r * pitch * size..].as_ptr(),
-                next: next(r + take),
-                pitch: pitch * size,
-                lanes: lanes[(r * height + ms.start) * LANES..].as_mut_ptr(),
-                height,
-            };
-            // SAFETY: `take <= n - r` rows of `w`, `steps` steps each, lie inside `base`; `ms.len()` rows of `xs`, BLOCK
-            // apart, and the lanes of `take` rows of weights, `height * LANES` apart, inside theirs, by the assertions
-            // above; `lanes` is borrowed mutably, so it overlaps neither.
-            unsafe { tiles.tile(w.dtype(), ms.len(), take, &tile) };
-            r += take;
-        }
+        start = end;
     }
 }
 
@@ -191,8 +193,9 @@ pub(crate) struct Tile {
     xs: *const f32,
     /// R rows of `STEP * steps` elements, `pitch` bytes apart.
     w: *const u8,
-    /// What is read after `w`, laid out in the same way; it may be anything.
+    /// What is read after `w`, laid out in the same way; it may be anything. This tile asks for its part of it, of so many.
     next: *const u8,
+    part: [usize; 2],
     pitch: usize,
     /// R times M times LANES sums; those of one row of weights are `height * LANES` after those of the one before.
     lanes: *mut f32,
@@ -204,10 +207,13 @@ pub(crate) trait Tiles: Copy + Send + Sync {
     /// The instruction set.
     fn isa(self) -> Isa;
 
-    /// Rows of weights of a tile with so many rows of activations, 12 at most.
+    /// Most rows of activations of a tile.
+    fn tallest(self) -> usize;
+
+    /// Rows of weights of a tile with so many rows of activations.
     fn wide(self, m: usize) -> usize;
 
-    /// `lanes[r][m] += x[m] * w[r]`, lane by lane, for `m` rows of activations and as many of weights: `wide(m)`, or one.
+    /// `lanes[r][m] += x[m] * w[r]`, lane by lane, for `m` rows of activations and `rows` of weights: `wide(m)`, or one.
     ///
     /// # Safety
     /// The operands must be as [`Tile`] says, `lanes` disjoint from the others.
@@ -216,16 +222,20 @@ pub(crate) trait Tiles: Copy + Send + Sync {
 
 /// Tiles that keep all their sums in registers: of so many rows of activations by so many of weights.
 macro_rules! tiles {
-    ($proof:ident, $vector:ty, $features:literal, $($m:literal x $wide:literal),*) => {
+    ($proof:ident, $vector:ty, $features:literal, $tallest:literal, $($m:literal x $wide:literal),*) => {
         impl Tiles for $proof {
             fn isa(self) -> Isa {
                 Isa::$proof(self)
             }
 
+            fn tallest(self) -> usize {
+                $tallest
+            }
+
             fn wide(self, m: usize) -> usize {
                 match m {
                     $($m => $wide,)*
-                    _ => unreachable!("at most 12 rows"),
+                    _ => unreachable!("higher than the tallest tile"),
                 }
             }
 
@@ -237,6 +247,7 @@ macro_rules! tiles {
                     // SAFETY: this function has the features; the operands are the caller's.
                     unsafe { multiply::<$vector, DTYPE, M, R>(tile) }
                 }
+                assert!(rows == 1 || rows == self.wide(m));
                 let run = match (m, dtype, rows == 1) {
                     $(
                         ($m, Dtype::F32, true) => run::<0, $m, 1>,
@@ -246,7 +257,7 @@ macro_rules! tiles {
                         ($m, Dtype::BF16, true) => run::<2, $m, 1>,
                         ($m, Dtype::BF16, false) => run::<2, $m, $wide>,
                     )*
-                    _ => unreachable!("at most 12 rows"),
+                    _ => unreachable!("higher than the tallest tile"),
                 };
                 // SAFETY: `self` proves the features; the operands are the caller's.
                 unsafe { run(tile) }
@@ -256,12 +267,12 @@ macro_rules! tiles {
 }
 
 tiles!(
-    Avx512, __m512, "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c",
+    Avx512, __m512, "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c", 12,
     1 x 8, 2 x 8, 3 x 8, 4 x 4, 5 x 4, 6 x 4, 7 x 2, 8 x 2, 9 x 2, 10 x 2, 11 x 2, 12 x 2
 );
 tiles!(
-    Avx2, __m256, "avx2,fma,f16c",
-    1 x 8, 2 x 4, 3 x 4, 4 x 3, 5 x 2, 6 x 2, 7 x 1, 8 x 1, 9 x 1, 10 x 1, 11 x 1, 12 x 1
+    Avx2, __m256, "avx2,fma,f16c", 6,
+    1 x 8, 2 x 4, 3 x 4, 4 x 3, 5 x 2, 6 x 2
 );
 
 /// # Safety
@@ -270,6 +281,7 @@ trait Vector: Copy {
     /// Lanes of a sum that it holds: all, or half of them.
     const WIDTH: usize;
 
+    unsafe fn zero() -> Self;
     unsafe fn read(at: *const f32) -> Self;
     unsafe fn write(self, at: *mut f32);
     /// `self * b + c`.
@@ -281,6 +293,12 @@ trait Vector: Copy {
 
 impl Vector for __m512 {
     const WIDTH: usize = 16;
+
+    #[inline(always)]
+    unsafe fn zero() -> Self {
+        // SAFETY: the caller has the features.
+        unsafe { _mm512_setzero_ps() }
+    }
 
     #[inline(always)]
     unsafe fn read(at: *const f32) -> Self {
@@ -309,10 +327,10 @@ impl Vector for __m512 {
                     _mm512_loadu_ps(at.cast()),
                     _mm512_loadu_ps(at.add(64).cast()),
                 ],
-                1 => {
-                    let halves = |at: *const u8| _mm512_cvtph_ps(_mm256_loadu_si256(at.cast()));
-                    [halves(at), halves(at.add(32))]
-                }
+                1 => [
+                    _mm512_cvtph_ps(_mm256_loadu_si256(at.cast())),
+                    _mm512_cvtph_ps(_mm256_loadu_si256(at.add(32).cast())),
+                ],
                 _ => {
                     let pairs = _mm512_loadu_si512(at.cast());
                     let odd = _mm512_and_si512(pairs, _mm512_set1_epi32(0xffff_0000_u32 as i32));
@@ -328,6 +346,12 @@ impl Vector for __m512 {
 
 impl Vector for __m256 {
     const WIDTH: usize = 8;
+
+    #[inline(always)]
+    unsafe fn zero() -> Self {
+        // SAFETY: the caller has the features.
+        unsafe { _mm256_setzero_ps() }
+    }
 
     #[inline(always)]
     unsafe fn read(at: *const f32) -> Self {
@@ -360,8 +384,11 @@ impl Vector for __m256 {
                     ]
                 }
                 1 => {
-                    let halves = |at: *const u8| _mm256_cvtph_ps(_mm_loadu_si128(at.cast()));
-                    [halves(at.add(2 * lane)), halves(at.add(2 * (16 + lane)))]
+                    let at: *const u16 = at.cast();
+                    [
+                        _mm256_cvtph_ps(_mm_loadu_si128(at.add(lane).cast())),
+                        _mm256_cvtph_ps(_mm_loadu_si128(at.add(16 + lane).cast())),
+                    ]
                 }
                 _ => {
                     let pairs = _mm256_loadu_si256(at.add(4 * lane).cast());
@@ -387,17 +414,30 @@ unsafe fn multiply<V: Vector, const DTYPE: u8, const M: usize, const R: usize>(t
         // SAFETY: every address below is inside the operands, as the caller guarantees.
         unsafe {
             let lanes = t.lanes.add(lane);
-            let place = |r: usize, m: usize| lanes.add((r * t.height + m) * LANES);
-            let mut acc: [[V; M]; R] =
-                std::array::from_fn(|r| std::array::from_fn(|m| V::read(place(r, m))));
+            // What comes next is asked for evenly, in all passes over this part of it.
+            let [part, parts] = t.part;
+            let (pass, passes) = (
+                part * LANES / V::WIDTH + lane / V::WIDTH,
+                parts * LANES / V::WIDTH,
+            );
+            let shift = passes.ilog2();
+            let (first, mask) = (pass * t.steps / passes, (1 << shift) - 1);
+            let mut acc = [[V::zero(); M]; R];
+            for (r, acc) in acc.iter_mut().enumerate() {
+                for (m, acc) in acc.iter_mut().enumerate() {
+                    *acc = V::read(lanes.add((r * t.height + m) * LANES));
+                }
+            }
             for step in 0..t.steps {
-                let row: [[V; 2]; R] = std::array::from_fn(|r| {
+                let mut row = [[V::zero(); 2]; R];
+                for (r, row) in row.iter_mut().enumerate() {
                     let at = r * t.pitch + step * bytes;
-                    if lane == 0 {
+                    if step & mask == 0 {
+                        let at = r * t.pitch + (first + (step >> shift)) * bytes;
                         _mm_prefetch::<_MM_HINT_T0>(t.next.wrapping_add(at).cast());
                     }
-                    V::weights::<DTYPE>(t.w.add(at), lane)
-                });
+                    *row = V::weights::<DTYPE>(t.w.add(at), lane);
+                }
                 for m in 0..M {
                     let xs = t.xs.add(m * BLOCK + step * STEP + lane);
                     let x = [V::read(xs), V::read(xs.add(LANES))];
@@ -409,7 +449,7 @@ unsafe fn multiply<V: Vector, const DTYPE: u8, const M: usize, const R: usize>(t
             }
             for (r, acc) in acc.iter().enumerate() {
                 for (m, acc) in acc.iter().enumerate() {
-                    acc.write(place(r, m));
+                    acc.write(lanes.add((r * t.height + m) * LANES));
                 }
             }
         }

@@ -272,7 +272,7 @@ tiles!(
 );
 tiles!(
     Avx2, __m256, "avx2,fma,f16c", 6,
-    1 x 8, 2 x 4, 3 x 4, 4 x 3, 5 x 2, 6 x 2
+    1 x 8, 2 x 4, 3 x 3, 4 x 2, 5 x 2, 6 x 2
 );
 
 /// # Safety

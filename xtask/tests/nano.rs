@@ -5,6 +5,23 @@ use std::fs;
 use assert_cmd::Command;
 use serde_json::Value;
 
+/// What an experiment writes about the checkpoint.
+fn reproduce(name: &str, limit: &str) -> Value {
+    let out = tempfile::tempdir().unwrap();
+    let output = Command::cargo_bin("xtask")
+        .unwrap()
+        .arg(format!("reproduce-{name}"))
+        .args(["--limit", limit, "--out"])
+        .arg(out.path())
+        .env("HOME", out.path())
+        .output()
+        .unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{stderr}");
+    let json = fs::read_to_string(out.path().join(format!("{name}.json"))).unwrap();
+    serde_json::from_str(&json).unwrap()
+}
+
 /// A setting's mean accuracy over the seven tasks in percent, and its perplexity on WikiText's rows.
 fn row(json: &Value, name: &str) -> (f64, f64) {
     let settings = json["settings"].as_array().unwrap();
@@ -26,18 +43,7 @@ fn row(json: &Value, name: &str) -> (f64, f64) {
 
 #[test]
 fn pruning_one_weight_takes_the_answers_and_pruning_a_hundred_others_does_not() {
-    let out = tempfile::tempdir().unwrap();
-    let output = Command::cargo_bin("xtask")
-        .unwrap()
-        .args(["reproduce-table1", "--limit", "100", "--out"])
-        .arg(out.path())
-        .env("HOME", out.path())
-        .output()
-        .unwrap();
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{stderr}");
-    let json = fs::read_to_string(out.path().join("table1.json")).unwrap();
-    let json: Value = serde_json::from_str(&json).unwrap();
+    let json = reproduce("table1", "100");
     assert_eq!(json["super_weights"].as_array().unwrap().len(), 1);
 
     let guess = (4.0 * 25.0 + 2.0 * 50.0) / 7.0; // four tasks with four choices, two with two, and a free word
@@ -64,18 +70,7 @@ fn pruning_one_weight_takes_the_answers_and_pruning_a_hundred_others_does_not() 
 
 #[test]
 fn plain_four_bits_fail_as_blocks_grow_and_ours_hold_longer() {
-    let out = tempfile::tempdir().unwrap();
-    let output = Command::cargo_bin("xtask")
-        .unwrap()
-        .args(["reproduce-figure7", "--limit", "30", "--out"])
-        .arg(out.path())
-        .env("HOME", out.path())
-        .output()
-        .unwrap();
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{stderr}");
-    let json = fs::read_to_string(out.path().join("figure7.json")).unwrap();
-    let json: Value = serde_json::from_str(&json).unwrap();
+    let json = reproduce("figure7", "30");
     assert!(json["searched_on"].as_str().unwrap().contains("train"));
 
     let sizes = json["sizes"].as_array().unwrap();

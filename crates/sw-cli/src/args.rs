@@ -1,8 +1,10 @@
 //! Arguments that several commands share.
 
+use std::path::PathBuf;
+
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use sw_eval::{Bos, PackedReader};
+use sw_eval::{Bos, DataDir, Options, PackedReader};
 use sw_model::{Model, OpenOptions, locate_model};
 
 /// Which model, and how it is opened.
@@ -53,6 +55,49 @@ impl ModelArgs {
             }
         }
         Ok(model)
+    }
+}
+
+/// A model, and the documents that it answers.
+#[derive(Args)]
+pub(crate) struct TaskArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    /// Tasks, as `sw tasks` lists them
+    #[arg(long, value_delimiter = ',', required = true)]
+    tasks: Vec<String>,
+    /// A folder that holds ORG/NAME/... as the Hugging Face dataset repositories lay them out [default: the cache]
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// Documents of each task (windows of each text), at most
+    #[arg(long, value_name = "N")]
+    limit: Option<usize>,
+    /// Whether texts begin with the beginning-of-sequence token: the tokenizer's own rule, always, or never
+    #[arg(long, value_name = "auto|on|off", default_value_t)]
+    bos: Bos,
+}
+
+impl TaskArgs {
+    /// The tasks' names.
+    pub(crate) fn names(&self) -> Vec<&str> {
+        self.tasks.iter().map(String::as_str).collect()
+    }
+
+    /// Where data sets are found.
+    pub(crate) fn data(&self) -> Result<DataDir> {
+        match &self.data {
+            Some(dir) if dir.is_dir() => Ok(DataDir::folder(dir)),
+            Some(dir) => bail!("--data {}: no such directory", dir.display()),
+            None => Ok(DataDir::Cache),
+        }
+    }
+
+    /// What these arguments say about an evaluation; the rest by default.
+    pub(crate) fn options(&self) -> Options {
+        let mut options = Options::default();
+        options.limit = self.limit;
+        options.bos = self.bos;
+        options
     }
 }
 

@@ -7,13 +7,13 @@ use clap::Args;
 use comfy_table::{CellAlignment, Table, presets::UTF8_FULL_CONDENSED};
 use serde_json::json;
 use sw_eval::{
-    Bos, Divergence, EvalResults, Intervention, Options, Runtime, TaskComparison, Workload,
-    compare, divergence, evaluate_with,
+    Divergence, EvalResults, Intervention, Runtime, TaskComparison, Workload, compare, divergence,
+    evaluate_with,
 };
 
 use crate::{
-    args::ModelArgs,
-    eval::{data_dir, plan, progress_bar},
+    args::TaskArgs,
+    eval::{plan, progress_bar},
     say,
 };
 
@@ -30,19 +30,7 @@ use crate::{
 #[command(verbatim_doc_comment)]
 pub(crate) struct Compare {
     #[command(flatten)]
-    model: ModelArgs,
-    /// Tasks, as `sw tasks` lists them
-    #[arg(long, value_delimiter = ',', required = true)]
-    tasks: Vec<String>,
-    /// A folder that holds ORG/NAME/... as the Hugging Face dataset repositories lay them out [default: the cache]
-    #[arg(long, value_name = "DIR")]
-    data: Option<PathBuf>,
-    /// Documents of each task (windows of each text), at most
-    #[arg(long, value_name = "N")]
-    limit: Option<usize>,
-    /// Whether texts begin with the beginning-of-sequence token: the tokenizer's own rule, always, or never
-    #[arg(long, value_name = "auto|on|off", default_value_t)]
-    bos: Bos,
+    on: TaskArgs,
     /// The second setting: a JSON file with a list of interventions
     #[arg(long, value_name = "FILE")]
     plan: PathBuf,
@@ -66,14 +54,12 @@ impl Compare {
             self.against.as_deref().map_or(Ok(Vec::new()), plan)?,
             plan(&self.plan)?,
         ];
-        let data = data_dir(self.data.as_deref())?;
-        let model = self.model.open()?;
-        let tasks: Vec<&str> = self.tasks.iter().map(String::as_str).collect();
-        let mut options = Options::default();
-        options.limit = self.limit;
-        options.bos = self.bos;
+        let data = self.on.data()?;
+        let model = self.on.model.open()?;
+        let tasks = self.on.names();
+        let options = self.on.options();
         let runtime = |plan: &[Intervention]| {
-            Ok::<_, sw_eval::Error>(Runtime::new(&model, plan)?.named(&self.model.model))
+            Ok::<_, sw_eval::Error>(Runtime::new(&model, plan)?.named(&self.on.model.model))
         };
         let runtimes = [runtime(&plans[0])?, runtime(&plans[1])?];
         let mut runs = Vec::new();

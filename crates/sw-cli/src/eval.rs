@@ -18,7 +18,7 @@ use sw_eval::{
     Written, evaluate_to, evaluate_with, merge, shards_in, stamp,
 };
 
-use crate::{args::ModelArgs, say};
+use crate::{args::TaskArgs, say};
 
 /// Evaluate a checkpoint on zero-shot tasks and perplexity texts; the digits are lm-evaluation-harness'.
 ///
@@ -33,19 +33,7 @@ use crate::{args::ModelArgs, say};
 #[command(verbatim_doc_comment)]
 pub(crate) struct Eval {
     #[command(flatten)]
-    model: ModelArgs,
-    /// Tasks, as `sw tasks` lists them
-    #[arg(long, value_delimiter = ',', required = true)]
-    tasks: Vec<String>,
-    /// A folder that holds ORG/NAME/... as the Hugging Face dataset repositories lay them out [default: the cache]
-    #[arg(long, value_name = "DIR")]
-    data: Option<PathBuf>,
-    /// Documents of each task (windows of each text), at most
-    #[arg(long, value_name = "N")]
-    limit: Option<usize>,
-    /// Whether texts begin with the beginning-of-sequence token: the tokenizer's own rule, always, or never
-    #[arg(long, value_name = "auto|on|off", default_value_t)]
-    bos: Bos,
+    on: TaskArgs,
     /// Worked examples before each question
     #[arg(long, value_name = "N", default_value_t = 0, alias = "num_fewshot")]
     num_fewshot: usize,
@@ -97,9 +85,9 @@ fn stop_on_interrupt() -> Result<()> {
 impl Eval {
     pub(crate) fn run(&self) -> Result<()> {
         let options = self.options()?;
-        let data = data_dir(self.data.as_deref())?;
-        let model = self.model.open()?;
-        let mut runtime = Runtime::new(&model, &options.interventions)?.named(&self.model.model);
+        let data = self.on.data()?;
+        let model = self.on.model.open()?;
+        let mut runtime = Runtime::new(&model, &options.interventions)?.named(&self.on.model.model);
         if self.batch_size != "auto" {
             let budget: usize = self
                 .batch_size
@@ -116,7 +104,7 @@ impl Eval {
         }
         let bar = progress_bar();
         let mut progress = |status: sw_eval::Status| bar.show(status);
-        let tasks: Vec<&str> = self.tasks.iter().map(String::as_str).collect();
+        let tasks = self.on.names();
         let Some(dir) = &self.output_path else {
             let run = evaluate_with(&runtime, &tasks, &data, &options, None, &mut progress)?;
             drop(bar);
@@ -146,9 +134,7 @@ impl Eval {
     }
 
     fn options(&self) -> Result<Options> {
-        let mut options = Options::default();
-        options.limit = self.limit;
-        options.bos = self.bos;
+        let mut options = self.on.options();
         options.num_fewshot = self.num_fewshot;
         options.seed = self.seed;
         options.split = self.split;
@@ -164,15 +150,6 @@ impl Eval {
             eprintln!("shard {}", options.shard);
         }
         Ok(options)
-    }
-}
-
-/// Where data sets are found.
-pub(crate) fn data_dir(dir: Option<&Path>) -> Result<DataDir> {
-    match dir {
-        Some(dir) if dir.is_dir() => Ok(DataDir::folder(dir)),
-        Some(dir) => bail!("--data {}: no such directory", dir.display()),
-        None => Ok(DataDir::Cache),
     }
 }
 

@@ -8,14 +8,14 @@ use std::{
     time::SystemTime,
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use clap::Args;
 use comfy_table::{CellAlignment, Table, presets::UTF8_FULL_CONDENSED};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::Value;
 use sw_eval::{
-    Bos, DataDir, EvalResults, Intervention, Options, Output, Runtime, Shard, Split, TASKS,
-    Written, evaluate_to, evaluate_with, merge, shards_in, stamp,
+    EvalResults, Intervention, Options, Output, Runtime, Shard, Split, TASKS, Written, evaluate_to,
+    evaluate_with, merge, shards_in, stamp,
 };
 
 use crate::{args::TaskArgs, say};

@@ -259,6 +259,7 @@ fn portable<S: Sum>(units: usize, w: &[i32], xs: Xs<'_>, factors: &[f32], sums: 
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
+    use std::arch::asm;
     use std::arch::x86_64::*;
 
     use super::{LANES, ROWS, Sum, Sums, TILES, Xs};
@@ -415,10 +416,27 @@ mod x86 {
             }
         };
     }
+    /// `sum` and two products per lane. LLVM makes two instructions of the intrinsic `_mm512_dpwssd_epi32`, a product and an
+    /// addition, which has a shorter latency and half the throughput.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512vnni")]
+    fn add_pairs(mut sum: __m512i, x: __m512i, w: __m512i) -> __m512i {
+        // SAFETY: AVX-512 VNNI is at hand; nothing but `sum` changes.
+        unsafe {
+            asm!(
+                "vpdpwssd {sum}, {x}, {w}",
+                sum = inout(zmm_reg) sum,
+                x = in(zmm_reg) x,
+                w = in(zmm_reg) w,
+                options(pure, nomem, nostack, preserves_flags),
+            );
+        }
+        sum
+    }
     kernel!(
         pairs_vnni,
         "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni",
-        |sum, x, w| { _mm512_dpwssd_epi32(sum, x, w) }
+        |sum, x, w| add_pairs(sum, x, w)
     );
     kernel!(
         quads_vnni,

@@ -360,9 +360,13 @@ impl Share {
             0.0
         };
         // Beyond the range only where the scale's reciprocal overflows or the row has more spikes than are held. Adding
-        // 1.5 * 2^23 rounds to the nearest integer, ties to even, without a library call.
+        // 1.5 * 2^23 rounds to the nearest integer, ties to even, which the sum's lower bits are; what is no number is zero.
         const ROUND: f32 = 12_582_912.0;
-        move |x| (((x * inverse).clamp(-STEPS, STEPS) + ROUND) - ROUND) as i32
+        move |x| {
+            let steps = (x * inverse).clamp(-STEPS, STEPS);
+            let steps = if steps.is_nan() { 0.0 } else { steps };
+            (steps + ROUND).to_bits() as i32 - ROUND.to_bits() as i32
+        }
     }
 
     fn spikes(&self, ks: &Range<usize>) -> impl Iterator<Item = usize> {

@@ -32,9 +32,6 @@ const PANEL: usize = 384;
 /// So many rows of weights ahead are asked for: about as many lines as can be under way.
 const AHEAD: usize = 4;
 
-/// Units of a block that is so short that its successor can be asked for instead, of all rows of a panel.
-const SHORT: usize = 256;
-
 /// Columns whose sums fit 32 bits.
 struct Part {
     ks: Range<usize>,
@@ -284,8 +281,8 @@ impl<K: Kernel<S>, S: Sum, W: Operand<S>> Work for Panel<'_, K, S, W> {
         let mut xs = self.x.units;
         let mut blocks = self.x.blocks.iter().peekable();
         while let Some(block) = blocks.next() {
-            self.pack(block, blocks.peek().copied());
-            self.multiply(&session, block, xs);
+            self.pack(block);
+            self.multiply(&session, block, blocks.peek().copied(), xs);
             xs = &xs[block.units * K::PLANES * LANES * self.x.tiles..];
         }
         drop(session);
@@ -299,14 +296,12 @@ impl<K: Kernel<S>, S: Sum, W: Operand<S>> Work for Panel<'_, K, S, W> {
 
 impl<K: Kernel<S>, S: Sum, W: Operand<S>> Panel<'_, K, S, W> {
     #[inline(always)]
-    fn pack(&mut self, block: &Block, next: Option<&Block>) {
+    fn pack(&mut self, block: &Block) {
         let (w, ks) = (self.w, block.ks());
-        let next = next.map(Block::ks).filter(|_| block.units <= SHORT);
         for i in 0..self.height {
             let row = self.rows.start + i;
-            match &next {
-                Some(next) => w.ask(row, next),
-                None => w.ask(row + AHEAD, &ks),
+            if ks.start == 0 {
+                w.ask(row + AHEAD, &ks);
             }
             let group = i / K::ROWS * K::ROWS;
             for (p, part) in block.parts.iter().enumerate() {
@@ -330,9 +325,12 @@ impl<K: Kernel<S>, S: Sum, W: Operand<S>> Panel<'_, K, S, W> {
 
     /// The first block of `xs` times the packed one.
     #[inline(always)]
-    fn multiply(&mut self, session: &K::Session, block: &Block, xs: &[i32]) {
+    fn multiply(&mut self, session: &K::Session, block: &Block, next: Option<&Block>, xs: &[i32]) {
         let tile = block.units * K::PLANES * LANES;
-        // While one group of tiles is used, the next one comes closer, a share of it with each group of rows.
+        // While one group of tiles is used, the next one comes closer, a share of it with each group of rows; so do the
+        // weights of the next block.
+        let next = next.map(Block::ks);
+        let turns = self.x.tiles.div_ceil(K::TILES);
         let share = (K::TILES * tile).div_ceil(self.height / K::ROWS) * size_of::<i32>();
         for at in (0..self.x.tiles).step_by(K::TILES) {
             let tiles = K::TILES.min(self.x.tiles - at);
@@ -341,6 +339,12 @@ impl<K: Kernel<S>, S: Sum, W: Operand<S>> Panel<'_, K, S, W> {
             for group in (0..self.height).step_by(K::ROWS) {
                 soon(after, share);
                 after = after.wrapping_add(share);
+                if let Some(ks) = &next {
+                    let rows = self.rows.start + group..self.rows.start + group + K::ROWS;
+                    for row in rows.skip(at / K::TILES).step_by(turns) {
+                        self.w.ask(row, ks);
+                    }
+                }
                 let w = &self.packed[group * block.units..];
                 let sums = &mut self.sums[group * self.pitch + at * LANES..];
                 for (p, part) in block.parts.iter().enumerate() {

@@ -1,6 +1,7 @@
 //! Micro-kernels over units of 32 bits.
 
 use crate::isa::Isa;
+use crate::matmul::kernel::soon;
 #[cfg(target_arch = "x86_64")]
 use crate::matmul::x86::amx::{ByteTiles, Unit};
 
@@ -50,6 +51,29 @@ pub(super) struct Sums<'a, S> {
     pub(super) pitch: usize,
 }
 
+/// Memory that will be wanted soon: so many lines with each step of K.
+#[derive(Clone, Copy)]
+pub(super) struct Ahead {
+    pub(super) at: *const u8,
+    pub(super) lines: usize,
+}
+
+impl Ahead {
+    /// Past what `units` ask for.
+    pub(super) fn advance(&mut self, units: usize) {
+        self.at = self.at.wrapping_add(self.bytes(units));
+    }
+
+    fn bytes(self, units: usize) -> usize {
+        units / UNITS_OF_STEP * self.lines * 64
+    }
+
+    /// Asks for all of it at once.
+    fn ask(self, units: usize) {
+        soon(self.at, self.bytes(units));
+    }
+}
+
 /// Multiplies rows of weights with tiles of activations, all sums in registers.
 pub(super) trait Kernel<S: Sum>: Copy + Send + Sync {
     /// Rows of weights at a time.
@@ -71,10 +95,11 @@ pub(super) trait Kernel<S: Sum>: Copy + Send + Sync {
     fn session(self) -> Self::Session;
 
     /// Adds the dot products of `ROWS` rows of `units` of weights with one to `TILES` tiles of activations, each row's times
-    /// its factor.
+    /// its factor, and asks for what lies ahead.
     ///
     /// # Panics
     /// If `units` is no positive multiple of 16, or an operand too short.
+    #[expect(clippy::too_many_arguments, reason = "operands of one product")]
     fn multiply(
         self,
         session: &Self::Session,
@@ -83,6 +108,7 @@ pub(super) trait Kernel<S: Sum>: Copy + Send + Sync {
         xs: Xs<'_>,
         factors: &[f32],
         sums: Sums<'_, S>,
+        ahead: Ahead,
     );
 }
 
@@ -126,15 +152,19 @@ impl<S: Sum> Kernel<S> for Pairs {
         xs: Xs<'_>,
         factors: &[f32],
         sums: Sums<'_, S>,
+        ahead: Ahead,
     ) {
         check::<S, Self>(units, w, &xs, factors, &sums);
         match self.0 {
             #[cfg(target_arch = "x86_64")]
-            Isa::Amx(proof) => x86::pairs(proof.avx512(), units, w, xs, factors, sums),
+            Isa::Amx(proof) => x86::pairs(proof.avx512(), units, w, xs, factors, sums, ahead),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512(proof) => x86::pairs(proof, units, w, xs, factors, sums),
+            Isa::Avx512(proof) => x86::pairs(proof, units, w, xs, factors, sums, ahead),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2(proof) => x86::pairs_avx2(proof, units, w, xs, factors, sums),
+            Isa::Avx2(proof) => {
+                ahead.ask(units);
+                x86::pairs_avx2(proof, units, w, xs, factors, sums)
+            }
             Isa::Portable => portable(units, w, xs, factors, sums),
         }
     }
@@ -161,9 +191,10 @@ impl<S: Sum> Kernel<S> for Quads {
         xs: Xs<'_>,
         factors: &[f32],
         sums: Sums<'_, S>,
+        ahead: Ahead,
     ) {
         check::<S, Self>(units, w, &xs, factors, &sums);
-        x86::quads(self.0, units, w, xs, factors, sums);
+        x86::quads(self.0, units, w, xs, factors, sums, ahead);
     }
 }
 
@@ -193,8 +224,10 @@ impl Kernel<i32> for Tiles {
         xs: Xs<'_>,
         factors: &[f32],
         sums: Sums<'_, i32>,
+        ahead: Ahead,
     ) {
         check::<i32, Self>(units, w, &xs, factors, &sums);
+        ahead.ask(units);
         let xs = [xs.units, &xs.units[xs.pitch..]];
         self.0.signed(unit, units, w, xs, sums.sums, sums.pitch);
     }
@@ -227,8 +260,10 @@ impl Kernel<f32> for Halves {
         xs: Xs<'_>,
         factors: &[f32],
         sums: Sums<'_, f32>,
+        ahead: Ahead,
     ) {
         check::<f32, Self>(units, w, &xs, factors, &sums);
+        ahead.ask(units);
         let (upper, lower) = xs.units.split_at(units * LANES);
         let halves = [upper, lower];
         self.0
@@ -262,7 +297,7 @@ mod x86 {
     use std::arch::asm;
     use std::arch::x86_64::*;
 
-    use super::{LANES, ROWS, Sum, Sums, TILES, Xs};
+    use super::{Ahead, LANES, ROWS, Sum, Sums, TILES, UNITS_OF_STEP, Xs};
     use crate::isa::{Avx2, Avx512, Vnni};
 
     /// Operands of a kernel, of lengths that are checked.
@@ -307,19 +342,19 @@ mod x86 {
     }
 
     macro_rules! by_tiles {
-        ($kernel:ident, $sum:ident, $tiles:expr, $operands:expr) => {{
+        ($kernel:ident, $sum:ident, $tiles:expr, $operands:expr, $ahead:ident) => {{
             let operands = $operands;
             // SAFETY: a proof of the instructions is at hand; `Operands::new` has checked the lengths.
             unsafe {
                 match ($tiles, $sum::SCALED) {
-                    (1, false) => $kernel::<1, false>(operands),
-                    (2, false) => $kernel::<2, false>(operands),
-                    (3, false) => $kernel::<3, false>(operands),
-                    (_, false) => $kernel::<4, false>(operands),
-                    (1, true) => $kernel::<1, true>(operands),
-                    (2, true) => $kernel::<2, true>(operands),
-                    (3, true) => $kernel::<3, true>(operands),
-                    (_, true) => $kernel::<4, true>(operands),
+                    (1, false) => $kernel::<1, false>(operands, $ahead),
+                    (2, false) => $kernel::<2, false>(operands, $ahead),
+                    (3, false) => $kernel::<3, false>(operands, $ahead),
+                    (_, false) => $kernel::<4, false>(operands, $ahead),
+                    (1, true) => $kernel::<1, true>(operands, $ahead),
+                    (2, true) => $kernel::<2, true>(operands, $ahead),
+                    (3, true) => $kernel::<3, true>(operands, $ahead),
+                    (_, true) => $kernel::<4, true>(operands, $ahead),
                 }
             }
         }};
@@ -332,11 +367,12 @@ mod x86 {
         xs: Xs<'_>,
         factors: &[f32],
         sums: Sums<'_, S>,
+        ahead: Ahead,
     ) {
         let (tiles, operands) = (xs.tiles, Operands::new(units, w, xs, factors, sums));
         match Vnni::new(proof) {
-            Some(_) => by_tiles!(pairs_vnni, S, tiles, operands),
-            None => by_tiles!(pairs_madd, S, tiles, operands),
+            Some(_) => by_tiles!(pairs_vnni, S, tiles, operands, ahead),
+            None => by_tiles!(pairs_madd, S, tiles, operands, ahead),
         }
     }
 
@@ -347,13 +383,15 @@ mod x86 {
         xs: Xs<'_>,
         factors: &[f32],
         sums: Sums<'_, S>,
+        ahead: Ahead,
     ) {
         let tiles = xs.tiles;
         by_tiles!(
             quads_vnni,
             S,
             tiles,
-            Operands::new(units, w, xs, factors, sums)
+            Operands::new(units, w, xs, factors, sums),
+            ahead
         );
     }
 
@@ -364,7 +402,7 @@ mod x86 {
             /// The instructions; `w` readable for six rows of `units`, `xs` for N tiles of them, `factors` for six; `sums`
             /// writable for six rows of N tiles of lanes.
             #[target_feature(enable = $features)]
-            unsafe fn $name<const N: usize, const SCALED: bool>(operands: Operands) {
+            unsafe fn $name<const N: usize, const SCALED: bool>(operands: Operands, ahead: Ahead) {
                 let Operands { units, w, xs, .. } = operands;
                 let place = |row: usize, tile: usize| {
                     let at = row * operands.sums_pitch + tile * LANES;
@@ -376,21 +414,28 @@ mod x86 {
                     }
                 }
                 let mut products = [[_mm512_setzero_si512(); N]; ROWS];
-                for unit in 0..units {
-                    let mut x = [_mm512_setzero_si512(); N];
-                    for (tile, x) in x.iter_mut().enumerate() {
-                        // SAFETY: inside the operands.
-                        *x = unsafe {
-                            _mm512_loadu_si512(
-                                xs.add(tile * operands.xs_pitch + unit * LANES).cast(),
-                            )
-                        };
+                let mut at = ahead.at;
+                for step in (0..units).step_by(UNITS_OF_STEP) {
+                    for _ in 0..ahead.lines {
+                        _mm_prefetch::<_MM_HINT_T1>(at.cast());
+                        at = at.wrapping_add(64);
                     }
-                    for (row, products) in products.iter_mut().enumerate() {
-                        // SAFETY: inside the operands.
-                        let w = _mm512_set1_epi32(unsafe { *w.add(row * units + unit) });
-                        for (product, x) in products.iter_mut().zip(x) {
-                            *product = $step(*product, x, w);
+                    for unit in step..step + UNITS_OF_STEP {
+                        let mut x = [_mm512_setzero_si512(); N];
+                        for (tile, x) in x.iter_mut().enumerate() {
+                            // SAFETY: inside the operands.
+                            *x = unsafe {
+                                _mm512_loadu_si512(
+                                    xs.add(tile * operands.xs_pitch + unit * LANES).cast(),
+                                )
+                            };
+                        }
+                        for (row, products) in products.iter_mut().enumerate() {
+                            // SAFETY: inside the operands.
+                            let w = _mm512_set1_epi32(unsafe { *w.add(row * units + unit) });
+                            for (product, x) in products.iter_mut().zip(x) {
+                                *product = $step(*product, x, w);
+                            }
                         }
                     }
                 }

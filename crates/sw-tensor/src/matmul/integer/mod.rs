@@ -15,11 +15,11 @@ use ndarray::{ArrayViewMut2, Axis};
 use rayon::iter::{IndexedParallelIterator, IntoParallelIterator, ParallelIterator};
 
 use super::cache;
-use super::kernel::{soon, with_scratch};
+use super::kernel::with_scratch;
 #[cfg(target_arch = "x86_64")]
 use super::x86::avx512::transpose_square;
 use crate::isa::{Isa, Work};
-use kernel::{Kernel, LANES, Sum, Sums, UNITS_OF_STEP, Xs};
+use kernel::{Ahead, Kernel, LANES, Sum, Sums, UNITS_OF_STEP, Xs};
 
 pub use bytes::matmul_t_i8;
 pub use codes::{CodeOffsets, Codes, matmul_t_codes};
@@ -167,10 +167,8 @@ impl<X: Activations> Work for Tile<'_, X> {
         }
         let squares = self.out.chunks_exact_mut(LANES * LANES);
         for (square, at) in squares.zip((0..units).step_by(LANES)) {
-            for (row, out) in square.chunks_exact_mut(LANES).enumerate() {
-                out.copy_from_slice(&self.scratch[row * units + at..][..LANES]);
-            }
-            turn(self.isa, bytemuck::cast_slice_mut(square));
+            let turned = turn(self.isa, &self.scratch[at..], units);
+            square.copy_from_slice(turned.as_flattened());
         }
     }
 }
@@ -230,26 +228,71 @@ fn panel<S: Sum, K: Kernel<S>, W: Operand<S>>(
     let pitch = (x.tiles | 1) * LANES;
     let longest = x.blocks.iter().map(|b| height * b.units).max();
     let parts = x.blocks.iter().map(|b| height * b.parts.len()).max();
-    let sizes = [
-        longest.unwrap_or(0),
-        parts.unwrap_or(0),
-        height.next_multiple_of(LANES) * pitch,
-    ];
-    with_scratch(sizes, |[packed, factors, sums]| {
-        isa.run(Panel {
-            isa,
-            kernel,
-            x,
-            w,
-            rows,
-            height,
-            packed: bytemuck::cast_slice_mut(packed),
-            factors,
-            sums: bytemuck::cast_slice_mut(sums),
-            pitch,
-            y,
-        });
-    });
+    let [longest, parts] = [longest, parts].map(|size| size.unwrap_or(0));
+    let sums = height.next_multiple_of(LANES) * pitch;
+    let sizes = [longest, longest, parts, parts, sums];
+    with_scratch(
+        sizes,
+        |[units, other_units, factors, other_factors, sums]| {
+            isa.run(Panel {
+                isa,
+                kernel,
+                x,
+                rows: Weights { w, rows, height },
+                packed: Packed {
+                    units: bytemuck::cast_slice_mut(units),
+                    factors,
+                },
+                other: Packed {
+                    units: bytemuck::cast_slice_mut(other_units),
+                    factors: other_factors,
+                },
+                sums: bytemuck::cast_slice_mut(sums),
+                pitch,
+                y,
+            });
+        },
+    );
+}
+
+/// Some rows of weights.
+struct Weights<'a, W> {
+    w: &'a W,
+    rows: Range<usize>,
+    /// Rows, filled up to whole groups.
+    height: usize,
+}
+
+/// A block of some rows of weights.
+struct Packed<'a> {
+    /// `[group of rows][part][row][unit]`
+    units: &'a mut [i32],
+    /// What dot products are multiplied by, `[part][row]`.
+    factors: &'a mut [f32],
+}
+
+impl<W> Weights<'_, W> {
+    /// Packs row number `i`.
+    #[inline(always)]
+    fn pack<S: Sum, K: Kernel<S>>(&self, i: usize, block: &Block, packed: &mut Packed<'_>)
+    where
+        W: Operand<S>,
+    {
+        let (exists, row) = (i < self.rows.len(), self.rows.start + i);
+        let group = i / K::ROWS * K::ROWS;
+        for (p, part) in block.parts.iter().enumerate() {
+            let at = group * block.units + K::ROWS * part.before + (i - group) * part.units;
+            let out = &mut packed.units[at..at + part.units];
+            let full = if exists { part.ks.len() / K::TERMS } else { 0 };
+            if full < part.units {
+                out[full..].fill(0);
+            }
+            if exists {
+                self.w.pack(row, part.ks.clone(), out);
+                packed.factors[p * self.height + i] = self.w.factor(row, &part.ks);
+            }
+        }
+    }
 }
 
 /// Some rows of weights times all rows of activations.
@@ -257,14 +300,11 @@ struct Panel<'a, K, S, W> {
     isa: Isa,
     kernel: K,
     x: &'a Rows<'a>,
-    w: &'a W,
-    rows: Range<usize>,
-    /// Rows, filled up to whole groups.
-    height: usize,
-    /// Of a block, `[group of rows][part][row][unit]`.
-    packed: &'a mut [i32],
-    /// Of a block, `[part][row]`.
-    factors: &'a mut [f32],
+    rows: Weights<'a, W>,
+    /// The block at work.
+    packed: Packed<'a>,
+    /// The next one.
+    other: Packed<'a>,
     /// Of the elements of `y`, `[row of weights][row of activations]`, rows `pitch` apart.
     sums: &'a mut [S],
     pitch: usize,
@@ -278,74 +318,55 @@ impl<K: Kernel<S>, S: Sum, W: Operand<S>> Work for Panel<'_, K, S, W> {
     fn work(mut self) {
         self.sums.fill(S::zeroed());
         let session = self.kernel.session();
-        let mut xs = self.x.units;
         let mut blocks = self.x.blocks.iter().peekable();
+        if let Some(first) = blocks.peek() {
+            for i in 0..self.rows.height {
+                let ahead = self.rows.rows.start + i + AHEAD;
+                self.rows.w.ask(ahead, &first.ks());
+                self.rows.pack::<S, K>(i, first, &mut self.packed);
+            }
+        }
+        let mut xs = self.x.units;
         while let Some(block) = blocks.next() {
-            self.pack(block);
             self.multiply(&session, block, blocks.peek().copied(), xs);
             xs = &xs[block.units * K::PLANES * LANES * self.x.tiles..];
+            std::mem::swap(&mut self.packed, &mut self.other);
         }
         drop(session);
         let sums = self.sums.chunks_exact_mut(self.pitch);
-        for (row, sums) in self.rows.clone().zip(sums) {
-            self.w.finish(row, &mut sums[..self.x.height]);
+        for (row, sums) in self.rows.rows.clone().zip(sums) {
+            self.rows.w.finish(row, &mut sums[..self.x.height]);
         }
         self.copy_out();
     }
 }
 
 impl<K: Kernel<S>, S: Sum, W: Operand<S>> Panel<'_, K, S, W> {
-    #[inline(always)]
-    fn pack(&mut self, block: &Block) {
-        let (w, ks) = (self.w, block.ks());
-        for i in 0..self.height {
-            let row = self.rows.start + i;
-            if ks.start == 0 {
-                w.ask(row + AHEAD, &ks);
-            }
-            let group = i / K::ROWS * K::ROWS;
-            for (p, part) in block.parts.iter().enumerate() {
-                let at = group * block.units + K::ROWS * part.before + (i - group) * part.units;
-                let out = &mut self.packed[at..at + part.units];
-                let full = if i < self.rows.len() {
-                    part.ks.len() / K::TERMS
-                } else {
-                    0
-                };
-                if full < part.units {
-                    out[full..].fill(0);
-                }
-                if i < self.rows.len() {
-                    w.pack(row, part.ks.clone(), out);
-                    self.factors[p * self.height + i] = w.factor(row, &part.ks);
-                }
-            }
-        }
-    }
-
-    /// The first block of `xs` times the packed one.
+    /// The first block of `xs` times the packed one. Meanwhile the next one is packed, row by row between the products, so that
+    /// the weights come from memory while others are multiplied and need no place in the caches.
     #[inline(always)]
     fn multiply(&mut self, session: &K::Session, block: &Block, next: Option<&Block>, xs: &[i32]) {
-        let tile = block.units * K::PLANES * LANES;
-        // While one group of tiles is used, the next one comes closer, a share of it with each group of rows; so do the
-        // weights of the next block.
-        let next = next.map(Block::ks);
+        let (tile, height) = (block.units * K::PLANES * LANES, self.rows.height);
+        // The next tiles of activations come closer too, some lines with each step of each group of rows.
+        let steps = height / K::ROWS * (block.units / UNITS_OF_STEP);
+        let lines = (K::TILES * tile / LANES).div_ceil(steps);
         let turns = self.x.tiles.div_ceil(K::TILES);
-        let share = (K::TILES * tile).div_ceil(self.height / K::ROWS) * size_of::<i32>();
-        for at in (0..self.x.tiles).step_by(K::TILES) {
+        for (turn, at) in (0..self.x.tiles).step_by(K::TILES).enumerate() {
             let tiles = K::TILES.min(self.x.tiles - at);
             let (here, after) = xs[at * tile..].split_at(tiles * tile);
-            let mut after = after.as_ptr().cast::<u8>();
-            for group in (0..self.height).step_by(K::ROWS) {
-                soon(after, share);
-                after = after.wrapping_add(share);
-                if let Some(ks) = &next {
-                    let rows = self.rows.start + group..self.rows.start + group + K::ROWS;
-                    for row in rows.skip(at / K::TILES).step_by(turns) {
-                        self.w.ask(row, ks);
+            let mut ahead = Ahead {
+                at: after.as_ptr().cast(),
+                lines,
+            };
+            for group in (0..height).step_by(K::ROWS) {
+                if let Some(next) = next {
+                    for i in (group..group + K::ROWS).skip(turn).step_by(turns) {
+                        self.rows.pack::<S, K>(i, next, &mut self.other);
+                        let ahead = self.rows.rows.start + i + 2 * K::ROWS;
+                        self.rows.w.ask(ahead, &next.ks());
                     }
                 }
-                let w = &self.packed[group * block.units..];
+                let w = &self.packed.units[group * block.units..];
                 let sums = &mut self.sums[group * self.pitch + at * LANES..];
                 for (p, part) in block.parts.iter().enumerate() {
                     self.kernel.multiply(
@@ -357,12 +378,14 @@ impl<K: Kernel<S>, S: Sum, W: Operand<S>> Panel<'_, K, S, W> {
                             tiles,
                             pitch: tile,
                         },
-                        &self.factors[p * self.height + group..][..K::ROWS],
+                        &self.packed.factors[p * height + group..][..K::ROWS],
                         Sums {
                             sums,
                             pitch: self.pitch,
                         },
+                        ahead,
                     );
+                    ahead.advance(part.units);
                 }
             }
         }
@@ -375,14 +398,7 @@ impl<K: Kernel<S>, S: Sum, W: Operand<S>> Panel<'_, K, S, W> {
         for (mut of_tile, tile) in tiles.zip((0..).step_by(LANES)) {
             let squares = of_tile.axis_chunks_iter_mut(Axis(1), LANES);
             for (mut y, sums) in squares.zip(self.sums.chunks(LANES * self.pitch)) {
-                let mut square = [[S::zeroed(); LANES]; LANES];
-                for (row, square) in square.iter_mut().enumerate() {
-                    square.copy_from_slice(&sums[row * self.pitch + tile..][..LANES]);
-                }
-                turn(
-                    self.isa,
-                    bytemuck::cast_slice_mut(square.as_flattened_mut()),
-                );
+                let square = turn(self.isa, &sums[tile..], self.pitch);
                 for (mut y, turned) in y.rows_mut().into_iter().zip(&square) {
                     match y.as_slice_mut().and_then(|y| y.first_chunk_mut()) {
                         Some(y) => *y = *turned,
@@ -394,22 +410,27 @@ impl<K: Kernel<S>, S: Sum, W: Operand<S>> Panel<'_, K, S, W> {
     }
 }
 
-/// Transposes 16 rows of 16 units.
+/// The transpose of 16 rows of 16 numbers, `pitch` apart.
 #[inline(always)]
-fn turn(isa: Isa, square: &mut [u32]) {
-    let (rows, _) = square.as_chunks_mut::<LANES>();
+fn turn<T: bytemuck::Pod>(isa: Isa, square: &[T], pitch: usize) -> [[T; LANES]; LANES] {
     match isa {
         #[cfg(target_arch = "x86_64")]
-        Isa::Amx(proof) => transpose_square(proof.avx512(), rows),
+        Isa::Amx(proof) => {
+            let turned = transpose_square(proof.avx512(), bytemuck::cast_slice(square), pitch);
+            bytemuck::cast(turned)
+        }
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512(proof) => transpose_square(proof, rows),
+        Isa::Avx512(proof) => {
+            bytemuck::cast(transpose_square(proof, bytemuck::cast_slice(square), pitch))
+        }
         _ => {
-            for i in 0..LANES {
-                let (before, after) = rows.split_at_mut(i + 1);
-                for (j, row) in after.iter_mut().enumerate() {
-                    std::mem::swap(&mut before[i][i + 1 + j], &mut row[i]);
+            let mut turned = [[T::zeroed(); LANES]; LANES];
+            for (i, turned) in turned.iter_mut().enumerate() {
+                for (j, turned) in turned.iter_mut().enumerate() {
+                    *turned = square[j * pitch + i];
                 }
             }
+            turned
         }
     }
 }

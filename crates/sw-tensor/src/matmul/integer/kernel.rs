@@ -113,9 +113,9 @@ pub(super) trait Kernel<S: Sum>: Copy + Send + Sync {
 }
 
 /// Rows of weights that vector registers hold the sums of.
-const ROWS: usize = 6;
+const ROWS: usize = 8;
 /// Tiles of activations beside them.
-const TILES: usize = 4;
+const TILES: usize = 3;
 
 /// Checks what the inner loops rely on.
 #[inline(always)]
@@ -349,12 +349,10 @@ mod x86 {
                 match ($tiles, $sum::SCALED) {
                     (1, false) => $kernel::<1, false>(operands, $ahead),
                     (2, false) => $kernel::<2, false>(operands, $ahead),
-                    (3, false) => $kernel::<3, false>(operands, $ahead),
-                    (_, false) => $kernel::<4, false>(operands, $ahead),
+                    (_, false) => $kernel::<3, false>(operands, $ahead),
                     (1, true) => $kernel::<1, true>(operands, $ahead),
                     (2, true) => $kernel::<2, true>(operands, $ahead),
-                    (3, true) => $kernel::<3, true>(operands, $ahead),
-                    (_, true) => $kernel::<4, true>(operands, $ahead),
+                    (_, true) => $kernel::<3, true>(operands, $ahead),
                 }
             }
         }};
@@ -399,8 +397,8 @@ mod x86 {
     macro_rules! kernel {
         ($name:ident, $features:literal, $step:expr) => {
             /// # Safety
-            /// The instructions; `w` readable for six rows of `units`, `xs` for N tiles of them, `factors` for six; `sums`
-            /// writable for six rows of N tiles of lanes.
+            /// The instructions; `w` readable for ROWS rows of `units`, `xs` for N tiles of them, `factors` for ROWS; `sums`
+            /// writable for ROWS rows of N tiles of lanes.
             #[target_feature(enable = $features)]
             unsafe fn $name<const N: usize, const SCALED: bool>(operands: Operands, ahead: Ahead) {
                 let Operands { units, w, xs, .. } = operands;
@@ -440,7 +438,7 @@ mod x86 {
                     }
                 }
                 for (row, products) in products.iter().enumerate() {
-                    // SAFETY: six of them.
+                    // SAFETY: ROWS of them.
                     let factor = _mm512_set1_ps(unsafe { *operands.factors.add(row) });
                     for (tile, product) in products.iter().enumerate() {
                         let place = place(row, tile);
@@ -506,10 +504,12 @@ mod x86 {
         for _ in 0..tiles {
             // SAFETY: `_proof` is the proof of AVX2; `Operands::new` has checked the lengths.
             unsafe {
-                if S::SCALED {
-                    tile_avx2::<true>(operands);
-                } else {
-                    tile_avx2::<false>(operands);
+                for first in [0, ROWS / 2] {
+                    if S::SCALED {
+                        tile_avx2::<true>(operands, first);
+                    } else {
+                        tile_avx2::<false>(operands, first);
+                    }
                 }
             }
             operands.xs = operands.xs.wrapping_add(operands.xs_pitch);
@@ -518,12 +518,12 @@ mod x86 {
     }
 
     /// # Safety
-    /// AVX2; `w` readable for six rows of `units`, `xs` for a tile of them, `factors` for six; `sums` writable for six rows of
-    /// lanes.
+    /// AVX2; `w` readable for ROWS rows of `units`, `xs` for a tile of them, `factors` for ROWS; `sums` writable for ROWS rows
+    /// of lanes. Half the rows, from `first` on, are multiplied.
     #[target_feature(enable = "avx2")]
-    unsafe fn tile_avx2<const SCALED: bool>(operands: Operands) {
+    unsafe fn tile_avx2<const SCALED: bool>(operands: Operands, first: usize) {
         let Operands { units, w, xs, .. } = operands;
-        let mut products = [[_mm256_setzero_si256(); 2]; ROWS];
+        let mut products = [[_mm256_setzero_si256(); 2]; ROWS / 2];
         for unit in 0..units {
             // SAFETY: inside the operands.
             let x: [__m256i; 2] = unsafe {
@@ -533,7 +533,7 @@ mod x86 {
                     _mm256_loadu_si256(at.add(8).cast()),
                 ]
             };
-            for (row, products) in products.iter_mut().enumerate() {
+            for (row, products) in (first..).zip(&mut products) {
                 // SAFETY: inside the operands.
                 let w = _mm256_set1_epi32(unsafe { *w.add(row * units + unit) });
                 for (product, x) in products.iter_mut().zip(x) {
@@ -541,7 +541,7 @@ mod x86 {
                 }
             }
         }
-        for (row, products) in products.iter().enumerate() {
+        for (row, products) in (first..).zip(&products) {
             for (half, product) in products.iter().enumerate() {
                 // SAFETY: inside the factors and the sums.
                 unsafe {

@@ -27,7 +27,7 @@ pub use codes::{CodeOffsets, Codes, matmul_t_codes};
 /// Most rows of activations that share one packing of the weights.
 const M_BLOCK: usize = 512;
 /// Rows of weights that are packed at a time, at most; the more, the fewer times all activations pass by.
-const PANEL: usize = 384;
+const PANEL: usize = 192;
 
 /// So many rows of weights ahead are asked for: about as many lines as can be under way.
 const AHEAD: usize = 4;

@@ -10,6 +10,12 @@ pub(super) const LANES: usize = 16;
 /// Units that a part of K is filled up to: what an AMX tile takes of it.
 pub(super) const UNITS_OF_STEP: usize = 16;
 
+/// Units of a block at most.
+pub(super) const MOST_UNITS: usize = 256;
+/// Units from one row of packed weights to the next. Fixed, so that addresses in the inner loops are constants; a line more
+/// than a block, so that rows do not compete for one cache set.
+pub(super) const PITCH: usize = MOST_UNITS + 16;
+
 /// What dot products are added to.
 pub(super) trait Sum: bytemuck::Pod + Send + Sync {
     /// Whether they are multiplied by a factor first.
@@ -94,7 +100,7 @@ pub(super) trait Kernel<S: Sum>: Copy + Send + Sync {
     /// Prepares the thread.
     fn session(self) -> Self::Session;
 
-    /// Adds the dot products of `ROWS` rows of `units` of weights with one to `TILES` tiles of activations, each row's times
+    /// Adds the dot products of `ROWS` rows of `units` of weights, [`PITCH`] apart, with one to `TILES` tiles of activations, each row's times
     /// its factor, and asks for what lies ahead.
     ///
     /// # Panics
@@ -126,7 +132,8 @@ fn check<S: Sum, K: Kernel<S>>(
     factors: &[f32],
     sums: &Sums<'_, S>,
 ) {
-    assert!(units > 0 && units.is_multiple_of(UNITS_OF_STEP) && w.len() >= K::ROWS * units);
+    assert!(units > 0 && units.is_multiple_of(UNITS_OF_STEP));
+    assert!(w.len() >= (K::ROWS - 1) * PITCH + units);
     assert!((1..=K::TILES).contains(&xs.tiles) && xs.tiles.is_multiple_of(K::TILES_STEP));
     assert!(xs.units.len() >= (xs.tiles - 1) * xs.pitch + K::PLANES * units * LANES);
     assert!(factors.len() >= K::ROWS);
@@ -229,7 +236,8 @@ impl Kernel<i32> for Tiles {
         check::<i32, Self>(units, w, &xs, factors, &sums);
         ahead.ask(units);
         let xs = [xs.units, &xs.units[xs.pitch..]];
-        self.0.signed(unit, units, w, xs, sums.sums, sums.pitch);
+        self.0
+            .signed(unit, units, (w, PITCH), xs, (sums.sums, sums.pitch));
     }
 }
 
@@ -265,15 +273,15 @@ impl Kernel<f32> for Halves {
         check::<f32, Self>(units, w, &xs, factors, &sums);
         ahead.ask(units);
         let (upper, lower) = xs.units.split_at(units * LANES);
-        let halves = [upper, lower];
+        let sums = (sums.sums, sums.pitch);
         self.0
-            .halves(unit, units, w, halves, factors, sums.sums, sums.pitch);
+            .halves(unit, units, (w, PITCH), [upper, lower], factors, sums);
     }
 }
 
 fn portable<S: Sum>(units: usize, w: &[i32], xs: Xs<'_>, factors: &[f32], sums: Sums<'_, S>) {
     let halves = |unit: i32| [unit as i16, (unit >> 16) as i16].map(i32::from);
-    let rows = w.chunks_exact(units).zip(factors).take(ROWS);
+    let rows = w.chunks(PITCH).map(|w| &w[..units]).zip(factors).take(ROWS);
     for ((w, factor), sums) in rows.zip(sums.sums.chunks_mut(sums.pitch)) {
         let tiles = xs.units.chunks(xs.pitch).take(xs.tiles);
         for (x, sums) in tiles.zip(sums.chunks_exact_mut(LANES)) {
@@ -297,7 +305,7 @@ mod x86 {
     use std::arch::asm;
     use std::arch::x86_64::*;
 
-    use super::{Ahead, LANES, ROWS, Sum, Sums, TILES, UNITS_OF_STEP, Xs};
+    use super::{Ahead, LANES, PITCH, ROWS, Sum, Sums, TILES, UNITS_OF_STEP, Xs};
     use crate::isa::{Avx2, Avx512, Vnni};
 
     /// Operands of a kernel, of lengths that are checked.
@@ -324,7 +332,8 @@ mod x86 {
             factors: &[f32],
             sums: Sums<'_, S>,
         ) -> Operands {
-            assert!(w.len() >= ROWS * units && factors.len() >= ROWS);
+            assert!(units.is_multiple_of(UNITS_OF_STEP) && factors.len() >= ROWS);
+            assert!(w.len() >= (ROWS - 1) * PITCH + units);
             assert!((1..=TILES).contains(&xs.tiles));
             assert!(xs.units.len() >= (xs.tiles - 1) * xs.pitch + units * LANES);
             assert!(sums.sums.len() >= (ROWS - 1) * sums.pitch + xs.tiles * LANES);
@@ -418,21 +427,20 @@ mod x86 {
                         _mm_prefetch::<_MM_HINT_T1>(at.cast());
                         at = at.wrapping_add(64);
                     }
-                    for unit in step..step + UNITS_OF_STEP {
-                        let mut x = [_mm512_setzero_si512(); N];
-                        for (tile, x) in x.iter_mut().enumerate() {
-                            // SAFETY: inside the operands.
-                            *x = unsafe {
-                                _mm512_loadu_si512(
-                                    xs.add(tile * operands.xs_pitch + unit * LANES).cast(),
-                                )
-                            };
-                        }
-                        for (row, products) in products.iter_mut().enumerate() {
-                            // SAFETY: inside the operands.
-                            let w = _mm512_set1_epi32(unsafe { *w.add(row * units + unit) });
-                            for (product, x) in products.iter_mut().zip(x) {
-                                *product = $step(*product, x, w);
+                    for unit in (step..step + UNITS_OF_STEP).step_by(2) {
+                        for unit in [unit, unit + 1] {
+                            let mut x = [_mm512_setzero_si512(); N];
+                            for (tile, x) in x.iter_mut().enumerate() {
+                                let at = tile * operands.xs_pitch + unit * LANES;
+                                // SAFETY: inside the operands.
+                                *x = unsafe { _mm512_loadu_si512(xs.add(at).cast()) };
+                            }
+                            for (row, products) in products.iter_mut().enumerate() {
+                                // SAFETY: inside the operands.
+                                let w = _mm512_set1_epi32(unsafe { *w.add(row * PITCH + unit) });
+                                for (product, x) in products.iter_mut().zip(x) {
+                                    *product = $step(*product, x, w);
+                                }
                             }
                         }
                     }
@@ -535,7 +543,7 @@ mod x86 {
             };
             for (row, products) in (first..).zip(&mut products) {
                 // SAFETY: inside the operands.
-                let w = _mm256_set1_epi32(unsafe { *w.add(row * units + unit) });
+                let w = _mm256_set1_epi32(unsafe { *w.add(row * PITCH + unit) });
                 for (product, x) in products.iter_mut().zip(x) {
                     *product = _mm256_add_epi32(*product, _mm256_madd_epi16(x, w));
                 }

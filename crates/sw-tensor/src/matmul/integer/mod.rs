@@ -19,7 +19,7 @@ use super::kernel::with_scratch;
 #[cfg(target_arch = "x86_64")]
 use super::x86::avx512::transpose_square;
 use crate::isa::{Isa, Work};
-use kernel::{Ahead, Kernel, LANES, Sum, Sums, UNITS_OF_STEP, Xs};
+use kernel::{Ahead, Kernel, LANES, MOST_UNITS, PITCH, Sum, Sums, UNITS_OF_STEP, Xs};
 
 pub use bytes::matmul_t_i8;
 pub use codes::{CodeOffsets, Codes, matmul_t_codes};
@@ -68,6 +68,7 @@ fn blocks<S: Sum, K: Kernel<S>>(depth: usize, group: usize, longest: usize) -> V
         let end = depth.min(start + longest).min((start / group + 1) * group);
         let units = (end - start).div_ceil(K::TERMS);
         let units = units.next_multiple_of(UNITS_OF_STEP);
+        debug_assert!(units <= MOST_UNITS);
         if all.last().is_none_or(|last| last.units + units > K::UNITS) {
             all.push(Block::default());
         }
@@ -226,11 +227,10 @@ fn panel<S: Sum, K: Kernel<S>, W: Operand<S>>(
     let height = rows.len().next_multiple_of(K::ROWS);
     // An odd number of lines, so that rows do not compete for one cache set.
     let pitch = (x.tiles | 1) * LANES;
-    let longest = x.blocks.iter().map(|b| height * b.units).max();
-    let parts = x.blocks.iter().map(|b| height * b.parts.len()).max();
-    let [longest, parts] = [longest, parts].map(|size| size.unwrap_or(0));
+    let parts = x.blocks.iter().map(|b| b.parts.len()).max().unwrap_or(0);
+    let (units, factors) = (height * PITCH, height * parts);
     let sums = height.next_multiple_of(LANES) * pitch;
-    let sizes = [longest, longest, parts, parts, sums];
+    let sizes = [units, units, factors, factors, sums];
     with_scratch(
         sizes,
         |[units, other_units, factors, other_factors, sums]| {
@@ -265,7 +265,7 @@ struct Weights<'a, W> {
 
 /// A block of some rows of weights.
 struct Packed<'a> {
-    /// `[group of rows][part][row][unit]`
+    /// `[row][part][unit]`, rows [`PITCH`] apart.
     units: &'a mut [i32],
     /// What dot products are multiplied by, `[part][row]`.
     factors: &'a mut [f32],
@@ -279,10 +279,8 @@ impl<W> Weights<'_, W> {
         W: Operand<S>,
     {
         let (exists, row) = (i < self.rows.len(), self.rows.start + i);
-        let group = i / K::ROWS * K::ROWS;
         for (p, part) in block.parts.iter().enumerate() {
-            let at = group * block.units + K::ROWS * part.before + (i - group) * part.units;
-            let out = &mut packed.units[at..at + part.units];
+            let out = &mut packed.units[i * PITCH + part.before..][..part.units];
             let full = if exists { part.ks.len() / K::TERMS } else { 0 };
             if full < part.units {
                 out[full..].fill(0);
@@ -366,13 +364,13 @@ impl<K: Kernel<S>, S: Sum, W: Operand<S>> Panel<'_, K, S, W> {
                         self.rows.w.ask(ahead, &next.ks());
                     }
                 }
-                let w = &self.packed.units[group * block.units..];
+                let w = &self.packed.units[group * PITCH..];
                 let sums = &mut self.sums[group * self.pitch + at * LANES..];
                 for (p, part) in block.parts.iter().enumerate() {
                     self.kernel.multiply(
                         session,
                         part.units,
-                        &w[K::ROWS * part.before..][..K::ROWS * part.units],
+                        &w[part.before..],
                         Xs {
                             units: &here[part.before * K::PLANES * LANES..],
                             tiles,

@@ -24,7 +24,8 @@ impl ByteTiles {
     }
 
     /// `sums[row][tile][lane] += sum_unit w[row][unit] . xs[tile][unit][lane]` for 32 rows of `w` and two tiles
-    /// `[units][16]` of activations, four bytes with signs to a unit; rows of sums are `pitch` apart.
+    /// `[units][16]` of activations, four bytes with signs to a unit; rows of `w` and of `sums` are as
+    /// far apart as is said beside them.
     ///
     /// # Panics
     /// If `units` is no positive multiple of 16, or an operand too short.
@@ -33,16 +34,15 @@ impl ByteTiles {
         self,
         _: &Unit,
         units: usize,
-        w: &[i32],
+        w: (&[i32], usize),
         xs: [&[i32]; 2],
-        sums: &mut [i32],
-        pitch: usize,
+        (sums, pitch): (&mut [i32], usize),
     ) {
-        let (w, x) = operands(units, w, xs);
+        let (tiles, x) = operands(units, w, xs);
         assert!(sums.len() >= (PANEL - 1) * pitch + 2 * SIDE);
         let places = [0, SIDE * pitch].map(|at| sums.as_mut_ptr().wrapping_add(at));
         // SAFETY: the tile unit is configured while there is a `Unit`; the lengths are checked.
-        unsafe { add_signed(units, w, x, places, pitch * size_of::<i32>()) }
+        unsafe { add_signed(units, tiles, w.1, x, places, pitch * size_of::<i32>()) }
     }
 
     /// The same for one tile of activations of 16 bits, whose upper bytes have signs and whose lower ones have none: `sums[row]
@@ -51,22 +51,20 @@ impl ByteTiles {
     /// # Panics
     /// As [`ByteTiles::signed`].
     #[inline]
-    #[expect(clippy::too_many_arguments, reason = "operands of one product")]
     pub(in crate::matmul) fn halves(
         self,
         _: &Unit,
         units: usize,
-        w: &[i32],
+        w: (&[i32], usize),
         halves: [&[i32]; 2],
         factors: &[f32],
-        sums: &mut [f32],
-        pitch: usize,
+        (sums, pitch): (&mut [f32], usize),
     ) {
-        let (w, x) = operands(units, w, halves);
+        let (tiles, x) = operands(units, w, halves);
         let mut products: Products = [[[[0; SIDE]; SIDE]; 2]; 2];
         let places = [0, 1].map(|i| (&raw mut products[i]).cast());
         // SAFETY: as above.
-        unsafe { store_halves(units, w, x, places, 0) }
+        unsafe { store_halves(units, tiles, w.1, x, places, 0) }
         // SAFETY: the proof of AMX includes AVX-512.
         unsafe { join(&products, factors, sums, pitch) }
     }
@@ -91,11 +89,15 @@ fn join(products: &Products, factors: &[f32], sums: &mut [f32], pitch: usize) {
 type Products = [[[[i32; SIDE]; SIDE]; 2]; 2];
 
 /// Pointers to the tiles of operands that are long enough.
-fn operands(units: usize, w: &[i32], xs: [&[i32]; 2]) -> ([*const i32; 2], [*const i32; 2]) {
-    assert!(units > 0 && units.is_multiple_of(STEP) && w.len() == PANEL * units);
+fn operands(
+    units: usize,
+    (w, pitch): (&[i32], usize),
+    xs: [&[i32]; 2],
+) -> ([*const i32; 2], [*const i32; 2]) {
+    assert!(units > 0 && units.is_multiple_of(STEP) && w.len() >= (PANEL - 1) * pitch + units);
     assert!(xs.iter().all(|xs| xs.len() >= units * SIDE));
     (
-        [w, &w[SIDE * units..]].map(<[i32]>::as_ptr),
+        [w, &w[SIDE * pitch..]].map(<[i32]>::as_ptr),
         xs.map(<[i32]>::as_ptr),
     )
 }
@@ -106,11 +108,12 @@ macro_rules! quad {
     ($name:ident, $dp:literal, [$($start:literal),*], [$($end:literal),*]) => {
         /// # Safety
         /// A configured tile unit with tiles of bytes; `units` a positive multiple of 16; `w` readable for 16 rows of
-        /// `units`, `x` for `units` rows of 16; `sums` as the kind wants them, per tile of weights.
+        /// `units`, `w_pitch` apart, `x` for `units` rows of 16; `sums` as the kind wants them, per tile of weights.
         #[inline]
         unsafe fn $name(
             units: usize,
             w: [*const i32; 2],
+            w_pitch: usize,
             x: [*const i32; 2],
             sums: [*mut i32; 2],
             sums_pitch: usize,
@@ -143,7 +146,7 @@ macro_rules! quad {
                     s0 = in(reg) sums[0],
                     s1 = in(reg) sums[1],
                     sums_pitch = in(reg) sums_pitch,
-                    pitch = in(reg) units * 4,
+                    pitch = in(reg) w_pitch * size_of::<i32>(),
                     row = in(reg) 64usize,
                     out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
                     out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,

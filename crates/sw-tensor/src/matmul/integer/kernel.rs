@@ -415,14 +415,16 @@ mod x86 {
                     let at = row * operands.sums_pitch + tile * LANES;
                     operands.sums.wrapping_add(at)
                 };
-                for row in 0..ROWS {
-                    for tile in 0..N {
-                        _mm_prefetch::<_MM_HINT_T0>(place(row, tile).cast());
-                    }
-                }
                 let mut products = [[_mm512_setzero_si512(); N]; ROWS];
                 let mut at = ahead.at;
+                let share = ROWS.div_ceil(units / UNITS_OF_STEP);
+                let mut rows = 0..ROWS;
                 for step in (0..units).step_by(UNITS_OF_STEP) {
+                    for row in rows.by_ref().take(share) {
+                        for tile in 0..N {
+                            _mm_prefetch::<_MM_HINT_T0>(place(row, tile).cast());
+                        }
+                    }
                     for _ in 0..ahead.lines {
                         _mm_prefetch::<_MM_HINT_T1>(at.cast());
                         at = at.wrapping_add(64);

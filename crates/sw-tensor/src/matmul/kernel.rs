@@ -208,8 +208,11 @@ pub(crate) trait Kernel: Copy + Send + Sync {
 #[inline]
 pub(super) fn soon(at: *const u8, len: usize) {
     #[cfg(target_arch = "x86_64")]
-    for line in (0..len).step_by(64) {
-        super::x86::avx512::prefetch_l2(at.wrapping_add(line));
+    {
+        let before = at.addr() % 64;
+        for line in (0..len + before).step_by(64) {
+            super::x86::avx512::prefetch_l2(at.wrapping_sub(before).wrapping_add(line));
+        }
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = (at, len);

@@ -2,14 +2,16 @@
 
 use std::ops::Range;
 
-use ndarray::{ArrayView2, ArrayViewMut2, Axis, s};
+use ndarray::{ArrayView2, ArrayViewMut2, Axis};
+
+use rayon::iter::{IntoParallelIterator, ParallelIterator};
 
 use super::kernel::{Kernel, Pairs};
 #[cfg(target_arch = "x86_64")]
 use super::kernel::{Quads, Tiles};
-use super::{Activations, LANES, M_BLOCK, Operand, Rows, pack_rows, pairs, product, ranges};
-use crate::isa::Isa;
-use crate::matmul::kernel::{soon, with_scratch};
+use super::{Activations, M_BLOCK, Operand, blocks, product, with_rows};
+use crate::isa::{Isa, Work};
+use crate::matmul::kernel::soon;
 #[cfg(target_arch = "x86_64")]
 use crate::matmul::x86::amx::ByteTiles;
 
@@ -70,7 +72,7 @@ enum Form {
     /// Four to a unit.
     #[cfg(target_arch = "x86_64")]
     Signed,
-    /// Four to a unit, activations 128 too large so that they need no sign; the sums are put right at the end.
+    /// Four to a unit, weights 128 too large so that they need no sign; the sums are put right at the end.
     #[cfg(target_arch = "x86_64")]
     Shifted,
     /// Two to a unit.
@@ -78,15 +80,15 @@ enum Form {
 }
 
 impl Form {
-    fn per_unit(self) -> usize {
-        if self == Form::Wide { 2 } else { 4 }
-    }
-
     /// Bytes to units; `flip` changes the bits of each, in the forms of four.
     #[inline(always)]
     fn pack(self, values: &[i8], flip: u8, out: &mut [i32]) {
         if self == Form::Wide {
-            return pairs(values, out, |v| i32::from(*v));
+            let out: &mut [i16] = bytemuck::cast_slice_mut(out);
+            for (out, value) in out.iter_mut().zip(values) {
+                *out = i16::from(*value);
+            }
+            return;
         }
         let out: &mut [u8] = bytemuck::cast_slice_mut(out);
         for (out, value) in out.iter_mut().zip(values) {
@@ -95,7 +97,7 @@ impl Form {
     }
 }
 
-fn multiply<K: Kernel>(
+fn multiply<K: Kernel<i32>>(
     isa: Isa,
     kernel: K,
     form: Form,
@@ -103,76 +105,91 @@ fn multiply<K: Kernel>(
     w: ArrayView2<i8>,
     y: ArrayViewMut2<i32>,
 ) {
-    let height = x.nrows();
-    let per_unit = form.per_unit();
-    let ranges = ranges(x.ncols(), usize::MAX, K::UNITS * per_unit, per_unit);
-    let units: usize = ranges.iter().map(|(_, units)| units).sum();
+    let blocks = blocks::<i32, K>(x.ncols(), usize::MAX, K::UNITS * K::TERMS);
     #[cfg(target_arch = "x86_64")]
     let flip = if form == Form::Shifted { 0x80 } else { 0 };
     #[cfg(not(target_arch = "x86_64"))]
     let flip = 0;
-    with_scratch([units * height.next_multiple_of(LANES)], |[packed]| {
-        let packed: &mut [i32] = bytemuck::cast_slice_mut(packed);
-        pack_rows(isa, height, &ranges, 1, packed, &Bytes { w: x, form, flip });
-        let rows = Rows {
-            units: packed,
-            height,
-            ranges: &ranges,
-            planes: 1,
-        };
-        product(isa, kernel, &rows, &Bytes { w, form, flip }, y);
+    let too_much = if flip == 0 {
+        Vec::new()
+    } else {
+        let rows = x.axis_iter(Axis(0)).into_par_iter();
+        rows.map(|row| isa.run(TooMuch(row.to_slice().expect("adjacent"))))
+            .collect()
+    };
+    let of_x = Bytes {
+        bytes: x,
+        form,
+        flip: 0,
+        too_much: &[],
+    };
+    let of_w = Bytes {
+        bytes: w,
+        form,
+        flip,
+        too_much: &too_much,
+    };
+    with_rows::<i32, K, ()>(isa, x.nrows(), &blocks, &of_x, |rows| {
+        product(isa, kernel, rows, &of_w, y);
     });
 }
 
+/// What weights that are 128 too large add to the sums of a row of activations.
+struct TooMuch<'a>(&'a [i8]);
+
+impl Work for TooMuch<'_> {
+    type Output = i32;
+
+    #[inline(always)]
+    fn work(self) -> i32 {
+        self.0.iter().map(|x| i32::from(*x)).sum::<i32>() * 128
+    }
+}
+
 struct Bytes<'a> {
-    w: ArrayView2<'a, i8>,
+    bytes: ArrayView2<'a, i8>,
     form: Form,
     flip: u8,
+    /// Of each row of activations; empty where nothing is too large.
+    too_much: &'a [i32],
+}
+
+impl Bytes<'_> {
+    #[inline(always)]
+    fn columns(&self, row: usize, ks: Range<usize>) -> &[i8] {
+        let all = self.bytes.as_slice().expect("adjacent");
+        &all[row * self.bytes.ncols()..][ks]
+    }
 }
 
 impl Activations for Bytes<'_> {
     #[inline(always)]
     fn pack(&self, row: usize, ks: Range<usize>, out: &mut [i32]) {
-        let row = self.w.slice(s![row, ks]).to_slice().expect("adjacent");
-        self.form.pack(row, self.flip, out);
+        self.form.pack(self.columns(row, ks), self.flip, out);
     }
 }
 
 impl Operand<i32> for Bytes<'_> {
     #[inline(always)]
     fn ask(&self, row: usize, ks: &Range<usize>) {
-        let at = self
-            .w
-            .as_ptr()
-            .wrapping_add(row * self.w.ncols() + ks.start);
-        soon(at.cast(), ks.len());
+        let at = row * self.bytes.ncols() + ks.start;
+        soon(self.bytes.as_ptr().wrapping_add(at).cast(), ks.len());
     }
 
     #[inline(always)]
     fn pack(&self, row: usize, ks: Range<usize>, out: &mut [i32]) {
-        let row = self.w.slice(s![row, ks]).to_slice().expect("adjacent");
-        self.form.pack(row, 0, out);
+        self.form.pack(self.columns(row, ks), self.flip, out);
     }
 
+    #[inline(always)]
     fn factor(&self, _: usize, _: &Range<usize>) -> f32 {
         1.0
     }
 
     #[inline(always)]
-    fn add(_: f32, product: [i32; LANES], sums: &mut [i32; LANES]) {
-        // Shifted sums stay below 2^31; wrapping spares a check.
-        let sum = |i: usize| sums[i].wrapping_add(product[i]);
-        *sums = std::array::from_fn(sum);
-    }
-
-    #[inline(always)]
-    fn finish(&self, row: usize, sums: &mut [i32]) {
-        if self.flip == 0 {
-            return;
-        }
-        let too_much = 128 * self.w.row(row).iter().map(|w| i32::from(*w)).sum::<i32>();
-        for sum in sums {
-            *sum -= too_much;
+    fn finish(&self, _: usize, sums: &mut [i32]) {
+        for (sum, too_much) in sums.iter_mut().zip(self.too_much) {
+            *sum = sum.wrapping_sub(*too_much);
         }
     }
 }

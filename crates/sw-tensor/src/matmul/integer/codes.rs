@@ -9,7 +9,7 @@ use rayon::slice::ParallelSliceMut;
 #[cfg(target_arch = "x86_64")]
 use super::kernel::Halves;
 use super::kernel::{Kernel, LANES, Pairs};
-use super::{Activations, M_BLOCK, Operand, Rows, pack_rows, pairs, product, ranges};
+use super::{Activations, Block, M_BLOCK, Operand, blocks, product, with_rows};
 use crate::isa::{Isa, Work};
 use crate::matmul::kernel::{soon, with_scratch};
 #[cfg(target_arch = "x86_64")]
@@ -67,27 +67,29 @@ impl Codes<'_> {
         }
     }
 
-    /// The codes from `start` on, less the middle.
+    /// The codes from `start` on, less the middle, in numbers of 8 or 16 bits.
     #[inline(always)]
-    fn bytes(&self, start: usize, out: &mut [i8]) {
-        let middle = self.middle();
+    fn integers<T: From<i8>>(&self, start: usize, out: &mut [T]) {
         if self.bits == 8 {
             let codes = &self.codes[start..start + out.len()];
             for (out, code) in out.iter_mut().zip(codes) {
-                *out = (code ^ 0x80) as i8;
+                *out = T::from((code ^ 0x80) as i8);
             }
         } else if start.is_multiple_of(2) {
             let (whole, rest) = out.as_chunks_mut::<2>();
             let codes = &self.codes[start / 2..(start + 2 * whole.len() + rest.len()).div_ceil(2)];
-            for (out, byte) in whole.iter_mut().zip(codes) {
-                *out = [byte & 15, byte >> 4].map(|c| c as i8 - middle as i8);
+            for ([first, second], byte) in whole.iter_mut().zip(codes) {
+                (*first, *second) = (
+                    T::from((byte & 15) as i8 - 8),
+                    T::from((byte >> 4) as i8 - 8),
+                );
             }
             if let ([last], Some(byte)) = (rest, codes.last()) {
-                *last = (byte & 15) as i8 - middle as i8;
+                *last = T::from((byte & 15) as i8 - 8);
             }
         } else {
             for (out, at) in out.iter_mut().zip(start..) {
-                *out = (self.code(at) - middle) as i8;
+                *out = T::from((self.code(at) - self.middle()) as i8);
             }
         }
     }
@@ -209,7 +211,7 @@ fn multiply(isa: Isa, x: ArrayView2<f32>, w: &Codes<'_>, mut y: ArrayViewMut2<f3
 }
 
 /// What is neither a spike nor an outlier.
-fn multiply_integers<K: Kernel>(
+fn multiply_integers<K: Kernel<f32>>(
     isa: Isa,
     kernel: K,
     x: ArrayView2<f32>,
@@ -219,43 +221,32 @@ fn multiply_integers<K: Kernel>(
 ) {
     let height = x.nrows();
     let row = |t: usize| x.row(t).to_slice().expect("adjacent columns");
+    let blocks = blocks::<f32, K>(x.ncols(), w.group[1], LONGEST);
+    let parts: Vec<Range<usize>> = blocks.iter().flat_map(Block::parts).collect();
     // Two planes are of bytes, one is of 16-bit numbers.
-    let ranges = ranges(x.ncols(), w.group[1], LONGEST, 2 * K::PLANES);
-    let units: usize = ranges.iter().map(|(_, units)| units * K::PLANES).sum();
-    let width = height.next_multiple_of(LANES);
-    with_scratch([units * width, ranges.len() * width], |[packed, totals]| {
-        let packed: &mut [i32] = bytemuck::cast_slice_mut(packed);
-        let of_x = Integers {
-            x,
-            shares,
-            bytes: K::PLANES == 2,
-        };
-        pack_rows(isa, height, &ranges, K::PLANES, packed, &of_x);
-        let rows = Rows {
-            units: packed,
-            height,
-            ranges: &ranges,
-            planes: K::PLANES,
-        };
+    let bytes = K::PLANES == 2;
+    with_scratch([parts.len() * height], |[totals]| {
         if !matches!(w.offsets, CodeOffsets::Symmetric) {
-            // What each range's integers add up to, `[range][row]`.
-            let of_ranges = totals.par_chunks_exact_mut(width).zip(&ranges);
-            of_ranges.for_each(|(totals, (ks, _))| {
-                for (t, total) in totals[..height].iter_mut().enumerate() {
+            // What each part's integers add up to, `[part][row]`.
+            let of_parts = totals.par_chunks_exact_mut(height).zip(&parts);
+            of_parts.for_each(|(totals, ks)| {
+                for (t, total) in totals.iter_mut().enumerate() {
                     *total = isa.run(Total(&shares[t], &row(t)[ks.clone()], ks.start));
                 }
             });
         }
         let scales: Vec<f32> = shares.iter().map(|share| share.scale).collect();
-        let operand = Weights {
+        let of_w = Weights {
             w,
-            bytes: K::PLANES == 2,
+            bytes,
             scales: &scales,
             totals,
-            width,
-            starts: ranges.iter().map(|(ks, _)| ks.start).collect(),
+            starts: parts.iter().map(|ks| ks.start).collect(),
         };
-        product(isa, kernel, &rows, &operand, y);
+        let of_x = Integers { x, shares, bytes };
+        with_rows::<f32, K, ()>(isa, height, &blocks, &of_x, |rows| {
+            product(isa, kernel, rows, &of_w, y);
+        });
     });
 }
 
@@ -369,9 +360,13 @@ impl Share {
             0.0
         };
         // Beyond the range only where the scale's reciprocal overflows or the row has more spikes than are held. Adding
-        // 1.5 * 2^23 rounds to the nearest integer, ties to even, without a library call.
+        // 1.5 * 2^23 rounds to the nearest integer, ties to even, which the sum's lower bits are; what is no number is zero.
         const ROUND: f32 = 12_582_912.0;
-        move |x| (((x * inverse).clamp(-STEPS, STEPS) + ROUND) - ROUND) as i32
+        move |x| {
+            let steps = (x * inverse).clamp(-STEPS, STEPS);
+            let steps = if steps.is_nan() { 0.0 } else { steps };
+            (steps + ROUND).to_bits() as i32 - ROUND.to_bits() as i32
+        }
     }
 
     fn spikes(&self, ks: &Range<usize>) -> impl Iterator<Item = usize> {
@@ -384,13 +379,17 @@ impl Share {
     fn pack(&self, x: &[f32], ks: Range<usize>, bytes: bool, out: &mut [i32]) {
         let integer = self.integer();
         if !bytes {
-            pairs(&x[ks.clone()], out, integer);
-            return self.spikes(&ks).for_each(|i| clear(out, i));
+            let out: &mut [i16] = bytemuck::cast_slice_mut(out);
+            for (out, x) in out.iter_mut().zip(&x[ks.clone()]) {
+                *out = integer(x) as i16;
+            }
+            return self.spikes(&ks).for_each(|i| out[i] = 0);
         }
         let (upper, lower) = out.split_at_mut(out.len() / 2);
         let [upper, lower]: [&mut [u8]; 2] = [upper, lower].map(bytemuck::cast_slice_mut);
         for ((upper, lower), x) in upper.iter_mut().zip(&mut *lower).zip(&x[ks.clone()]) {
-            [*lower, *upper] = (integer(x) as i16).to_le_bytes();
+            let integer = integer(x);
+            (*upper, *lower) = ((integer >> 8) as u8, integer as u8);
         }
         for i in self.spikes(&ks) {
             (upper[i], lower[i]) = (0, 0);
@@ -414,11 +413,6 @@ impl Work for Total<'_> {
     }
 }
 
-/// Makes number `i` of the pairs zero.
-fn clear(pairs: &mut [i32], i: usize) {
-    pairs[i / 2] &= [!0xffff, 0xffff][i % 2];
-}
-
 /// Codes with what their sums are multiplied by.
 struct Weights<'a> {
     w: &'a Codes<'a>,
@@ -426,10 +420,9 @@ struct Weights<'a> {
     bytes: bool,
     /// Of each row of activations.
     scales: &'a [f32],
-    /// Sums of the activations' integers, `[range][width]`.
+    /// Sums of the activations' integers, `[part][row]`.
     totals: &'a [f32],
-    width: usize,
-    /// Where the ranges start.
+    /// Where the parts start.
     starts: Vec<usize>,
 }
 
@@ -444,32 +437,19 @@ impl Operand<f32> for Weights<'_> {
     #[inline(always)]
     fn pack(&self, row: usize, ks: Range<usize>, out: &mut [i32]) {
         let w = self.w;
-        let (start, middle) = (row * w.shape[1] + ks.start, w.middle());
-        let outliers = w.outliers(row).filter(|(col, _)| ks.contains(col));
-        let outliers = outliers.map(|(col, _)| col - ks.start);
+        let start = row * w.shape[1] + ks.start;
+        let outliers = w.outliers(row).map(|(col, _)| col);
+        let outliers = outliers.filter(|col| ks.contains(col));
+        let outliers = outliers.map(|col| col - ks.start);
         if self.bytes {
             let out: &mut [i8] = bytemuck::cast_slice_mut(out);
-            w.bytes(start, &mut out[..ks.len()]);
-            return outliers.for_each(|i| out[i] = 0);
-        }
-        if w.bits == 8 {
-            let codes = &w.codes[start..start + ks.len()];
-            pairs(codes, out, |c| i32::from(*c) - middle);
-        } else if start.is_multiple_of(2) {
-            let bytes = &w.codes[start / 2..(start + ks.len()).div_ceil(2)];
-            for (out, byte) in out.iter_mut().zip(bytes) {
-                let [low, high] = [byte & 15, byte >> 4].map(|c| i32::from(c) - middle);
-                *out = high << 16 | (low & 0xffff);
-            }
-            if ks.len() % 2 == 1 {
-                out[ks.len() / 2] &= 0xffff; // the next row's, or the next block's
-            }
+            w.integers(start, &mut out[..ks.len()]);
+            outliers.for_each(|i| out[i] = 0);
         } else {
-            for (i, k) in (start..start + ks.len()).enumerate() {
-                out[i / 2] |= ((w.code(k) - middle) & 0xffff) << (i % 2 * 16);
-            }
+            let out: &mut [i16] = bytemuck::cast_slice_mut(out);
+            w.integers(start, &mut out[..ks.len()]);
+            outliers.for_each(|i| out[i] = 0);
         }
-        outliers.for_each(|i| clear(out, i));
     }
 
     #[inline(always)]
@@ -478,15 +458,9 @@ impl Operand<f32> for Weights<'_> {
     }
 
     #[inline(always)]
-    fn add(factor: f32, product: [i32; LANES], sums: &mut [f32; LANES]) {
-        let sum = |i: usize| sums[i] + factor * product[i] as f32;
-        *sums = std::array::from_fn(sum);
-    }
-
-    #[inline(always)]
     fn finish(&self, row: usize, sums: &mut [f32]) {
         if !matches!(self.w.offsets, CodeOffsets::Symmetric) {
-            for (start, totals) in self.starts.iter().zip(self.totals.chunks_exact(self.width)) {
+            for (start, totals) in self.starts.iter().zip(self.totals.chunks_exact(sums.len())) {
                 let base = self.w.base(self.w.block(row, *start));
                 for (sum, total) in sums.iter_mut().zip(totals) {
                     *sum += base * total;

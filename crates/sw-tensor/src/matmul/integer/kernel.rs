@@ -1,101 +1,210 @@
 //! Micro-kernels over units of 32 bits.
 
+#[cfg(target_arch = "x86_64")]
+mod x86;
+
 use crate::isa::Isa;
+use crate::matmul::kernel::soon;
 #[cfg(target_arch = "x86_64")]
 use crate::matmul::x86::amx::{ByteTiles, Unit};
 
 /// Rows of activations of a tile: 32-bit lanes of the widest vector.
 pub(super) const LANES: usize = 16;
-/// Units that a range is filled up to: what an AMX tile takes of K.
+/// Units that a part of K is filled up to: what an AMX tile takes of it.
 pub(super) const UNITS_OF_STEP: usize = 16;
 
+/// Units of a block at most.
+pub(super) const MOST_UNITS: usize = 256;
+/// Units from one row of packed weights to the next. Fixed, so that addresses in the inner loops are constants; a line more
+/// than a block, so that rows do not compete for one cache set.
+pub(super) const PITCH: usize = MOST_UNITS + 16;
+
+/// What dot products are added to.
+pub(super) trait Sum: bytemuck::Pod + Send + Sync {
+    /// Whether they are multiplied by a factor first.
+    const SCALED: bool;
+
+    /// This and a dot product. Integers stay below 2^31.
+    fn plus(self, product: i32, factor: f32) -> Self;
+}
+
+impl Sum for i32 {
+    const SCALED: bool = false;
+
+    #[inline(always)]
+    fn plus(self, product: i32, _: f32) -> i32 {
+        self.wrapping_add(product)
+    }
+}
+
+impl Sum for f32 {
+    const SCALED: bool = true;
+
+    #[inline(always)]
+    fn plus(self, product: i32, factor: f32) -> f32 {
+        self + factor * product as f32
+    }
+}
+
+/// Tiles of activations, `[tile][plane][unit][lane]`, `pitch` units from one to the next.
+#[derive(Clone, Copy)]
+pub(super) struct Xs<'a> {
+    pub(super) units: &'a [i32],
+    pub(super) tiles: usize,
+    pub(super) pitch: usize,
+}
+
+/// Sums, `[row of weights][tile][lane]`, `pitch` from one row to the next.
+pub(super) struct Sums<'a, S> {
+    pub(super) sums: &'a mut [S],
+    pub(super) pitch: usize,
+}
+
+/// Memory that will be wanted soon: so many lines with each step of K.
+#[derive(Clone, Copy)]
+pub(super) struct Ahead {
+    pub(super) at: *const u8,
+    pub(super) lines: usize,
+}
+
+impl Ahead {
+    /// Past what `units` ask for.
+    pub(super) fn advance(&mut self, units: usize) {
+        self.at = self.at.wrapping_add(self.bytes(units));
+    }
+
+    fn bytes(self, units: usize) -> usize {
+        units / UNITS_OF_STEP * self.lines * 64
+    }
+
+    /// Asks for all of it at once.
+    fn ask(self, units: usize) {
+        soon(self.at, self.bytes(units));
+    }
+}
+
 /// Multiplies rows of weights with tiles of activations, all sums in registers.
-pub(super) trait Kernel: Copy + Send + Sync {
+pub(super) trait Kernel<S: Sum>: Copy + Send + Sync {
     /// Rows of weights at a time.
     const ROWS: usize = ROWS;
     /// Tiles of activations at a time, at most.
     const TILES: usize = TILES;
+    /// Tiles come in multiples of this.
+    const TILES_STEP: usize = 1;
     /// Units of activations to a unit of weights.
     const PLANES: usize = 1;
-    /// Units of weights per range at most; 512 terms, so that activations of some tiles stay in the first-level cache.
-    const UNITS: usize;
+    /// Terms of a unit of weights.
+    const TERMS: usize;
+    /// Units of weights whose activations, of so many tiles, stay in the first-level cache.
+    const UNITS: usize = 128;
     /// What a thread holds while it multiplies.
     type Session;
 
     /// Prepares the thread.
     fn session(self) -> Self::Session;
 
-    /// Dot products of `ROWS` rows of weights with one to `TILES` tiles of activations, `[tile][plane][unit][lane]`, to the
-    /// start of `product`, `[row][tile]`.
+    /// Adds the dot products of `ROWS` rows of `units` of weights, [`PITCH`] apart, with one to `TILES` tiles of activations, each row's times
+    /// its factor, and asks for what lies ahead.
     ///
     /// # Panics
-    /// If `w` is not ROWS rows of `units`, a positive multiple of 16, or `xs` not such tiles.
+    /// If `units` is no positive multiple of 16, or an operand too short.
+    #[expect(clippy::too_many_arguments, reason = "operands of one product")]
     fn multiply(
         self,
         session: &Self::Session,
         units: usize,
         w: &[i32],
-        xs: &[i32],
-        product: &mut Product,
+        xs: Xs<'_>,
+        factors: &[f32],
+        sums: Sums<'_, S>,
+        ahead: Ahead,
     );
 }
 
-/// Room for the dot products of any kernel.
-pub(super) type Product = [[i32; LANES]; 64];
-
 /// Rows of weights that vector registers hold the sums of.
-const ROWS: usize = 6;
+const ROWS: usize = 8;
 /// Tiles of activations beside them.
-const TILES: usize = 4;
+const TILES: usize = 3;
 
-/// Tiles of activations in `xs`, after checking what the inner loops rely on.
-fn tiles<K: Kernel>(units: usize, w: &[i32], xs: &[i32]) -> usize {
-    assert!(units > 0 && units.is_multiple_of(UNITS_OF_STEP) && w.len() == K::ROWS * units);
-    let tile = K::PLANES * units * LANES;
-    assert!(xs.len().is_multiple_of(tile) && (1..=K::TILES).contains(&(xs.len() / tile)));
-    xs.len() / tile
+/// Checks what the inner loops rely on.
+#[inline(always)]
+fn check<S: Sum, K: Kernel<S>>(
+    units: usize,
+    w: &[i32],
+    xs: &Xs<'_>,
+    factors: &[f32],
+    sums: &Sums<'_, S>,
+) {
+    assert!(units > 0 && units.is_multiple_of(UNITS_OF_STEP));
+    assert!(w.len() >= (K::ROWS - 1) * PITCH + units);
+    assert!((1..=K::TILES).contains(&xs.tiles) && xs.tiles.is_multiple_of(K::TILES_STEP));
+    assert!(xs.units.len() >= (xs.tiles - 1) * xs.pitch + K::PLANES * units * LANES);
+    assert!(factors.len() >= K::ROWS);
+    assert!(sums.sums.len() >= (K::ROWS - 1) * sums.pitch + xs.tiles * LANES);
 }
 
 /// Two numbers of 16 bits per unit, on the given instruction set.
 #[derive(Clone, Copy)]
 pub(super) struct Pairs(pub(super) Isa);
 
-impl Kernel for Pairs {
-    const UNITS: usize = 256;
+impl<S: Sum> Kernel<S> for Pairs {
+    const TERMS: usize = 2;
     type Session = ();
 
     fn session(self) {}
 
-    fn multiply(self, _: &(), units: usize, w: &[i32], xs: &[i32], product: &mut Product) {
-        let n = tiles::<Self>(units, w, xs);
-        let product = product.as_flattened_mut();
+    #[inline(always)]
+    fn multiply(
+        self,
+        _: &(),
+        units: usize,
+        w: &[i32],
+        xs: Xs<'_>,
+        factors: &[f32],
+        sums: Sums<'_, S>,
+        ahead: Ahead,
+    ) {
+        check::<S, Self>(units, w, &xs, factors, &sums);
         match self.0 {
             #[cfg(target_arch = "x86_64")]
-            Isa::Amx(proof) => x86::pairs_avx512(proof.avx512(), n, units, w, xs, product),
+            Isa::Amx(proof) => x86::pairs(proof.avx512(), units, w, xs, factors, sums, ahead),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512(proof) => x86::pairs_avx512(proof, n, units, w, xs, product),
+            Isa::Avx512(proof) => x86::pairs(proof, units, w, xs, factors, sums, ahead),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2(proof) => x86::pairs_avx2(proof, n, units, w, xs, product),
-            Isa::Portable => portable(units, w, xs, product),
+            Isa::Avx2(proof) => {
+                ahead.ask(units);
+                x86::pairs_avx2(proof, units, w, xs, factors, sums)
+            }
+            Isa::Portable => portable(units, w, xs, factors, sums),
         }
     }
 }
 
-/// Four numbers of 8 bits per unit, the activations' without and the weights' with a sign.
+/// Four numbers of 8 bits per unit, the weights' without and the activations' with a sign.
 #[cfg(target_arch = "x86_64")]
 #[derive(Clone, Copy)]
 pub(super) struct Quads(pub(super) crate::isa::Vnni);
 
 #[cfg(target_arch = "x86_64")]
-impl Kernel for Quads {
-    const UNITS: usize = 128;
+impl<S: Sum> Kernel<S> for Quads {
+    const TERMS: usize = 4;
     type Session = ();
 
     fn session(self) {}
 
-    fn multiply(self, _: &(), units: usize, w: &[i32], xs: &[i32], product: &mut Product) {
-        let n = tiles::<Self>(units, w, xs);
-        x86::quads(self.0, n, units, w, xs, product.as_flattened_mut());
+    #[inline(always)]
+    fn multiply(
+        self,
+        _: &(),
+        units: usize,
+        w: &[i32],
+        xs: Xs<'_>,
+        factors: &[f32],
+        sums: Sums<'_, S>,
+        ahead: Ahead,
+    ) {
+        check::<S, Self>(units, w, &xs, factors, &sums);
+        x86::quads(self.0, units, w, xs, factors, sums, ahead);
     }
 }
 
@@ -105,24 +214,33 @@ impl Kernel for Quads {
 pub(super) struct Tiles(pub(super) ByteTiles);
 
 #[cfg(target_arch = "x86_64")]
-impl Kernel for Tiles {
+impl Kernel<i32> for Tiles {
     const ROWS: usize = 32;
     const TILES: usize = 2;
-    /// Here operands come from the second-level cache anyway.
-    const UNITS: usize = 1024;
+    const TILES_STEP: usize = 2;
+    const TERMS: usize = 4;
     type Session = Unit;
 
     fn session(self) -> Unit {
         self.0.unit()
     }
 
-    fn multiply(self, unit: &Unit, units: usize, w: &[i32], xs: &[i32], product: &mut Product) {
-        let n = tiles::<Self>(units, w, xs);
-        let xs = [xs, &xs[(n - 1) * units * LANES..]];
-        self.0.signed(unit, units, w, xs, product);
-        if n == 1 {
-            (1..Self::ROWS).for_each(|row| product[row] = product[2 * row]);
-        }
+    #[inline(always)]
+    fn multiply(
+        self,
+        unit: &Unit,
+        units: usize,
+        w: &[i32],
+        xs: Xs<'_>,
+        factors: &[f32],
+        sums: Sums<'_, i32>,
+        ahead: Ahead,
+    ) {
+        check::<i32, Self>(units, w, &xs, factors, &sums);
+        ahead.ask(units);
+        let xs = [xs.units, &xs.units[xs.pitch..]];
+        self.0
+            .signed(unit, units, (w, PITCH), xs, (sums.sums, sums.pitch));
     }
 }
 
@@ -133,195 +251,53 @@ impl Kernel for Tiles {
 pub(super) struct Halves(pub(super) ByteTiles);
 
 #[cfg(target_arch = "x86_64")]
-impl Kernel for Halves {
+impl Kernel<f32> for Halves {
     const ROWS: usize = 32;
     const TILES: usize = 1;
     const PLANES: usize = 2;
-    const UNITS: usize = 128;
+    const TERMS: usize = 4;
     type Session = Unit;
 
     fn session(self) -> Unit {
         self.0.unit()
     }
 
-    fn multiply(self, unit: &Unit, units: usize, w: &[i32], xs: &[i32], product: &mut Product) {
-        tiles::<Self>(units, w, xs);
-        let (upper, lower) = xs.split_at(units * LANES);
-        self.0.halves(unit, units, w, [upper, lower], product);
+    #[inline(always)]
+    fn multiply(
+        self,
+        unit: &Unit,
+        units: usize,
+        w: &[i32],
+        xs: Xs<'_>,
+        factors: &[f32],
+        sums: Sums<'_, f32>,
+        ahead: Ahead,
+    ) {
+        check::<f32, Self>(units, w, &xs, factors, &sums);
+        ahead.ask(units);
+        let (upper, lower) = xs.units.split_at(units * LANES);
+        let sums = (sums.sums, sums.pitch);
+        self.0
+            .halves(unit, units, (w, PITCH), [upper, lower], factors, sums);
     }
 }
 
-fn portable(units: usize, w: &[i32], xs: &[i32], product: &mut [i32]) {
-    let n = xs.len() / (units * LANES);
+fn portable<S: Sum>(units: usize, w: &[i32], xs: Xs<'_>, factors: &[f32], sums: Sums<'_, S>) {
     let halves = |unit: i32| [unit as i16, (unit >> 16) as i16].map(i32::from);
-    for (w, product) in w
-        .chunks_exact(units)
-        .zip(product.chunks_exact_mut(n * LANES))
-    {
-        for (xs, sums) in xs
-            .chunks_exact(units * LANES)
-            .zip(product.chunks_exact_mut(LANES))
-        {
-            sums.fill(0);
-            for (w, xs) in w.iter().zip(xs.chunks_exact(LANES)) {
+    let rows = w.chunks(PITCH).map(|w| &w[..units]).zip(factors).take(ROWS);
+    for ((w, factor), sums) in rows.zip(sums.sums.chunks_mut(sums.pitch)) {
+        let tiles = xs.units.chunks(xs.pitch).take(xs.tiles);
+        for (x, sums) in tiles.zip(sums.chunks_exact_mut(LANES)) {
+            let mut products = [0i32; LANES];
+            for (w, x) in w.iter().zip(x.chunks_exact(LANES)) {
                 let [w0, w1] = halves(*w);
-                for (sum, x) in sums.iter_mut().zip(xs) {
+                for (product, x) in products.iter_mut().zip(x) {
                     let [x0, x1] = halves(*x);
-                    *sum += x0 * w0 + x1 * w1;
+                    *product += x0 * w0 + x1 * w1;
                 }
             }
-        }
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
-mod x86 {
-    use std::arch::x86_64::*;
-
-    use super::{LANES, ROWS, TILES};
-    use crate::isa::{Avx2, Avx512, Vnni};
-
-    macro_rules! by_tiles {
-        ($n:ident, $kernel:ident, $units:ident, $w:ident, $xs:ident, $product:ident) => {{
-            assert!($w.len() >= ROWS * $units && $xs.len() >= $n * $units * LANES);
-            assert!((1..=TILES).contains(&$n) && $product.len() >= ROWS * $n * LANES);
-            let (w, xs, product) = ($w.as_ptr(), $xs.as_ptr(), $product.as_mut_ptr());
-            // SAFETY: a proof of the instructions is at hand; the lengths are checked above.
-            unsafe {
-                match $n {
-                    1 => $kernel::<1>($units, w, xs, product),
-                    2 => $kernel::<2>($units, w, xs, product),
-                    3 => $kernel::<3>($units, w, xs, product),
-                    _ => $kernel::<4>($units, w, xs, product),
-                }
-            }
-        }};
-    }
-
-    pub(super) fn pairs_avx512(
-        proof: Avx512,
-        n: usize,
-        units: usize,
-        w: &[i32],
-        xs: &[i32],
-        product: &mut [i32],
-    ) {
-        match Vnni::new(proof) {
-            Some(_) => by_tiles!(n, pairs_vnni, units, w, xs, product),
-            None => by_tiles!(n, pairs_madd, units, w, xs, product),
-        }
-    }
-
-    pub(super) fn quads(
-        _proof: Vnni,
-        n: usize,
-        units: usize,
-        w: &[i32],
-        xs: &[i32],
-        product: &mut [i32],
-    ) {
-        by_tiles!(n, quads_vnni, units, w, xs, product);
-    }
-
-    /// A loop over units: `$step(sum, activations, weight)`.
-    macro_rules! kernel {
-        ($name:ident, $features:literal, $step:expr) => {
-            /// # Safety
-            /// The instructions; `w` readable for six rows of `units`, `xs` for N tiles of them, `product` writable for
-            /// six rows of N tiles of lanes.
-            #[target_feature(enable = $features)]
-            unsafe fn $name<const N: usize>(
-                units: usize,
-                w: *const i32,
-                xs: *const i32,
-                product: *mut i32,
-            ) {
-                let mut sums = [[_mm512_setzero_si512(); N]; ROWS];
-                for unit in 0..units {
-                    // SAFETY: inside the operands.
-                    let x: [__m512i; N] = std::array::from_fn(|tile| unsafe {
-                        _mm512_loadu_si512(xs.add((tile * units + unit) * LANES).cast())
-                    });
-                    for (row, sums) in sums.iter_mut().enumerate() {
-                        // SAFETY: inside the operands.
-                        let w = _mm512_set1_epi32(unsafe { *w.add(row * units + unit) });
-                        for (sum, x) in sums.iter_mut().zip(x) {
-                            *sum = $step(*sum, x, w);
-                        }
-                    }
-                }
-                for (i, sum) in sums.as_flattened().iter().enumerate() {
-                    // SAFETY: inside the product.
-                    unsafe { _mm512_storeu_si512(product.add(i * LANES).cast(), *sum) };
-                }
-            }
-        };
-    }
-    kernel!(
-        pairs_vnni,
-        "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni",
-        |sum, x, w| { _mm512_dpwssd_epi32(sum, x, w) }
-    );
-    kernel!(
-        quads_vnni,
-        "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni",
-        |sum, x, w| { _mm512_dpbusd_epi32(sum, x, w) }
-    );
-    kernel!(
-        pairs_madd,
-        "avx512f,avx512bw,avx512vl,avx512dq",
-        |sum, x, w| { _mm512_add_epi32(sum, _mm512_madd_epi16(x, w)) }
-    );
-
-    pub(super) fn pairs_avx2(
-        _proof: Avx2,
-        n: usize,
-        units: usize,
-        w: &[i32],
-        xs: &[i32],
-        product: &mut [i32],
-    ) {
-        assert!(w.len() >= ROWS * units && xs.len() >= n * units * LANES);
-        assert!(product.len() >= ROWS * n * LANES);
-        for tile in 0..n {
-            // SAFETY: `_proof` is the proof of AVX2; the lengths are checked above.
-            unsafe {
-                let xs = xs.as_ptr().add(tile * units * LANES);
-                let product = product.as_mut_ptr().add(tile * LANES);
-                tile_avx2(units, w.as_ptr(), xs, product, n * LANES);
-            }
-        }
-    }
-
-    /// # Safety
-    /// AVX2; `w` readable for six rows of `units`, `xs` for a tile of them; `product` writable for six rows of lanes,
-    /// `stride` apart.
-    #[target_feature(enable = "avx2")]
-    unsafe fn tile_avx2(
-        units: usize,
-        w: *const i32,
-        xs: *const i32,
-        product: *mut i32,
-        stride: usize,
-    ) {
-        let mut sums = [[_mm256_setzero_si256(); 2]; ROWS];
-        for unit in 0..units {
-            // SAFETY: inside the operands.
-            let x: [__m256i; 2] = std::array::from_fn(|half| unsafe {
-                _mm256_loadu_si256(xs.add(unit * LANES + half * 8).cast())
-            });
-            for (row, sums) in sums.iter_mut().enumerate() {
-                // SAFETY: inside the operands.
-                let w = _mm256_set1_epi32(unsafe { *w.add(row * units + unit) });
-                for (sum, x) in sums.iter_mut().zip(x) {
-                    *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(x, w));
-                }
-            }
-        }
-        for (row, sums) in sums.iter().enumerate() {
-            for (half, sum) in sums.iter().enumerate() {
-                // SAFETY: inside the product.
-                unsafe { _mm256_storeu_si256(product.add(row * stride + half * 8).cast(), *sum) };
+            for (sum, product) in sums.iter_mut().zip(products) {
+                *sum = sum.plus(product, *factor);
             }
         }
     }

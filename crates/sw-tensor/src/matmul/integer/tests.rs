@@ -172,7 +172,7 @@ proptest! {
     #[test]
     fn codes_of_any_layout(
         seed: u64,
-        m in 0usize..20,
+        m in 0usize..55,
         n in 0usize..110,
         k in prop_oneof![0usize..140, 500usize..530, 1020usize..1030],
         bits in prop::sample::select(vec![4u8, 8]),

@@ -224,24 +224,31 @@ pub(super) fn transpose(r: [__m512i; 16]) -> [__m512i; 16] {
     out
 }
 
-/// [`transpose`] in memory.
+/// The transpose of 16 rows of 16 numbers, `pitch` apart.
 ///
 /// # Panics
 /// If there are fewer than 16 rows.
 #[inline(always)]
-pub(in crate::matmul) fn transpose_square(_proof: Avx512, square: &mut [[u32; 16]]) {
+pub(in crate::matmul) fn transpose_square(
+    _proof: Avx512,
+    square: &[u32],
+    pitch: usize,
+) -> [[u32; 16]; 16] {
     #[inline]
     #[target_feature(enable = "avx512f")]
-    fn turn(square: &mut [[u32; 16]; 16]) {
-        // SAFETY: 64 bytes each.
-        let rows = square.map(|row| unsafe { _mm512_loadu_si512(row.as_ptr().cast()) });
-        for (row, turned) in square.iter_mut().zip(transpose(rows)) {
-            // SAFETY: as above.
+    unsafe fn turn(square: *const u32, pitch: usize, turned: &mut [[u32; 16]; 16]) {
+        // SAFETY: the caller vouches for the rows.
+        let rows = unsafe { load(square.cast(), pitch * size_of::<u32>()) };
+        for (row, turned) in turned.iter_mut().zip(transpose(rows)) {
+            // SAFETY: 64 bytes.
             unsafe { _mm512_storeu_si512(row.as_mut_ptr().cast(), turned) }
         }
     }
-    // SAFETY: `_proof` is the proof of AVX-512.
-    unsafe { turn(square.first_chunk_mut().expect("16 rows")) }
+    assert!(square.len() >= 15 * pitch + 16);
+    let mut turned = [[0; 16]; 16];
+    // SAFETY: `_proof` is the proof of AVX-512; the rows are there.
+    unsafe { turn(square.as_ptr(), pitch, &mut turned) }
+    turned
 }
 
 /// # Safety

@@ -23,43 +23,30 @@ impl ByteTiles {
         Unit::new(self.0)
     }
 
-    /// `product[row][tile][lane] = sum_unit w[row][unit] . xs[tile][unit][lane]` for 32 rows of `w` and two tiles
-    /// `[units][16]` of activations, four bytes with signs to a unit.
+    /// `sums[row][tile][lane] += sum_unit w[row][unit] . xs[tile][unit][lane]` for 32 rows of `w` and two tiles
+    /// `[units][16]` of activations, four bytes with signs to a unit; rows of `w` and of `sums` are as
+    /// far apart as is said beside them.
     ///
     /// # Panics
-    /// If `units` is no positive multiple of 16, `w` not 32 rows, or `xs` shorter than tiles.
+    /// If `units` is no positive multiple of 16, or an operand too short.
     #[inline]
     pub(in crate::matmul) fn signed(
         self,
         _: &Unit,
         units: usize,
-        w: &[i32],
+        w: (&[i32], usize),
         xs: [&[i32]; 2],
-        product: &mut [[i32; SIDE]; 2 * PANEL],
+        (sums, pitch): (&mut [i32], usize),
     ) {
-        let (w, x) = operands(units, w, xs);
-        let mut sums: Sums = [[[[0; SIDE]; SIDE]; 2]; 2];
-        // SAFETY: the tile unit is configured while there is a `Unit`; `operands` has checked the lengths.
-        unsafe { signed(units, w, x, (&raw mut sums).cast()) }
-        for (product, [first, second]) in product
-            .as_chunks_mut::<{ 2 * SIDE }>()
-            .0
-            .iter_mut()
-            .zip(&sums)
-        {
-            for (product, tiles) in product
-                .as_chunks_mut()
-                .0
-                .iter_mut()
-                .zip(first.iter().zip(second))
-            {
-                *product = [*tiles.0, *tiles.1];
-            }
-        }
+        let (tiles, x) = operands(units, w, xs);
+        assert!(sums.len() >= (PANEL - 1) * pitch + 2 * SIDE);
+        let places = [0, SIDE * pitch].map(|at| sums.as_mut_ptr().wrapping_add(at));
+        // SAFETY: the tile unit is configured while there is a `Unit`; the lengths are checked.
+        unsafe { add_signed(units, tiles, w.1, x, places, pitch * size_of::<i32>()) }
     }
 
-    /// The same for one tile of activations of 16 bits, whose upper bytes have signs and whose lower ones have none. Sums
-    /// must fit 32 bits.
+    /// The same for one tile of activations of 16 bits, whose upper bytes have signs and whose lower ones have none: `sums[row]
+    /// [lane] += factors[row] * product`, not fused. Products must fit 32 bits.
     ///
     /// # Panics
     /// As [`ByteTiles::signed`].
@@ -68,57 +55,73 @@ impl ByteTiles {
         self,
         _: &Unit,
         units: usize,
-        w: &[i32],
+        w: (&[i32], usize),
         halves: [&[i32]; 2],
-        product: &mut [[i32; SIDE]; 2 * PANEL],
+        factors: &[f32],
+        (sums, pitch): (&mut [f32], usize),
     ) {
-        let (w, x) = operands(units, w, halves);
-        let mut sums: Sums = [[[[0; SIDE]; SIDE]; 2]; 2];
+        let (tiles, x) = operands(units, w, halves);
+        let mut products: Products = [[[[0; SIDE]; SIDE]; 2]; 2];
+        let places = [0, 1].map(|i| (&raw mut products[i]).cast());
         // SAFETY: as above.
-        unsafe { first_signed(units, w, x, (&raw mut sums).cast()) }
+        unsafe { store_halves(units, tiles, w.1, x, places, 0) }
         // SAFETY: the proof of AMX includes AVX-512.
-        unsafe { join(&sums, product) }
+        unsafe { join(&products, factors, sums, pitch) }
     }
 }
 
-/// 256 times the sums of upper bytes plus those of lower ones.
+/// Adds 256 times the products of upper bytes plus those of lower ones.
 #[target_feature(enable = "avx512f")]
-fn join(sums: &Sums, product: &mut [[i32; SIDE]; 2 * PANEL]) {
-    for (product, [upper, lower]) in product.as_chunks_mut::<SIDE>().0.iter_mut().zip(sums) {
-        let halves = upper.as_flattened().iter().zip(lower.as_flattened());
-        for (product, (upper, lower)) in product.as_flattened_mut().iter_mut().zip(halves) {
-            *product = upper.wrapping_shl(8).wrapping_add(*lower);
+fn join(products: &Products, factors: &[f32], sums: &mut [f32], pitch: usize) {
+    let mut rows = factors.iter().zip(sums.chunks_mut(pitch));
+    for [upper, lower] in products {
+        for ((upper, lower), (factor, sums)) in upper.iter().zip(lower).zip(&mut rows) {
+            let halves = upper.iter().zip(lower);
+            for (sum, (upper, lower)) in sums[..SIDE].iter_mut().zip(halves) {
+                let product = upper.wrapping_shl(8).wrapping_add(*lower);
+                *sum += factor * product as f32;
+            }
         }
     }
 }
 
-/// Tiles of sums, `[tile of weights][tile of activations]`.
-type Sums = [[[[i32; SIDE]; SIDE]; 2]; 2];
+/// Tiles of products, `[tile of weights][half]`.
+type Products = [[[[i32; SIDE]; SIDE]; 2]; 2];
 
 /// Pointers to the tiles of operands that are long enough.
-fn operands(units: usize, w: &[i32], xs: [&[i32]; 2]) -> ([*const i32; 2], [*const i32; 2]) {
-    assert!(units > 0 && units.is_multiple_of(STEP) && w.len() == PANEL * units);
+fn operands(
+    units: usize,
+    (w, pitch): (&[i32], usize),
+    xs: [&[i32]; 2],
+) -> ([*const i32; 2], [*const i32; 2]) {
+    assert!(units > 0 && units.is_multiple_of(STEP) && w.len() >= (PANEL - 1) * pitch + units);
     assert!(xs.iter().all(|xs| xs.len() >= units * SIDE));
     (
-        [w, &w[SIDE * units..]].map(<[i32]>::as_ptr),
+        [w, &w[SIDE * pitch..]].map(<[i32]>::as_ptr),
         xs.map(<[i32]>::as_ptr),
     )
 }
 
-/// Two tiles of weights times two of activations; `$dp` is the product with the second one of these.
+/// Two tiles of weights times two of activations; `$dp` is the product with the second one of these. `$start` makes the first
+/// sums and `$end` stores the last ones, which is where the kinds differ.
 macro_rules! quad {
-    ($name:ident, $dp:literal) => {
+    ($name:ident, $dp:literal, [$($start:literal),*], [$($end:literal),*]) => {
         /// # Safety
         /// A configured tile unit with tiles of bytes; `units` a positive multiple of 16; `w` readable for 16 rows of
-        /// `units`, `x` for `units` rows of 16; `sums` writable for four tiles.
-        unsafe fn $name(units: usize, w: [*const i32; 2], x: [*const i32; 2], sums: *mut i32) {
+        /// `units`, `w_pitch` apart, `x` for `units` rows of 16; `sums` as the kind wants them, per tile of weights.
+        #[inline]
+        unsafe fn $name(
+            units: usize,
+            w: [*const i32; 2],
+            w_pitch: usize,
+            x: [*const i32; 2],
+            sums: [*mut i32; 2],
+            sums_pitch: usize,
+        ) {
             // SAFETY: reads and writes what the caller vouches for, and changes the named registers only.
             unsafe {
                 asm!(
-                    "tilezero tmm0",
-                    "tilezero tmm1",
-                    "tilezero tmm2",
-                    "tilezero tmm3",
+                    $($start,)*
                     "2:",
                     "tileloadd tmm4, [{w0} + {pitch}]",
                     "tileloadd tmm6, [{x0} + {row}]",
@@ -134,17 +137,16 @@ macro_rules! quad {
                     "add {x1}, 1024",
                     "dec {steps}",
                     "jnz 2b",
-                    "tilestored [{sums} + {row}], tmm0",
-                    "tilestored [{sums} + {row} + 1024], tmm1",
-                    "tilestored [{sums} + {row} + 2048], tmm2",
-                    "tilestored [{sums} + {row} + 3072], tmm3",
+                    $($end,)*
                     w0 = inout(reg) w[0] => _,
                     w1 = inout(reg) w[1] => _,
                     x0 = inout(reg) x[0] => _,
                     x1 = inout(reg) x[1] => _,
                     steps = inout(reg) units / STEP => _,
-                    sums = in(reg) sums,
-                    pitch = in(reg) units * 4,
+                    s0 = in(reg) sums[0],
+                    s1 = in(reg) sums[1],
+                    sums_pitch = in(reg) sums_pitch,
+                    pitch = in(reg) w_pitch * size_of::<i32>(),
                     row = in(reg) 64usize,
                     out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
                     out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
@@ -155,5 +157,38 @@ macro_rules! quad {
     };
 }
 
-quad!(signed, "tdpbssd");
-quad!(first_signed, "tdpbsud");
+// Adds to sums: 16 rows, `sums_pitch` bytes apart, of two tiles' lanes.
+quad!(
+    add_signed,
+    "tdpbssd",
+    [
+        "tileloadd tmm0, [{s0} + {sums_pitch}]",
+        "tileloadd tmm1, [{s0} + {sums_pitch} + 64]",
+        "tileloadd tmm2, [{s1} + {sums_pitch}]",
+        "tileloadd tmm3, [{s1} + {sums_pitch} + 64]"
+    ],
+    [
+        "tilestored [{s0} + {sums_pitch}], tmm0",
+        "tilestored [{s0} + {sums_pitch} + 64], tmm1",
+        "tilestored [{s1} + {sums_pitch}], tmm2",
+        "tilestored [{s1} + {sums_pitch} + 64], tmm3"
+    ]
+);
+// Stores products: two tiles, one after the other.
+quad!(
+    store_halves,
+    "tdpbsud",
+    [
+        "/* {sums_pitch} */",
+        "tilezero tmm0",
+        "tilezero tmm1",
+        "tilezero tmm2",
+        "tilezero tmm3"
+    ],
+    [
+        "tilestored [{s0} + {row}], tmm0",
+        "tilestored [{s0} + {row} + 1024], tmm1",
+        "tilestored [{s1} + {row}], tmm2",
+        "tilestored [{s1} + {row} + 1024], tmm3"
+    ]
+);

@@ -1,0 +1,270 @@
+//! Kernels in vector registers of x86.
+
+use std::arch::asm;
+use std::arch::x86_64::*;
+
+use super::{Ahead, LANES, PITCH, ROWS, Sum, Sums, TILES, UNITS_OF_STEP, Xs};
+use crate::isa::{Avx2, Avx512, Vnni};
+
+/// Operands of a kernel, of lengths that are checked.
+#[derive(Clone, Copy)]
+struct Operands {
+    units: usize,
+    w: *const i32,
+    xs: *const i32,
+    /// From one tile of activations to the next.
+    xs_pitch: usize,
+    factors: *const f32,
+    /// Of floats if they are scaled.
+    sums: *mut i32,
+    /// From one row of sums to the next.
+    sums_pitch: usize,
+}
+
+impl Operands {
+    #[inline(always)]
+    fn new<S: Sum>(
+        units: usize,
+        w: &[i32],
+        xs: Xs<'_>,
+        factors: &[f32],
+        sums: Sums<'_, S>,
+    ) -> Operands {
+        assert!(units.is_multiple_of(UNITS_OF_STEP) && factors.len() >= ROWS);
+        assert!(w.len() >= (ROWS - 1) * PITCH + units);
+        assert!((1..=TILES).contains(&xs.tiles));
+        assert!(xs.units.len() >= (xs.tiles - 1) * xs.pitch + units * LANES);
+        assert!(sums.sums.len() >= (ROWS - 1) * sums.pitch + xs.tiles * LANES);
+        assert!(size_of::<S>() == size_of::<i32>());
+        Operands {
+            units,
+            w: w.as_ptr(),
+            xs: xs.units.as_ptr(),
+            xs_pitch: xs.pitch,
+            factors: factors.as_ptr(),
+            sums: sums.sums.as_mut_ptr().cast(),
+            sums_pitch: sums.pitch,
+        }
+    }
+}
+
+macro_rules! by_tiles {
+    ($kernel:ident, $sum:ident, $tiles:expr, $operands:expr, $ahead:ident) => {{
+        let operands = $operands;
+        // SAFETY: a proof of the instructions is at hand; `Operands::new` has checked the lengths.
+        unsafe {
+            match ($tiles, $sum::SCALED) {
+                (1, false) => $kernel::<1, false>(operands, $ahead),
+                (2, false) => $kernel::<2, false>(operands, $ahead),
+                (_, false) => $kernel::<3, false>(operands, $ahead),
+                (1, true) => $kernel::<1, true>(operands, $ahead),
+                (2, true) => $kernel::<2, true>(operands, $ahead),
+                (_, true) => $kernel::<3, true>(operands, $ahead),
+            }
+        }
+    }};
+}
+
+pub(super) fn pairs<S: Sum>(
+    proof: Avx512,
+    units: usize,
+    w: &[i32],
+    xs: Xs<'_>,
+    factors: &[f32],
+    sums: Sums<'_, S>,
+    ahead: Ahead,
+) {
+    let (tiles, operands) = (xs.tiles, Operands::new(units, w, xs, factors, sums));
+    match Vnni::new(proof) {
+        Some(_) => by_tiles!(pairs_vnni, S, tiles, operands, ahead),
+        None => by_tiles!(pairs_madd, S, tiles, operands, ahead),
+    }
+}
+
+pub(super) fn quads<S: Sum>(
+    _proof: Vnni,
+    units: usize,
+    w: &[i32],
+    xs: Xs<'_>,
+    factors: &[f32],
+    sums: Sums<'_, S>,
+    ahead: Ahead,
+) {
+    let tiles = xs.tiles;
+    by_tiles!(
+        quads_vnni,
+        S,
+        tiles,
+        Operands::new(units, w, xs, factors, sums),
+        ahead
+    );
+}
+
+/// A loop over units: `$step(sum, activations, weight)`.
+macro_rules! kernel {
+    ($name:ident, $features:literal, $step:expr) => {
+        /// # Safety
+        /// The instructions; `w` readable for ROWS rows of `units`, `xs` for N tiles of them, `factors` for ROWS; `sums`
+        /// writable for ROWS rows of N tiles of lanes.
+        #[target_feature(enable = $features)]
+        unsafe fn $name<const N: usize, const SCALED: bool>(operands: Operands, ahead: Ahead) {
+            let Operands { units, w, xs, .. } = operands;
+            let place = |row: usize, tile: usize| {
+                let at = row * operands.sums_pitch + tile * LANES;
+                operands.sums.wrapping_add(at)
+            };
+            let mut products = [[_mm512_setzero_si512(); N]; ROWS];
+            let mut at = ahead.at;
+            let share = ROWS.div_ceil(units / UNITS_OF_STEP);
+            let mut rows = 0..ROWS;
+            for step in (0..units).step_by(UNITS_OF_STEP) {
+                for row in rows.by_ref().take(share) {
+                    for tile in 0..N {
+                        _mm_prefetch::<_MM_HINT_T0>(place(row, tile).cast());
+                    }
+                }
+                for _ in 0..ahead.lines {
+                    _mm_prefetch::<_MM_HINT_T1>(at.cast());
+                    at = at.wrapping_add(64);
+                }
+                for unit in (step..step + UNITS_OF_STEP).step_by(2) {
+                    for unit in [unit, unit + 1] {
+                        let mut x = [_mm512_setzero_si512(); N];
+                        for (tile, x) in x.iter_mut().enumerate() {
+                            let at = tile * operands.xs_pitch + unit * LANES;
+                            // SAFETY: inside the operands.
+                            *x = unsafe { _mm512_loadu_si512(xs.add(at).cast()) };
+                        }
+                        for (row, products) in products.iter_mut().enumerate() {
+                            // SAFETY: inside the operands.
+                            let w = _mm512_set1_epi32(unsafe { *w.add(row * PITCH + unit) });
+                            for (product, x) in products.iter_mut().zip(x) {
+                                *product = $step(*product, x, w);
+                            }
+                        }
+                    }
+                }
+            }
+            for (row, products) in products.iter().enumerate() {
+                // SAFETY: ROWS of them.
+                let factor = _mm512_set1_ps(unsafe { *operands.factors.add(row) });
+                for (tile, product) in products.iter().enumerate() {
+                    let place = place(row, tile);
+                    // SAFETY: inside the sums.
+                    unsafe {
+                        if SCALED {
+                            let scaled = _mm512_mul_ps(factor, _mm512_cvtepi32_ps(*product));
+                            let sum = _mm512_loadu_ps(place.cast());
+                            _mm512_storeu_ps(place.cast(), _mm512_add_ps(sum, scaled));
+                        } else {
+                            let sum = _mm512_loadu_si512(place.cast());
+                            let sum = _mm512_add_epi32(sum, *product);
+                            _mm512_storeu_si512(place.cast(), sum);
+                        }
+                    }
+                }
+            }
+        }
+    };
+}
+/// `sum` and two products per lane. LLVM makes two instructions of the intrinsic `_mm512_dpwssd_epi32`, a product and an
+/// addition, which has a shorter latency and half the throughput.
+#[inline]
+#[target_feature(enable = "avx512f,avx512vnni")]
+fn add_pairs(mut sum: __m512i, x: __m512i, w: __m512i) -> __m512i {
+    // SAFETY: AVX-512 VNNI is at hand; nothing but `sum` changes.
+    unsafe {
+        asm!(
+            "vpdpwssd {sum}, {x}, {w}",
+            sum = inout(zmm_reg) sum,
+            x = in(zmm_reg) x,
+            w = in(zmm_reg) w,
+            options(pure, nomem, nostack, preserves_flags),
+        );
+    }
+    sum
+}
+kernel!(
+    pairs_vnni,
+    "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni",
+    |sum, x, w| add_pairs(sum, x, w)
+);
+kernel!(
+    quads_vnni,
+    "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni",
+    |sum, x, w| { _mm512_dpbusd_epi32(sum, w, x) }
+);
+kernel!(
+    pairs_madd,
+    "avx512f,avx512bw,avx512vl,avx512dq",
+    |sum, x, w| { _mm512_add_epi32(sum, _mm512_madd_epi16(x, w)) }
+);
+
+pub(super) fn pairs_avx2<S: Sum>(
+    _proof: Avx2,
+    units: usize,
+    w: &[i32],
+    xs: Xs<'_>,
+    factors: &[f32],
+    sums: Sums<'_, S>,
+) {
+    let (tiles, mut operands) = (xs.tiles, Operands::new(units, w, xs, factors, sums));
+    for _ in 0..tiles {
+        // SAFETY: `_proof` is the proof of AVX2; `Operands::new` has checked the lengths.
+        unsafe {
+            for first in [0, ROWS / 2] {
+                if S::SCALED {
+                    tile_avx2::<true>(operands, first);
+                } else {
+                    tile_avx2::<false>(operands, first);
+                }
+            }
+        }
+        operands.xs = operands.xs.wrapping_add(operands.xs_pitch);
+        operands.sums = operands.sums.wrapping_add(LANES);
+    }
+}
+
+/// # Safety
+/// AVX2; `w` readable for ROWS rows of `units`, `xs` for a tile of them, `factors` for ROWS; `sums` writable for ROWS rows
+/// of lanes. Half the rows, from `first` on, are multiplied.
+#[target_feature(enable = "avx2")]
+unsafe fn tile_avx2<const SCALED: bool>(operands: Operands, first: usize) {
+    let Operands { units, w, xs, .. } = operands;
+    let mut products = [[_mm256_setzero_si256(); 2]; ROWS / 2];
+    for unit in 0..units {
+        // SAFETY: inside the operands.
+        let x: [__m256i; 2] = unsafe {
+            let at = xs.add(unit * LANES);
+            [
+                _mm256_loadu_si256(at.cast()),
+                _mm256_loadu_si256(at.add(8).cast()),
+            ]
+        };
+        for (row, products) in (first..).zip(&mut products) {
+            // SAFETY: inside the operands.
+            let w = _mm256_set1_epi32(unsafe { *w.add(row * PITCH + unit) });
+            for (product, x) in products.iter_mut().zip(x) {
+                *product = _mm256_add_epi32(*product, _mm256_madd_epi16(x, w));
+            }
+        }
+    }
+    for (row, products) in (first..).zip(&products) {
+        for (half, product) in products.iter().enumerate() {
+            // SAFETY: inside the factors and the sums.
+            unsafe {
+                let place = operands.sums.add(row * operands.sums_pitch + half * 8);
+                if SCALED {
+                    let factor = _mm256_set1_ps(*operands.factors.add(row));
+                    let scaled = _mm256_mul_ps(factor, _mm256_cvtepi32_ps(*product));
+                    let sum = _mm256_loadu_ps(place.cast());
+                    _mm256_storeu_ps(place.cast(), _mm256_add_ps(sum, scaled));
+                } else {
+                    let sum = _mm256_loadu_si256(place.cast());
+                    let sum = _mm256_add_epi32(sum, *product);
+                    _mm256_storeu_si256(place.cast(), sum);
+                }
+            }
+        }
+    }
+}

@@ -32,6 +32,7 @@ pub fn detect_prompt(model: &Model, prompt: &str, options: &DetectOptions) -> Re
 /// As [`detect`].
 pub fn profile(model: &Model, tokens: &[u32]) -> Result<Vec<LayerProfile>> {
     some(tokens)?;
+    let model = &model.for_few_tokens();
     let options = DetectOptions::default();
     let mut scan = Scan::new(model, &options);
     model.forward(&[Seq::from(tokens)], &mut scan)?;
@@ -48,6 +49,7 @@ pub fn profile(model: &Model, tokens: &[u32]) -> Result<Vec<LayerProfile>> {
 /// No tokens, a token beyond the vocabulary, a non-finite activation.
 pub fn detect(model: &Model, tokens: &[u32], options: &DetectOptions) -> Result<Report> {
     some(tokens)?;
+    let model = &model.for_few_tokens();
     let mut scan = Scan::new(model, options);
     model.forward(&[Seq::from(tokens)], &mut scan)?;
     let Scan {

@@ -110,7 +110,7 @@ pub(crate) fn attend(
     let (spec, seqs) = (model.spec(), &batch.seqs);
     let (heads, of_layer) = (spec.attention, spec.layers[l]);
     visit(hook, Site::AttnIn(l), &mut s.normed, seqs);
-    let x = Input::new(s.normed.view(), Some(seqs));
+    let x = Input::with(s.normed.view(), Some(seqs), batch.is_for_few);
     match layer.linear(None, Linear::Qkv) {
         None => {
             layer[(None, Linear::Q)].apply(&x, s.q.view_mut()); // [tokens, hidden] x [heads*dim, hidden]^T
@@ -166,7 +166,10 @@ pub(crate) fn attend(
     );
     visit(hook, Site::OIn(l), &mut s.mix, seqs);
     // [tokens, heads*dim] x [hidden, heads*dim]^T
-    layer[(None, Linear::O)].apply(&Input::new(s.mix.view(), Some(seqs)), s.out.view_mut());
+    layer[(None, Linear::O)].apply(
+        &Input::with(s.mix.view(), Some(seqs), batch.is_for_few),
+        s.out.view_mut(),
+    );
     visit(hook, Site::AttnOut(l), &mut s.out, seqs);
 }
 
@@ -180,11 +183,14 @@ pub(crate) fn mlp(
     hook: &mut dyn Hook,
 ) {
     let (seqs, inner) = (Some(&batch.seqs[..]), &mut s.inner);
-    let x = Input::new(s.normed.view(), seqs);
+    let x = Input::with(s.normed.view(), seqs, batch.is_for_few);
     inner.widen(spec, layer, None, &x, spec.intermediate_size);
     visit(hook, Site::DownIn(l), &mut inner.up, &batch.seqs);
     // [tokens, intermediate] x [hidden, intermediate]^T
-    layer[(None, Linear::Down)].apply(&Input::new(inner.up.view(), seqs), s.out.view_mut());
+    layer[(None, Linear::Down)].apply(
+        &Input::with(inner.up.view(), seqs, batch.is_for_few),
+        s.out.view_mut(),
+    );
 }
 
 impl Inner {

@@ -43,6 +43,8 @@ pub(crate) struct Batch<'a> {
     pub(crate) variants: Vec<u64>,
     /// For each rotary embedding, how it turns the rows.
     pub(crate) turns: Vec<RopeTurns>,
+    /// Whether few rows may be multiplied in their own way.
+    pub(crate) is_for_few: bool,
 }
 
 impl<'a> Batch<'a> {
@@ -56,6 +58,7 @@ impl<'a> Batch<'a> {
             positions: Vec::new(),
             variants: Vec::new(),
             turns: Vec::new(),
+            is_for_few: model.is_for_few(),
         };
         let max_positions = model.spec().max_positions;
         for (tokens, prefix) in seqs {

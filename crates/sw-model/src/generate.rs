@@ -19,11 +19,12 @@ impl Model {
         hook: &mut dyn Hook,
     ) -> Result<Vec<u32>> {
         let eos = self.tokenizer().ok().and_then(|t| t.eos());
+        let model = self.for_few_tokens();
         let mut new = Vec::new();
-        let (mut rows, mut kv) = self.extend(None, prompt, hook)?;
+        let (mut rows, mut kv) = model.extend(None, prompt, hook)?;
         while new.len() < max_new {
             let last = rows.slice_axis(Axis(0), (rows.nrows() - 1..).into());
-            let logits = self.logits(last)?;
+            let logits = model.logits(last)?;
             let best = logits
                 .iter()
                 .enumerate()
@@ -36,7 +37,7 @@ impl Model {
             }
             new.push(token);
             if new.len() < max_new {
-                (rows, kv) = self.extend(Some(&kv), &[token], hook)?;
+                (rows, kv) = model.extend(Some(&kv), &[token], hook)?;
             }
         }
         Ok(new)

@@ -63,6 +63,7 @@ pub struct Model {
     id: u64,
     opened: Arc<Opened>,
     weights: Arc<Weights>,
+    is_for_few: bool,
 }
 
 /// What an edited model shares with the one it came from.
@@ -151,6 +152,7 @@ impl Model {
             id: next_id(),
             opened: Arc::new(opened),
             weights: Arc::new(weights),
+            is_for_few: false,
         })
     }
 
@@ -384,6 +386,20 @@ impl Model {
         Ok(self.with_weights(weights))
     }
 
+    /// The same model for detection and decoding: passes over up to 16 tokens take the products for few rows, which are
+    /// sooner done on some machines, so that the last bits of a row do depend on how many rows there are.
+    pub fn for_few_tokens(&self) -> Model {
+        Model {
+            is_for_few: true,
+            ..self.clone()
+        }
+    }
+
+    /// Whether it is [`for_few_tokens`](Self::for_few_tokens).
+    pub(crate) fn is_for_few(&self) -> bool {
+        self.is_for_few
+    }
+
     /// A model in which some linear maps have another weight: another matrix (rounded to few values, say) or a [`Product`];
     /// `replace` returns `None` to keep one.
     ///
@@ -425,6 +441,7 @@ impl Model {
             id: next_id(),
             opened: self.opened.clone(),
             weights: Arc::new(weights),
+            is_for_few: self.is_for_few,
         }
     }
 }

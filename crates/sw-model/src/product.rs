@@ -8,7 +8,7 @@ use std::{
 };
 
 use ndarray::{ArrayView2, ArrayViewMut2};
-use sw_tensor::{Mat, matmul_t};
+use sw_tensor::{Mat, matmul_t, matmul_t_few};
 
 use crate::site::SeqRange;
 
@@ -55,6 +55,7 @@ pub trait Product: Send + Sync {
 pub struct Input<'a> {
     rows: ArrayView2<'a, f32>,
     seqs: Option<&'a [SeqRange]>,
+    is_for_few: bool,
     made: RefCell<Vec<Rc<dyn Any>>>,
 }
 
@@ -64,7 +65,20 @@ impl<'a> Input<'a> {
         Self {
             rows,
             seqs,
+            is_for_few: false,
             made: RefCell::default(),
+        }
+    }
+
+    /// [`new`](Self::new), for [`Model::for_few_tokens`](crate::Model::for_few_tokens) if so.
+    pub(crate) fn with(
+        rows: ArrayView2<'a, f32>,
+        seqs: Option<&'a [SeqRange]>,
+        is_for_few: bool,
+    ) -> Self {
+        Self {
+            is_for_few,
+            ..Self::new(rows, seqs)
         }
     }
 
@@ -143,6 +157,7 @@ impl Weight {
 
     pub(crate) fn multiply(&self, x: &Input<'_>, y: ArrayViewMut2<'_, f32>) {
         match &self.0 {
+            Kind::Stored(w) if x.is_for_few => matmul_t_few(x.rows(), w, y),
             Kind::Stored(w) => matmul_t(x.rows(), w, y),
             Kind::Product(product, _) => product.multiply(x, y),
         }

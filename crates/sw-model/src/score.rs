@@ -2,7 +2,7 @@
 
 use ndarray::{Array2, ArrayView2, ArrayViewMut2, Axis};
 use rayon::prelude::*;
-use sw_tensor::{all_finite, log_sum_exp, matmul_t};
+use sw_tensor::{all_finite, log_sum_exp, matmul_t, matmul_t_few};
 
 use crate::{
     error::{Error, Result},
@@ -43,7 +43,11 @@ impl Model {
         rows: ArrayView2<'_, f32>,
         mut logits: ArrayViewMut2<'_, f32>,
     ) -> Result<()> {
-        matmul_t(rows, &self.weights().head, logits.view_mut()); // [rows, hidden] x [vocab, hidden]^T
+        let product = match self.is_for_few() {
+            true => matmul_t_few,
+            false => matmul_t,
+        };
+        product(rows, &self.weights().head, logits.view_mut()); // [rows, hidden] x [vocab, hidden]^T
         if !all_finite(logits.view()) {
             return Err(self.non_finite("logits".into(), None));
         }

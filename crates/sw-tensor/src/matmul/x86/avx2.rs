@@ -19,14 +19,13 @@ impl Kernel for Avx2 {
     #[inline]
     fn tile(self, a: Left<'_>, b: Right<'_>, mut c: Out<'_>, into: Into) {
         check_tile::<Self>(a, b);
-        let (pa, pb) = (a.data.as_ptr(), b.data.as_ptr());
-        let (pc, c_stride) = c.place(a.rows, NR);
+        let c = c.place(a.rows, NR);
         macro_rules! heights {
             ($($m:literal)*) => {
                 match a.rows {
                     // SAFETY: `self` proves the features; `check_tile` and `place` have checked that all three
                     // operands are large enough for this height and depth, and `c` is lent mutably.
-                    $($m => unsafe { tile::<$m>(a.depth, pa, pb, b.stride, pc, c_stride, into, a.ahead) },)*
+                    $($m => unsafe { tile::<$m>(a, b, c, into) },)*
                     _ => unreachable!("checked above"),
                 }
             };
@@ -96,18 +95,14 @@ impl Kernel for Avx2 {
 }
 
 /// # Safety
-/// AVX2 and FMA; `a` readable for M rows of `depth` floats, A_STRIDE apart; `b` for `depth` rows of 16, `b_stride`
-/// apart; `c` readable and writable for M rows of 16, `c_stride` apart, and disjoint from both.
+/// AVX2 and FMA; `a` of M rows, `b` of as many as its depth, both long enough ([`check_tile`]); `c`, a place and the floats from
+/// row to row, readable and writable for M rows of NR, and disjoint from both.
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn tile<const M: usize>(
-    depth: usize,
-    a: *const f32,
-    b: *const f32,
-    b_stride: usize,
-    c: *mut f32,
-    c_stride: isize,
+    left: Left<'_>,
+    right: Right<'_>,
+    (c, c_stride): (*mut f32, isize),
     into: Into,
-    ahead: Lines,
 ) {
     let mut acc = [[_mm256_setzero_ps(); 2]; M];
     // SAFETY: every address below is inside the three operands, as the caller guarantees.
@@ -118,11 +113,12 @@ unsafe fn tile<const M: usize>(
                 *acc = [_mm256_loadu_ps(c), _mm256_loadu_ps(c.add(8))];
             }
         }
-        let (mut a, mut b, mut line) = (a, b, ahead.at);
-        for k in 0..depth {
+        let (mut a, mut b) = (left.data.as_ptr(), right.data.as_ptr());
+        let mut line = left.ahead.at;
+        for k in 0..left.depth {
             if k % (K_BLOCK / Lines::COUNT) == 0 {
                 _mm_prefetch::<_MM_HINT_T1>(line.cast());
-                line = line.wrapping_add(ahead.pitch);
+                line = line.wrapping_add(left.ahead.pitch);
             }
             let b0 = _mm256_loadu_ps(b);
             let b1 = _mm256_loadu_ps(b.add(8));
@@ -132,7 +128,7 @@ unsafe fn tile<const M: usize>(
                 acc[1] = _mm256_fmadd_ps(a, b1, acc[1]);
             }
             a = a.add(1);
-            b = b.wrapping_add(b_stride);
+            b = b.wrapping_add(right.stride);
         }
         for (i, acc) in acc.iter().enumerate() {
             let c = c.offset(i as isize * c_stride);

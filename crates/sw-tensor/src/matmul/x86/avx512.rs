@@ -24,20 +24,15 @@ impl Kernel for Avx512 {
     #[inline]
     fn tile(self, a: Left<'_>, b: Right<'_>, mut c: Out<'_>, into: Into) {
         check_tile::<Self>(a, b);
-        let (pa, pb) = (a.data.as_ptr(), b.data.as_ptr());
-        let (pc, c_stride) = c.place(a.rows, NR);
+        let c = c.place(a.rows, NR);
         macro_rules! heights {
             ($($m:literal)*) => {
-                match a.rows {
+                match (a.rows, b.stride) {
                     // SAFETY: `self` proves the features; `check_tile` and `place` have checked that all three
                     // operands are large enough for this height and depth, and `c` is lent mutably.
-                    $($m => unsafe {
-                        match b.stride {
-                            // A distance that is known saves instructions.
-                            NR => tile::<$m, true>(a.depth, pa, pb, NR, pc, c_stride, into, a.ahead),
-                            stride => tile::<$m, false>(a.depth, pa, pb, stride, pc, c_stride, into, a.ahead),
-                        }
-                    },)*
+                    $(($m, NR) => unsafe { tile::<$m, true>(a, b, c, into) },)*
+                    // SAFETY: as above. (A distance of rows that is known saves instructions.)
+                    $(($m, _) => unsafe { tile::<$m, false>(a, b, c, into) },)*
                     _ => unreachable!("checked above"),
                 }
             };
@@ -116,18 +111,14 @@ pub(in crate::matmul) fn prefetch_l2(at: *const u8) {
 }
 
 /// # Safety
-/// AVX-512F; `a` readable for M rows of `depth` floats, A_STRIDE apart; `b` for `depth` rows of 64, `b_stride` (NR if DENSE) apart;
-/// `c` readable and writable for M rows of 64, `c_stride` apart, and disjoint from both.
+/// AVX-512F; `a` of M rows, `b` of as many as its depth, NR apart if DENSE, both long enough ([`check_tile`]); `c`, a place and
+/// the floats from row to row, readable and writable for M rows of NR, and disjoint from both.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
 unsafe fn tile<const M: usize, const DENSE: bool>(
-    depth: usize,
-    a: *const f32,
-    b: *const f32,
-    b_stride: usize,
-    c: *mut f32,
-    c_stride: isize,
+    left: Left<'_>,
+    right: Right<'_>,
+    (c, c_stride): (*mut f32, isize),
     into: Into,
-    ahead: Lines,
 ) {
     let mut acc = [[_mm512_setzero_ps(); NV]; M];
     // SAFETY: every address below is inside the three operands, as the caller guarantees.
@@ -138,8 +129,8 @@ unsafe fn tile<const M: usize, const DENSE: bool>(
                 *acc = std::array::from_fn(|v| _mm512_loadu_ps(c.add(16 * v)));
             }
         }
-        let (mut a, mut b) = (a, b);
-        let b_stride = if DENSE { NR } else { b_stride };
+        let (mut a, mut b) = (left.data.as_ptr(), right.data.as_ptr());
+        let b_stride = if DENSE { NR } else { right.stride };
         let step = |acc: &mut [[__m512; NV]; M], a: *const f32, b: *const f32| {
             let b_row: [_; NV] = std::array::from_fn(|v| _mm512_loadu_ps(b.add(16 * v)));
             for (i, acc) in acc.iter_mut().enumerate() {
@@ -149,17 +140,17 @@ unsafe fn tile<const M: usize, const DENSE: bool>(
                 }
             }
         };
-        let mut line = ahead.at;
-        for _ in 0..depth / UNROLLED {
+        let mut line = left.ahead.at;
+        for _ in 0..left.depth / UNROLLED {
             _mm_prefetch::<_MM_HINT_T1>(line.cast());
-            line = line.wrapping_add(ahead.pitch);
+            line = line.wrapping_add(left.ahead.pitch);
             for i in 0..UNROLLED {
                 step(&mut acc, a.add(i), b.wrapping_add(i * b_stride));
             }
             a = a.add(UNROLLED);
             b = b.wrapping_add(UNROLLED * b_stride);
         }
-        for _ in 0..depth % UNROLLED {
+        for _ in 0..left.depth % UNROLLED {
             step(&mut acc, a, b);
             a = a.add(1);
             b = b.wrapping_add(b_stride);

@@ -9,7 +9,7 @@ use std::ops::Range;
 use ndarray::{ArrayView1, ArrayView2, ArrayViewMut2, Axis, s};
 use rayon::iter::{IndexedParallelIterator, IntoParallelIterator, ParallelIterator};
 
-use crate::isa::{Avx2, Avx512, Isa};
+use crate::isa::{Avx2, Avx512, Isa, Work};
 use crate::matmul::kernel::with_scratch;
 use crate::{Dtype, Mat};
 
@@ -84,7 +84,8 @@ fn group(
 ) {
     let (height, depth) = x.dim();
     let full = depth / STEP * STEP;
-    with_scratch([GROUP * height * LANES, depth], |[lanes, row_of_w]| {
+    let sizes = [GROUP * height * LANES, GROUP * height, depth];
+    with_scratch(sizes, |[lanes, sums, row_of_w]| {
         lanes.fill(0.0);
         for start in (0..full).step_by(BLOCK) {
             let xs = &xs[start / BLOCK * height * BLOCK..][..height * BLOCK];
@@ -98,6 +99,12 @@ fn group(
                 lanes,
             );
         }
+        tiles.isa().run(Trees { lanes, sums });
+        for (m, mut y) in y.rows_mut().into_iter().enumerate() {
+            for (y, sums) in y.iter_mut().zip(sums.chunks_exact(height)) {
+                *y = sums[m];
+            }
+        }
         let x_tails = x.slice(s![.., full..]);
         for (r, row) in rows.enumerate() {
             if w.edits(row..row + 1, 0..depth).next().is_some() {
@@ -106,17 +113,32 @@ fn group(
                 for m in 0..height {
                     y[[m, r]] = chain(tiles.isa(), 0.0, x.row(m), row_of_w);
                 }
-                continue;
-            }
-            let tail = &mut row_of_w[..depth - full];
-            w.widen(row..row + 1, full..depth, tail);
-            for m in 0..height {
-                let lanes = lanes[(r * height + m) * LANES..].first_chunk();
-                let sum = crate::sum::tree(*lanes.expect("16 lanes"), |a, b| a + b);
-                y[[m, r]] = chain(tiles.isa(), sum, x_tails.row(m), tail);
+            } else if full < depth {
+                let tail = &mut row_of_w[..depth - full];
+                w.widen(row..row + 1, full..depth, tail);
+                for m in 0..height {
+                    y[[m, r]] = chain(tiles.isa(), y[[m, r]], x_tails.row(m), tail);
+                }
             }
         }
     });
+}
+
+/// Adds the lanes of every sum.
+struct Trees<'a> {
+    lanes: &'a [f32],
+    sums: &'a mut [f32],
+}
+
+impl Work for Trees<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn work(self) {
+        for (sum, lanes) in self.sums.iter_mut().zip(self.lanes.as_chunks().0) {
+            *sum = crate::sum::tree::<f32>(*lanes, |a, b| a + b);
+        }
+    }
 }
 
 /// `sum` plus the products of `x` and `w`, one after the other.

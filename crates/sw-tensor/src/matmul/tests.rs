@@ -211,7 +211,9 @@ fn check_all(x: ArrayView2<f32>, w: &Mat) {
                 if w.overlay_len() == 0 {
                     assert_same(found.view(), amx::twin(x, w).view(), isa.name());
                 }
-                assert_same(product_few(isa, x, w).view(), found.view(), "few rows");
+                if !has_dot(isa, x, w) {
+                    assert_same(product_few(isa, x, w).view(), found.view(), "few rows");
+                }
             }
             _ => assert_same(found.view(), twin.view(), isa.name()),
         }
@@ -220,7 +222,11 @@ fn check_all(x: ArrayView2<f32>, w: &Mat) {
 
 /// Whether few rows have a kernel of their own.
 fn has_dot(isa: Isa, x: ArrayView2<f32>, w: &Mat) -> bool {
-    ["avx2", "avx512"].contains(&isa.name()) && x.nrows() <= 16 && w.strides()[1] == 1
+    let has_vectors = match isa.name() {
+        "amx" => w.dtype() == Dtype::F16,
+        name => name != "scalar",
+    };
+    has_vectors && x.nrows() <= 16 && w.strides()[1] == 1
 }
 
 /// Whether AMX has tiles for such weights.

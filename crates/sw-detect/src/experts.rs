@@ -60,7 +60,8 @@ pub fn super_experts(
 ) -> Result<Vec<ExpertOutput>> {
     some(tokens)?;
     let mut outputs = Outputs(Vec::new());
-    model.forward(&[Seq::from(tokens)], &mut outputs)?;
+    let pass = model.for_few_tokens();
+    pass.forward(&[Seq::from(tokens)], &mut outputs)?;
     let mut outputs = outputs.0;
     if outputs.is_empty() {
         let family = model.spec().family.to_string();

@@ -47,7 +47,8 @@ pub fn measure(
         spikes: vec![None; coords.len()],
     };
     let mut hook = (Scan::new(model, options), named);
-    model.forward(&[Seq::from(tokens)], &mut hook)?;
+    let pass = model.for_few_tokens();
+    pass.forward(&[Seq::from(tokens)], &mut hook)?;
     let (scan, named) = hook;
     let thresholds = Thresholds::new(options, &scan.profile, &scan.spikes);
     let candidate = |(coord, spike): (&WeightCoord, Option<Spike>)| {

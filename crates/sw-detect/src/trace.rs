@@ -52,7 +52,8 @@ pub fn trace(model: &Model, tokens: &[u32], token: usize, channel: usize) -> Res
         embed: 0.0,
         layers: vec![TracePoint::default(); model.spec().layers.len()],
     };
-    model.forward(&[Seq::from(tokens)], &mut trace)?;
+    let pass = model.for_few_tokens();
+    pass.forward(&[Seq::from(tokens)], &mut trace)?;
     Ok(trace)
 }
 

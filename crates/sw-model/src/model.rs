@@ -386,8 +386,8 @@ impl Model {
         Ok(self.with_weights(weights))
     }
 
-    /// The same model for detection and decoding: passes over up to 16 tokens take the products for few rows, which are
-    /// sooner done on some machines, so that the last bits of a row do depend on how many rows there are.
+    /// The same model for detection and decoding: up to 16 rows are multiplied by [`sw_tensor::matmul_t_few`], which is faster
+    /// on some machines, so that the last bits of a row do depend on how many rows there are.
     pub fn for_few_tokens(&self) -> Model {
         Model {
             is_for_few: true,

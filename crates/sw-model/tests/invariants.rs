@@ -47,6 +47,35 @@ fn run(model: &Model, tokens: &[u32]) -> Array2<f32> {
     model.forward(&[Seq::from(tokens)], &mut ()).unwrap()
 }
 
+#[test]
+fn a_model_for_few_tokens_gives_the_same_rows_but_for_their_last_bits() {
+    let tokens: Vec<u32> = (0..20).map(|i| i * 7 % 64).collect();
+    for name in MODELS {
+        let model = open(name);
+        // An expert may have few rows of many.
+        let is_dense = !["olmoe", "qwen3_moe", "mixtral"].contains(&name);
+        let pruned = [WeightEdit::prune(WeightCoord::down(0, 2, 7))];
+        let model = match is_dense {
+            true => model.edited(&pruned).unwrap(),
+            false => model,
+        };
+        let few = model.for_few_tokens();
+        for n in [1, 12, 16] {
+            let (y, found) = (run(&model, &tokens[..n]), run(&few, &tokens[..n]));
+            let largest = |y: &Array2<f32>| y.fold(0.0f32, |max, y| max.max(y.abs()));
+            let (error, of) = (largest(&(&found - &y)), largest(&y));
+            assert!(error <= 1e-4 * of, "{name}, {n} tokens: {error} of {of}");
+        }
+        if is_dense {
+            assert_eq!(
+                bits(&run(&model, &tokens)),
+                bits(&run(&few, &tokens)),
+                "{name}"
+            );
+        }
+    }
+}
+
 fn texts() -> impl Strategy<Value = Vec<Vec<u32>>> {
     prop::collection::vec(prop::collection::vec(0..64_u32, 1..40), 1..6)
 }

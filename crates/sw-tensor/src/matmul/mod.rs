@@ -52,8 +52,8 @@ pub(crate) fn matmul_t_few_with(isa: Isa, x: ArrayView2<f32>, w: &Mat, y: ArrayV
         match isa {
             Isa::Avx512(proof) => return x86::dot::matmul_t(proof, adjacent(x).view(), w, y),
             Isa::Avx2(proof) => return x86::dot::matmul_t(proof, adjacent(x).view(), w, y),
-            // Tiles would have to multiply five pieces.
-            Isa::Amx(proof) if w.dtype() == Dtype::F16 => {
+            // Tiles would have to multiply five pieces of F16, and have none of F32.
+            Isa::Amx(proof) if w.dtype() != Dtype::BF16 => {
                 return x86::dot::matmul_t(proof.avx512(), adjacent(x).view(), w, y);
             }
             Isa::Amx(_) | Isa::Portable => {}

@@ -223,7 +223,7 @@ fn check_all(x: ArrayView2<f32>, w: &Mat) {
 /// Whether few rows have a kernel of their own.
 fn has_dot(isa: Isa, x: ArrayView2<f32>, w: &Mat) -> bool {
     let has_vectors = match isa.name() {
-        "amx" => w.dtype() == Dtype::F16,
+        "amx" => w.dtype() != Dtype::BF16,
         name => name != "scalar",
     };
     has_vectors && x.nrows() <= 16 && w.strides()[1] == 1

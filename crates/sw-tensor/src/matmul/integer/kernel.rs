@@ -83,6 +83,19 @@ impl Ahead {
     }
 }
 
+/// What a kernel multiplies.
+pub(super) struct Operands<'a, S> {
+    /// Units of each row of weights; a positive multiple of 16.
+    pub(super) units: usize,
+    /// Rows of weights, [`PITCH`] apart.
+    pub(super) w: &'a [i32],
+    pub(super) xs: Xs<'a>,
+    /// One for each row of weights.
+    pub(super) factors: &'a [f32],
+    pub(super) sums: Sums<'a, S>,
+    pub(super) ahead: Ahead,
+}
+
 /// Multiplies rows of weights with tiles of activations, all sums in registers.
 pub(super) trait Kernel<S: Sum>: Copy + Send + Sync {
     /// Rows of weights at a time.
@@ -103,22 +116,12 @@ pub(super) trait Kernel<S: Sum>: Copy + Send + Sync {
     /// Prepares the thread.
     fn session(self) -> Self::Session;
 
-    /// Adds the dot products of `ROWS` rows of `units` of weights, [`PITCH`] apart, with one to `TILES` tiles of activations, each row's times
-    /// its factor, and asks for what lies ahead.
+    /// Adds the dot products of `ROWS` rows of weights with one to `TILES` tiles of activations, each row's times its
+    /// factor, and asks for what lies ahead.
     ///
     /// # Panics
-    /// If `units` is no positive multiple of 16, or an operand too short.
-    #[expect(clippy::too_many_arguments, reason = "operands of one product")]
-    fn multiply(
-        self,
-        session: &Self::Session,
-        units: usize,
-        w: &[i32],
-        xs: Xs<'_>,
-        factors: &[f32],
-        sums: Sums<'_, S>,
-        ahead: Ahead,
-    );
+    /// If an operand is too short.
+    fn multiply(self, session: &Self::Session, o: Operands<'_, S>);
 }
 
 /// Rows of weights that vector registers hold the sums of.
@@ -128,14 +131,16 @@ const TILES: usize = 3;
 
 /// Checks what the inner loops rely on.
 #[inline(always)]
-fn check<S: Sum, K: Kernel<S>>(
-    units: usize,
-    w: &[i32],
-    xs: &Xs<'_>,
-    factors: &[f32],
-    sums: &Sums<'_, S>,
-) {
-    assert!(units > 0 && units.is_multiple_of(UNITS_OF_STEP));
+fn check<S: Sum, K: Kernel<S>>(o: &Operands<'_, S>) {
+    let Operands {
+        units,
+        w,
+        xs,
+        factors,
+        sums,
+        ..
+    } = o;
+    assert!(*units > 0 && units.is_multiple_of(UNITS_OF_STEP));
     assert!(w.len() >= (K::ROWS - 1) * PITCH + units);
     assert!((1..=K::TILES).contains(&xs.tiles) && xs.tiles.is_multiple_of(K::TILES_STEP));
     assert!(xs.units.len() >= (xs.tiles - 1) * xs.pitch + K::PLANES * units * LANES);
@@ -154,28 +159,19 @@ impl<S: Sum> Kernel<S> for Pairs {
     fn session(self) {}
 
     #[inline(always)]
-    fn multiply(
-        self,
-        _: &(),
-        units: usize,
-        w: &[i32],
-        xs: Xs<'_>,
-        factors: &[f32],
-        sums: Sums<'_, S>,
-        ahead: Ahead,
-    ) {
-        check::<S, Self>(units, w, &xs, factors, &sums);
+    fn multiply(self, _: &(), o: Operands<'_, S>) {
+        check::<S, Self>(&o);
         match self.0 {
             #[cfg(target_arch = "x86_64")]
-            Isa::Amx(proof) => x86::pairs(proof.avx512(), units, w, xs, factors, sums, ahead),
+            Isa::Amx(proof) => x86::pairs(proof.avx512(), o),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512(proof) => x86::pairs(proof, units, w, xs, factors, sums, ahead),
+            Isa::Avx512(proof) => x86::pairs(proof, o),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2(proof) => {
-                ahead.ask(units);
-                x86::pairs_avx2(proof, units, w, xs, factors, sums)
+                o.ahead.ask(o.units);
+                x86::pairs_avx2(proof, o)
             }
-            Isa::Portable => portable(units, w, xs, factors, sums),
+            Isa::Portable => portable(o),
         }
     }
 }
@@ -193,18 +189,9 @@ impl<S: Sum> Kernel<S> for Quads {
     fn session(self) {}
 
     #[inline(always)]
-    fn multiply(
-        self,
-        _: &(),
-        units: usize,
-        w: &[i32],
-        xs: Xs<'_>,
-        factors: &[f32],
-        sums: Sums<'_, S>,
-        ahead: Ahead,
-    ) {
-        check::<S, Self>(units, w, &xs, factors, &sums);
-        x86::quads(self.0, units, w, xs, factors, sums, ahead);
+    fn multiply(self, _: &(), o: Operands<'_, S>) {
+        check::<S, Self>(&o);
+        x86::quads(self.0, o);
     }
 }
 
@@ -226,21 +213,12 @@ impl Kernel<i32> for Tiles {
     }
 
     #[inline(always)]
-    fn multiply(
-        self,
-        unit: &Unit,
-        units: usize,
-        w: &[i32],
-        xs: Xs<'_>,
-        factors: &[f32],
-        sums: Sums<'_, i32>,
-        ahead: Ahead,
-    ) {
-        check::<i32, Self>(units, w, &xs, factors, &sums);
-        ahead.ask(units);
-        let xs = [xs.units, &xs.units[xs.pitch..]];
-        self.0
-            .signed(unit, units, (w, PITCH), xs, (sums.sums, sums.pitch));
+    fn multiply(self, unit: &Unit, o: Operands<'_, i32>) {
+        check::<i32, Self>(&o);
+        o.ahead.ask(o.units);
+        let xs = [o.xs.units, &o.xs.units[o.xs.pitch..]];
+        let sums = (o.sums.sums, o.sums.pitch);
+        self.0.signed(unit, o.units, (o.w, PITCH), xs, sums);
     }
 }
 
@@ -263,26 +241,26 @@ impl Kernel<f32> for Halves {
     }
 
     #[inline(always)]
-    fn multiply(
-        self,
-        unit: &Unit,
-        units: usize,
-        w: &[i32],
-        xs: Xs<'_>,
-        factors: &[f32],
-        sums: Sums<'_, f32>,
-        ahead: Ahead,
-    ) {
-        check::<f32, Self>(units, w, &xs, factors, &sums);
-        ahead.ask(units);
-        let (upper, lower) = xs.units.split_at(units * LANES);
-        let sums = (sums.sums, sums.pitch);
+    fn multiply(self, unit: &Unit, o: Operands<'_, f32>) {
+        check::<f32, Self>(&o);
+        o.ahead.ask(o.units);
+        let (upper, lower) = o.xs.units.split_at(o.units * LANES);
+        let sums = (o.sums.sums, o.sums.pitch);
+        let w = (o.w, PITCH);
         self.0
-            .halves(unit, units, (w, PITCH), [upper, lower], factors, sums);
+            .halves(unit, o.units, w, [upper, lower], o.factors, sums);
     }
 }
 
-fn portable<S: Sum>(units: usize, w: &[i32], xs: Xs<'_>, factors: &[f32], sums: Sums<'_, S>) {
+fn portable<S: Sum>(o: Operands<'_, S>) {
+    let Operands {
+        units,
+        w,
+        xs,
+        factors,
+        sums,
+        ..
+    } = o;
     let halves = |unit: i32| [unit as i16, (unit >> 16) as i16].map(i32::from);
     let rows = w.chunks(PITCH).map(|w| &w[..units]).zip(factors).take(ROWS);
     for ((w, factor), sums) in rows.zip(sums.sums.chunks_mut(sums.pitch)) {

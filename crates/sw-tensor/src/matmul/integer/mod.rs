@@ -19,7 +19,7 @@ use super::kernel::with_scratch;
 #[cfg(target_arch = "x86_64")]
 use super::x86::avx512::transpose_square;
 use crate::isa::{Isa, Work};
-use kernel::{Ahead, Kernel, LANES, MOST_UNITS, PITCH, Sum, Sums, UNITS_OF_STEP, Xs};
+use kernel::{Ahead, Kernel, LANES, MOST_UNITS, Operands, PITCH, Sum, Sums, UNITS_OF_STEP, Xs};
 
 pub use bytes::matmul_t_i8;
 pub use codes::{CodeOffsets, Codes, matmul_t_codes};
@@ -367,22 +367,22 @@ impl<K: Kernel<S>, S: Sum, W: Operand<S>> Panel<'_, K, S, W> {
                 let w = &self.packed.units[group * PITCH..];
                 let sums = &mut self.sums[group * self.pitch + at * LANES..];
                 for (p, part) in block.parts.iter().enumerate() {
-                    self.kernel.multiply(
-                        session,
-                        part.units,
-                        &w[part.before..],
-                        Xs {
+                    let operands = Operands {
+                        units: part.units,
+                        w: &w[part.before..],
+                        xs: Xs {
                             units: &here[part.before * K::PLANES * LANES..],
                             tiles,
                             pitch: tile,
                         },
-                        &self.packed.factors[p * height + group..][..K::ROWS],
-                        Sums {
+                        factors: &self.packed.factors[p * height + group..][..K::ROWS],
+                        sums: Sums {
                             sums,
                             pitch: self.pitch,
                         },
                         ahead,
-                    );
+                    };
+                    self.kernel.multiply(session, operands);
                     ahead.advance(part.units);
                 }
             }

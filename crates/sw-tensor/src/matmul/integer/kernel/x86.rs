@@ -3,12 +3,12 @@
 use std::arch::asm;
 use std::arch::x86_64::*;
 
-use super::{Ahead, LANES, PITCH, ROWS, Sum, Sums, TILES, UNITS_OF_STEP, Xs};
+use super::{Ahead, LANES, Operands, PITCH, ROWS, Sum, TILES, UNITS_OF_STEP};
 use crate::isa::{Avx2, Avx512, Vnni};
 
-/// Operands of a kernel, of lengths that are checked.
+/// Where the operands of a kernel are, of lengths that are checked.
 #[derive(Clone, Copy)]
-struct Operands {
+struct Places {
     units: usize,
     w: *const i32,
     xs: *const i32,
@@ -21,22 +21,24 @@ struct Operands {
     sums_pitch: usize,
 }
 
-impl Operands {
+impl Places {
     #[inline(always)]
-    fn new<S: Sum>(
-        units: usize,
-        w: &[i32],
-        xs: Xs<'_>,
-        factors: &[f32],
-        sums: Sums<'_, S>,
-    ) -> Operands {
+    fn new<S: Sum>(o: Operands<'_, S>) -> Places {
+        let Operands {
+            units,
+            w,
+            xs,
+            factors,
+            sums,
+            ..
+        } = o;
         assert!(units.is_multiple_of(UNITS_OF_STEP) && factors.len() >= ROWS);
         assert!(w.len() >= (ROWS - 1) * PITCH + units);
         assert!((1..=TILES).contains(&xs.tiles));
         assert!(xs.units.len() >= (xs.tiles - 1) * xs.pitch + units * LANES);
         assert!(sums.sums.len() >= (ROWS - 1) * sums.pitch + xs.tiles * LANES);
         assert!(size_of::<S>() == size_of::<i32>());
-        Operands {
+        Places {
             units,
             w: w.as_ptr(),
             xs: xs.units.as_ptr(),
@@ -49,55 +51,32 @@ impl Operands {
 }
 
 macro_rules! by_tiles {
-    ($kernel:ident, $sum:ident, $tiles:expr, $operands:expr, $ahead:ident) => {{
-        let operands = $operands;
-        // SAFETY: a proof of the instructions is at hand; `Operands::new` has checked the lengths.
+    ($kernel:ident, $sum:ident, $operands:expr) => {{
+        let (tiles, ahead) = ($operands.xs.tiles, $operands.ahead);
+        let places = Places::new($operands);
+        // SAFETY: a proof of the instructions is at hand; `Places::new` has checked the lengths.
         unsafe {
-            match ($tiles, $sum::SCALED) {
-                (1, false) => $kernel::<1, false>(operands, $ahead),
-                (2, false) => $kernel::<2, false>(operands, $ahead),
-                (_, false) => $kernel::<3, false>(operands, $ahead),
-                (1, true) => $kernel::<1, true>(operands, $ahead),
-                (2, true) => $kernel::<2, true>(operands, $ahead),
-                (_, true) => $kernel::<3, true>(operands, $ahead),
+            match (tiles, $sum::SCALED) {
+                (1, false) => $kernel::<1, false>(places, ahead),
+                (2, false) => $kernel::<2, false>(places, ahead),
+                (_, false) => $kernel::<3, false>(places, ahead),
+                (1, true) => $kernel::<1, true>(places, ahead),
+                (2, true) => $kernel::<2, true>(places, ahead),
+                (_, true) => $kernel::<3, true>(places, ahead),
             }
         }
     }};
 }
 
-pub(super) fn pairs<S: Sum>(
-    proof: Avx512,
-    units: usize,
-    w: &[i32],
-    xs: Xs<'_>,
-    factors: &[f32],
-    sums: Sums<'_, S>,
-    ahead: Ahead,
-) {
-    let (tiles, operands) = (xs.tiles, Operands::new(units, w, xs, factors, sums));
+pub(super) fn pairs<S: Sum>(proof: Avx512, o: Operands<'_, S>) {
     match Vnni::new(proof) {
-        Some(_) => by_tiles!(pairs_vnni, S, tiles, operands, ahead),
-        None => by_tiles!(pairs_madd, S, tiles, operands, ahead),
+        Some(_) => by_tiles!(pairs_vnni, S, o),
+        None => by_tiles!(pairs_madd, S, o),
     }
 }
 
-pub(super) fn quads<S: Sum>(
-    _proof: Vnni,
-    units: usize,
-    w: &[i32],
-    xs: Xs<'_>,
-    factors: &[f32],
-    sums: Sums<'_, S>,
-    ahead: Ahead,
-) {
-    let tiles = xs.tiles;
-    by_tiles!(
-        quads_vnni,
-        S,
-        tiles,
-        Operands::new(units, w, xs, factors, sums),
-        ahead
-    );
+pub(super) fn quads<S: Sum>(_proof: Vnni, o: Operands<'_, S>) {
+    by_tiles!(quads_vnni, S, o);
 }
 
 /// A loop over units: `$step(sum, activations, weight)`.
@@ -107,8 +86,8 @@ macro_rules! kernel {
         /// The instructions; `w` readable for ROWS rows of `units`, `xs` for N tiles of them, `factors` for ROWS; `sums`
         /// writable for ROWS rows of N tiles of lanes.
         #[target_feature(enable = $features)]
-        unsafe fn $name<const N: usize, const SCALED: bool>(operands: Operands, ahead: Ahead) {
-            let Operands { units, w, xs, .. } = operands;
+        unsafe fn $name<const N: usize, const SCALED: bool>(operands: Places, ahead: Ahead) {
+            let Places { units, w, xs, .. } = operands;
             let place = |row: usize, tile: usize| {
                 let at = row * operands.sums_pitch + tile * LANES;
                 operands.sums.wrapping_add(at)
@@ -200,17 +179,11 @@ kernel!(
     |sum, x, w| { _mm512_add_epi32(sum, _mm512_madd_epi16(x, w)) }
 );
 
-pub(super) fn pairs_avx2<S: Sum>(
-    _proof: Avx2,
-    units: usize,
-    w: &[i32],
-    xs: Xs<'_>,
-    factors: &[f32],
-    sums: Sums<'_, S>,
-) {
-    let (tiles, mut operands) = (xs.tiles, Operands::new(units, w, xs, factors, sums));
+pub(super) fn pairs_avx2<S: Sum>(_proof: Avx2, o: Operands<'_, S>) {
+    let tiles = o.xs.tiles;
+    let mut operands = Places::new(o);
     for _ in 0..tiles {
-        // SAFETY: `_proof` is the proof of AVX2; `Operands::new` has checked the lengths.
+        // SAFETY: `_proof` is the proof of AVX2; `Places::new` has checked the lengths.
         unsafe {
             for first in [0, ROWS / 2] {
                 if S::SCALED {
@@ -229,8 +202,8 @@ pub(super) fn pairs_avx2<S: Sum>(
 /// AVX2; `w` readable for ROWS rows of `units`, `xs` for a tile of them, `factors` for ROWS; `sums` writable for ROWS rows
 /// of lanes. Half the rows, from `first` on, are multiplied.
 #[target_feature(enable = "avx2")]
-unsafe fn tile_avx2<const SCALED: bool>(operands: Operands, first: usize) {
-    let Operands { units, w, xs, .. } = operands;
+unsafe fn tile_avx2<const SCALED: bool>(operands: Places, first: usize) {
+    let Places { units, w, xs, .. } = operands;
     let mut products = [[_mm256_setzero_si256(); 2]; ROWS / 2];
     for unit in 0..units {
         // SAFETY: inside the operands.

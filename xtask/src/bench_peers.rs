@@ -445,16 +445,7 @@ impl Work<'_> {
                 self.prefill(name, &model, &mut peer, all)?;
             }
             if part(Part::Perplexity) {
-                let (ids, work) = (tokens(2048), format!("{name}, perplexity of 2048"));
-                all.push(self.compare(
-                    (&work, "tokens/s", 2048.0),
-                    &mut peer,
-                    "perplexity 2048",
-                    || {
-                        model.score_texts(&[&ids], &mut ())?;
-                        Ok(())
-                    },
-                )?);
+                self.perplexity(name, &model, &mut peer, all)?;
             }
             if part(Part::Error) && peer.name == "transformers-f32" {
                 all.push(self.error(name, &model, &mut peer)?);
@@ -467,7 +458,8 @@ impl Work<'_> {
                 self.prefill(name, &model, &mut peer, all)?;
             }
         }
-        for kind in ["F16", "BF16"].into_iter().filter(|_| part(Part::Prefill)) {
+        let wanted = part(Part::Prefill) || part(Part::Perplexity);
+        for kind in ["F16", "BF16"].into_iter().filter(|_| wanted) {
             let peer = format!("llama-{}", kind.to_lowercase());
             let file = self.dir.join(format!("{name}.{kind}.gguf"));
             if !self.options.wants(&peer) || !self.convert(path, &file, kind) {
@@ -476,8 +468,32 @@ impl Work<'_> {
             let Some(mut peer) = self.peer(&peer, Some(&file)) else {
                 continue;
             };
-            self.prefill(name, &model, &mut peer, all)?;
+            if part(Part::Prefill) {
+                self.prefill(name, &model, &mut peer, all)?;
+            }
+            if part(Part::Perplexity) {
+                self.perplexity(name, &model, &mut peer, all)?;
+            }
         }
+        Ok(())
+    }
+
+    fn perplexity(
+        &self,
+        name: &str,
+        model: &Model,
+        peer: &mut Peer,
+        all: &mut Vec<Comparison>,
+    ) -> Result<()> {
+        const N: usize = 2048;
+        let (ids, work) = (tokens(N), format!("{name}, perplexity of {N}"));
+        let command = format!("perplexity {N}");
+        all.push(
+            self.compare((&work, "tokens/s", N as f64), peer, &command, || {
+                model.score_texts(&[&ids], &mut ())?;
+                Ok(())
+            })?,
+        );
         Ok(())
     }
 

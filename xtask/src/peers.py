@@ -8,7 +8,7 @@ peers.py versions
 `serve` reads one command a line and answers with one line each: seconds, or for `error` two relative errors.
   product M N K     y[M, N] = x[M, K] w[N, K]^T
   prefill N         all logits of N tokens (llama: of the last token only)
-  perplexity N      the loss of N tokens
+  perplexity N      the loss of N tokens (llama: of the later half, as llama-perplexity scores a window)
   error N FILE      relative RMS error of float32 logits against float64: this program's, and FILE's (raw float32)
 """
 
@@ -103,6 +103,22 @@ class Llama:
         self.llama._ctx.kv_cache_clear()
         start = time.perf_counter()
         self.llama.eval(tokens(n))
+        return time.perf_counter() - start
+
+    def perplexity(self, n):
+        import numpy
+
+        context, batch, first = self.llama._ctx, self.llama._batch, n // 2
+        context.kv_cache_clear()
+        start = time.perf_counter()
+        batch.set_batch(tokens(n), n_past=0, logits_all=False)
+        for i in range(first, n):
+            batch.batch.logits[i] = 1
+        context.decode(batch)
+        logits = numpy.ctypeslib.as_array(context.get_logits(), (n - first, VOCABULARY))[:-1]
+        logits = logits - logits.max(1, keepdims=True)
+        losses = numpy.log(numpy.exp(logits).sum(1)) - logits[numpy.arange(len(logits)), tokens(n)[first + 1:]]
+        losses.mean()
         return time.perf_counter() - start
 
 

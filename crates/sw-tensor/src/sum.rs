@@ -37,8 +37,8 @@ pub(crate) fn max(x: &[f32]) -> f32 {
 
 /// The lanes combined pairwise: the upper half onto the lower, until one is left.
 #[inline(always)]
-pub(crate) fn tree<T: Copy>(mut lanes: [T; LANES], f: impl Fn(T, T) -> T) -> T {
-    let mut width = LANES / 2;
+pub(crate) fn tree<T: Copy, const N: usize>(mut lanes: [T; N], f: impl Fn(T, T) -> T) -> T {
+    let mut width = N / 2;
     while width > 0 {
         for i in 0..width {
             lanes[i] = f(lanes[i], lanes[i + width]);

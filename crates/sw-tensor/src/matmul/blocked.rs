@@ -8,13 +8,11 @@ use rayon::slice::ParallelSliceMut;
 
 use super::K_BLOCK;
 use super::cache;
-use super::kernel::{A_STRIDE, Into, Kernel, Left, Lines, Out, Right, with_scratch};
+use super::kernel::{A_STRIDE, Into, Kernel, LINE, Left, Lines, Out, Right, with_scratch};
 use crate::Mat;
 
 /// Most rows of activations that share one packing of the weights.
 const M_BLOCK: usize = 512;
-/// Bytes of a cache line.
-const LINE: usize = 64;
 /// Elements below which one thread copies them.
 const PARALLEL_COPY: usize = 1 << 16;
 
@@ -136,13 +134,16 @@ fn few_rows<K: Kernel>(kernel: K, x: Rows<'_>, w: &Mat, rows: Range<usize>, mut 
     });
 }
 
-/// What will be read soon, asked for line by line while tiles are multiplied: a chunk of weights, and activations.
+/// What will be read soon, asked for some lines at a time while tiles are multiplied: a chunk of weights, line after line of
+/// some rows, then of the next ones; then activations.
 struct Ahead<'a> {
-    /// The first row of weights, the bytes of each, and from one to the next.
+    /// The first row of weights that is not asked for, the rows from there on, the bytes of each, from one to the next, and
+    /// how many of the bytes of the first rows are.
     w: *const u8,
     rows: usize,
     len: usize,
     pitch: usize,
+    asked: usize,
     xs: &'a [f32],
 }
 
@@ -156,27 +157,28 @@ impl Ahead<'_> {
             rows: if step == 1 { rows.len() } else { 0 },
             len: ks.len() * size,
             pitch: pitch * size,
+            asked: 0,
             xs: &[],
         }
     }
 
-    /// The lines that fall to tile `i`: of weights, one of each of some rows; then of activations.
+    /// The lines for a tile to ask for.
     #[inline(always)]
-    fn lines(&self, i: usize) -> Lines {
-        let (across, down) = (self.len.div_ceil(LINE), self.rows / Lines::COUNT);
-        if i < across * down {
-            let (line, row) = (i % across, i / across * Lines::COUNT);
-            return Lines {
-                at: self.w.wrapping_add(row * self.pitch + line * LINE),
-                pitch: self.pitch,
-            };
+    fn next(&mut self) -> Lines {
+        if self.rows >= Lines::COUNT {
+            let at = self.w.wrapping_add(self.asked);
+            self.asked += LINE;
+            if self.asked >= self.len {
+                self.w = self.w.wrapping_add(Lines::COUNT * self.pitch);
+                (self.rows, self.asked) = (self.rows - Lines::COUNT, 0);
+            }
+            let pitch = self.pitch;
+            return Lines { at, pitch };
         }
-        let line = (i - across * down) * Lines::COUNT;
-        let from = self.xs.len().min(line * LINE / size_of::<f32>());
-        Lines {
-            at: self.xs[from..].as_ptr().cast(),
-            pitch: LINE,
-        }
+        let at = self.xs.as_ptr().cast();
+        let some = self.xs.len().min(Lines::COUNT * LINE / size_of::<f32>());
+        self.xs = &self.xs[some..];
+        Lines { at, pitch: LINE }
     }
 }
 
@@ -190,7 +192,7 @@ fn multiply<K: Kernel>(
     packed: &[f32],
     sums: &mut [f32],
     mut y: Out<'_>,
-    ahead: Ahead<'_>,
+    mut ahead: Ahead<'_>,
 ) {
     let into = if ks.start == 0 {
         Into::Store
@@ -201,12 +203,12 @@ fn multiply<K: Kernel>(
         data: packed,
         stride: K::NR,
     };
-    for (i, ms) in even_blocks(x.height, K::MR).enumerate() {
+    for ms in even_blocks(x.height, K::MR) {
         let a = Left {
             data: &xs[ms.start * A_STRIDE..],
             rows: ms.len(),
             depth: ks.len(),
-            ahead: ahead.lines(i),
+            ahead: ahead.next(),
         };
         let sums = &mut sums[ms.start * K::NR..ms.end * K::NR];
         kernel.tile(a, b, Out::of_slice(sums, K::NR, K::NR), into);
@@ -246,8 +248,13 @@ pub(super) fn blocks(range: Range<usize>, size: usize) -> impl Iterator<Item = R
         .map(move |start| start..end.min(start + size))
 }
 
-/// `0..len` in the fewest pieces of at most `size`, as even as possible.
+/// `0..len` in the fewest pieces of at most `size`, as even as possible, the longer ones first.
 pub(super) fn even_blocks(len: usize, size: usize) -> impl Iterator<Item = Range<usize>> {
-    let n = len.div_ceil(size);
-    (0..n).map(move |i| i * len / n..(i + 1) * len / n)
+    let count = len.div_ceil(size);
+    let (each, longer) = (len / count.max(1), len % count.max(1));
+    (0..count).scan(0, move |end, i| {
+        let start = *end;
+        *end += each + usize::from(i < longer);
+        Some(start..*end)
+    })
 }

@@ -13,6 +13,9 @@ use crate::Mat;
 /// little more than a block of K, so that rows do not compete for one cache set.
 pub(crate) const A_STRIDE: usize = super::K_BLOCK + 16;
 
+/// Bytes of a cache line.
+pub(super) const LINE: usize = 64;
+
 /// What a tile does with its place in the result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Into {

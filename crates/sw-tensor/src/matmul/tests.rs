@@ -43,7 +43,7 @@ fn roundings(isa: Isa, k: usize) -> usize {
     }
 }
 
-/// The same for few rows: one chain in 16 lanes and a tree, or one chain for a row with edits.
+/// The same for few rows: one chain in 8 or 16 lanes and a tree, or one chain for a row with edits.
 fn roundings_few(isa: Isa, k: usize) -> usize {
     roundings(isa, k).max(k + 5)
 }
@@ -196,10 +196,15 @@ fn check_all(x: ArrayView2<f32>, w: &Mat) {
         assert_near(product(isa, x, w).view(), &expected, &many, isa.name());
         assert_near(product_few(isa, x, w).view(), &expected, &few, isa.name());
     }
-    let few = Isa::all().into_iter().filter(|isa| has_dot(*isa, x, w));
-    let few: Vec<_> = few.map(|isa| product_few(isa, x, w)).collect();
+    // Vectors of one width give the same.
+    let wide = |isa: &Isa| has_dot(*isa, x, w) && isa.name() != "avx2";
+    let few: Vec<_> = Isa::all()
+        .into_iter()
+        .filter(wide)
+        .map(|isa| product_few(isa, x, w))
+        .collect();
     for few in few.windows(2) {
-        assert_same(few[0].view(), few[1].view(), "AVX2 and AVX-512, few rows");
+        assert_same(few[0].view(), few[1].view(), "AMX and AVX-512, few rows");
     }
     let twin = twin(x, w);
     for isa in Isa::all() {

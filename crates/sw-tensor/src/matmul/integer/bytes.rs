@@ -8,7 +8,7 @@ use rayon::iter::{IntoParallelIterator, ParallelIterator};
 
 use super::kernel::{Kernel, Pairs};
 #[cfg(target_arch = "x86_64")]
-use super::kernel::{Quads, Tiles};
+use super::kernel::{PairsAvx2, Quads, Tiles};
 use super::{Activations, M_BLOCK, Operand, blocks, product, with_rows};
 use crate::isa::{Isa, Work};
 use crate::matmul::kernel::soon;
@@ -61,6 +61,8 @@ pub(super) fn matmul_t_i8_with(
             Isa::Amx(_) | Isa::Avx512(_) if let Some(vnni) = isa.vnni() => {
                 multiply(isa, Quads(vnni), Form::Shifted, x, w.view(), y);
             }
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2(proof) => multiply(isa, PairsAvx2(proof), Form::Wide, x, w.view(), y),
             _ => multiply(isa, Pairs(isa), Form::Wide, x, w.view(), y),
         }
     }

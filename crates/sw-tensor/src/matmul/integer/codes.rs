@@ -7,7 +7,7 @@ use rayon::iter::{IndexedParallelIterator, IntoParallelIterator, ParallelIterato
 use rayon::slice::ParallelSliceMut;
 
 #[cfg(target_arch = "x86_64")]
-use super::kernel::Halves;
+use super::kernel::{Halves, PairsAvx2};
 use super::kernel::{Kernel, LANES, Pairs};
 use super::{Activations, Block, M_BLOCK, Operand, blocks, product, with_rows};
 use crate::isa::{Isa, Work};
@@ -204,6 +204,10 @@ fn multiply(isa: Isa, x: ArrayView2<f32>, w: &Codes<'_>, mut y: ArrayViewMut2<f3
         #[cfg(target_arch = "x86_64")]
         Isa::Amx(proof) if let Some(tiles) = ByteTiles::new(proof) => {
             multiply_integers(isa, Halves(tiles), x, w, &shares, y.view_mut());
+        }
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2(proof) => {
+            multiply_integers(isa, PairsAvx2(proof), x, w, &shares, y.view_mut());
         }
         _ => multiply_integers(isa, Pairs(isa), x, w, &shares, y.view_mut()),
     }

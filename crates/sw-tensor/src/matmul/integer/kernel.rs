@@ -3,6 +3,8 @@
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
+#[cfg(target_arch = "x86_64")]
+use crate::isa::Avx2;
 use crate::isa::Isa;
 use crate::matmul::kernel::soon;
 #[cfg(target_arch = "x86_64")]
@@ -126,6 +128,9 @@ pub(super) trait Kernel<S: Sum>: Copy + Send + Sync {
 
 /// Rows of weights that vector registers hold the sums of.
 const ROWS: usize = 8;
+/// The same of AVX2.
+#[cfg(target_arch = "x86_64")]
+const ROWS_AVX2: usize = 4;
 /// Tiles of activations beside them.
 const TILES: usize = 3;
 
@@ -166,13 +171,29 @@ impl<S: Sum> Kernel<S> for Pairs {
             Isa::Amx(proof) => x86::pairs(proof.avx512(), o),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512(proof) => x86::pairs(proof, o),
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx2(proof) => {
-                o.ahead.ask(o.units);
-                x86::pairs_avx2(proof, o)
-            }
-            Isa::Portable => portable(o),
+            _ => portable(o),
         }
+    }
+}
+
+/// The same in the 16 registers of AVX2.
+#[cfg(target_arch = "x86_64")]
+#[derive(Clone, Copy)]
+pub(super) struct PairsAvx2(pub(super) Avx2);
+
+#[cfg(target_arch = "x86_64")]
+impl<S: Sum> Kernel<S> for PairsAvx2 {
+    const ROWS: usize = ROWS_AVX2;
+    const TERMS: usize = 2;
+    type Session = ();
+
+    fn session(self) {}
+
+    #[inline(always)]
+    fn multiply(self, _: &(), o: Operands<'_, S>) {
+        check::<S, Self>(&o);
+        o.ahead.ask(o.units);
+        x86::pairs_avx2(self.0, o);
     }
 }
 

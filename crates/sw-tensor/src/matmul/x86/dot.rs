@@ -1,8 +1,9 @@
 //! AVX-512 and AVX2 for few rows: weights are used as they lie, with no packing in between.
 //!
-//! A sum is 16 chains over K, lane by lane, added at the end; K runs in blocks so that the activations stay in L1, with
-//! the lanes of all sums kept between blocks. A vector of AVX2 has half of the lanes, so a block is gone through twice.
+//! A sum is as many chains over K as a vector has lanes, added at the end; K runs in blocks so that the activations stay in
+//! L1, with the lanes of all sums kept between blocks.
 
+use std::arch::asm;
 use std::arch::x86_64::*;
 use std::ops::Range;
 
@@ -10,19 +11,15 @@ use ndarray::{ArrayView1, ArrayView2, ArrayViewMut2, Axis, s};
 use rayon::iter::{IndexedParallelIterator, IntoParallelIterator, ParallelIterator};
 
 use crate::isa::{Avx2, Avx512, Isa, Work};
-use crate::matmul::kernel::with_scratch;
+use crate::matmul::kernel::{LINE, with_scratch};
 use crate::{Dtype, Mat};
 
 /// Most rows of activations.
 pub(crate) const MOST_ROWS: usize = 16;
-/// Chains of a sum.
-const LANES: usize = 16;
-/// Elements of K that a step takes: two of each lane.
-const STEP: usize = 2 * LANES;
 /// Elements of K per block: 12 rows of activations take 24 KiB.
 const BLOCK: usize = 512;
 /// Rows of weights that share a block of activations in L1, and whose lanes are kept.
-const GROUP: usize = 16;
+const GROUP: usize = 32;
 /// Rows of weights per task.
 const TASK: usize = 8 * GROUP;
 
@@ -30,23 +27,20 @@ const TASK: usize = 8 * GROUP;
 ///
 /// # Panics
 /// If that is not so.
-pub(crate) fn matmul_t(tiles: impl Tiles, x: ArrayView2<f32>, w: &Mat, mut y: ArrayViewMut2<f32>) {
+pub(crate) fn matmul_t<T: Tiles>(tiles: T, x: ArrayView2<f32>, w: &Mat, mut y: ArrayViewMut2<f32>) {
     let (height, depth) = x.dim();
     assert!(height <= MOST_ROWS && w.strides()[1] == 1 && w.cols() == depth);
     if y.is_empty() {
         return;
     }
-    let steps = depth / STEP;
     // Activations as the blocks want them: [block][row][BLOCK], in the order in which `load` yields the weights.
-    with_scratch([steps.div_ceil(BLOCK / STEP) * height * BLOCK], |[xs]| {
+    with_scratch([depth.div_ceil(BLOCK) * height * BLOCK], |[xs]| {
         for (m, row) in x.rows().into_iter().enumerate() {
             let row = row.to_slice().expect("adjacent columns");
-            for (step, values) in row.as_chunks::<STEP>().0.iter().enumerate() {
-                let (block, at) = (step * STEP / BLOCK, step * STEP % BLOCK);
-                let out = &mut xs[(block * height + m) * BLOCK + at..][..STEP];
-                for (i, value) in values.iter().enumerate() {
-                    out[place(w.dtype(), i)] = *value;
-                }
+            for (step, values) in row.chunks_exact(2 * T::LANES).enumerate() {
+                let (block, at) = (step * values.len() / BLOCK, step * values.len() % BLOCK);
+                let out = &mut xs[(block * height + m) * BLOCK + at..][..values.len()];
+                arrange(w.dtype(), values, out);
             }
         }
         let xs = &*xs;
@@ -65,17 +59,22 @@ pub(crate) fn matmul_t(tiles: impl Tiles, x: ArrayView2<f32>, w: &Mat, mut y: Ar
     });
 }
 
-/// Where element `i` of a step lands: BF16 is widened into even elements, then odd ones; the others keep their order.
-fn place(dtype: Dtype, i: usize) -> usize {
+/// The elements of a step: with BF16 the even ones come first, as that is how they are widened.
+fn arrange(dtype: Dtype, values: &[f32], out: &mut [f32]) {
     match dtype {
-        Dtype::BF16 => i / 2 + i % 2 * (STEP / 2),
-        Dtype::F32 | Dtype::F16 => i,
+        Dtype::BF16 => {
+            let (even, odd) = out.split_at_mut(values.len() / 2);
+            for ((pair, even), odd) in values.as_chunks::<2>().0.iter().zip(even).zip(odd) {
+                [*even, *odd] = *pair;
+            }
+        }
+        Dtype::F32 | Dtype::F16 => out.copy_from_slice(values),
     }
 }
 
 /// Some rows of `w` times all rows of `x`.
-fn group(
-    tiles: impl Tiles,
+fn group<T: Tiles>(
+    tiles: T,
     x: &ArrayView2<f32>,
     xs: &[f32],
     w: &Mat,
@@ -83,8 +82,8 @@ fn group(
     mut y: ArrayViewMut2<f32>,
 ) {
     let (height, depth) = x.dim();
-    let full = depth / STEP * STEP;
-    let sizes = [GROUP * height * LANES, GROUP * height, depth];
+    let full = depth / (2 * T::LANES) * (2 * T::LANES);
+    let sizes = [GROUP * height * T::LANES, GROUP * height, depth];
     with_scratch(sizes, |[lanes, sums, row_of_w]| {
         lanes.fill(0.0);
         for start in (0..full).step_by(BLOCK) {
@@ -99,7 +98,7 @@ fn group(
                 lanes,
             );
         }
-        tiles.isa().run(Trees { lanes, sums });
+        tiles.add_lanes(lanes, sums);
         for (m, mut y) in y.rows_mut().into_iter().enumerate() {
             for (y, sums) in y.iter_mut().zip(sums.chunks_exact(height)) {
                 *y = sums[m];
@@ -125,18 +124,18 @@ fn group(
 }
 
 /// Adds the lanes of every sum.
-struct Trees<'a> {
+struct Trees<'a, const LANES: usize> {
     lanes: &'a [f32],
     sums: &'a mut [f32],
 }
 
-impl Work for Trees<'_> {
+impl<const LANES: usize> Work for Trees<'_, LANES> {
     type Output = ();
 
     #[inline(always)]
     fn work(self) {
         for (sum, lanes) in self.sums.iter_mut().zip(self.lanes.as_chunks().0) {
-            *sum = crate::sum::tree::<f32>(*lanes, |a, b| a + b);
+            *sum = crate::sum::tree::<f32, LANES>(*lanes, |a, b| a + b);
         }
     }
 }
@@ -147,8 +146,8 @@ fn chain(isa: Isa, sum: f32, x: ArrayView1<f32>, w: &[f32]) -> f32 {
 }
 
 /// One block of K: `lanes[row of w][row of x][LANES] += ...`.
-fn block(
-    tiles: impl Tiles,
+fn block<T: Tiles>(
+    tiles: T,
     xs: &[f32],
     height: usize,
     w: &Mat,
@@ -162,58 +161,50 @@ fn block(
     assert!(
         rows.end <= w.rows()
             && ks.end <= w.cols()
-            && ks.len().is_multiple_of(STEP)
+            && ks.len().is_multiple_of(2 * T::LANES)
             && ks.len() <= BLOCK
     );
     assert!(n > 0 && base.len() >= ((n - 1) * pitch + ks.len()) * size);
-    assert!(xs.len() >= height * BLOCK && lanes.len() >= n * height * LANES);
-    // What comes after the last row of this block: the next block of K from the first row on, or the next rows. Only ever
-    // prefetched.
-    let row = |base: *const u8, r: usize| base.wrapping_add(r * pitch * size);
-    let next = |r: usize| match r.checked_sub(n) {
-        None => row(base.as_ptr(), r),
-        Some(r) if ks.end + STEP <= w.cols() => row(base[ks.len() * size..].as_ptr(), r),
-        Some(r) => row(w.base().as_ptr(), rows.end + r),
+    assert!(xs.len() >= height * BLOCK && lanes.len() >= n * height * T::LANES);
+    // What comes after this block: the next block of K, or the next rows. Only ever prefetched.
+    let next = match ks.end + 2 * T::LANES <= w.cols() {
+        true => base[ks.len() * size..].as_ptr(),
+        false => w.base().as_ptr().wrapping_add(rows.end * pitch * size),
     };
-    // As many tiles as it takes for the sums to fit the registers; rows of weights that stay in L1 meanwhile.
+    // As many tiles as it takes for the sums to fit the registers.
     let parts = height.div_ceil(tiles.tallest());
-    let mut start = 0;
-    while start < n {
-        let end = n.min(start + tiles.wide(height / parts));
-        for part in 0..parts {
-            let ms = part * height / parts..(part + 1) * height / parts;
-            let mut r = start;
-            while r < end {
-                let wide = tiles.wide(ms.len());
-                let take = if end - r >= wide { wide } else { 1 };
-                let tile = Tile {
-                    steps: ks.len() / STEP,
-                    xs: xs[ms.start * BLOCK..].as_ptr(),
-                    w: base[r * pitch * size..].as_ptr(),
-                    next: next(r + end - start),
-                    part: [part, parts],
-                    pitch: pitch * size,
-                    lanes: lanes[(r * height + ms.start) * LANES..].as_mut_ptr(),
-                    height,
-                };
-                // SAFETY: `take <= n - r` rows of `w`, `steps` steps each, lie inside `base`; `ms.len()` rows of `xs`,
-                // BLOCK apart, and the lanes of `take` rows of weights, `height * LANES` apart, inside theirs, by the
-                // assertions above; `lanes` is borrowed mutably, so it overlaps neither.
-                unsafe { tiles.tile(w.dtype(), ms.len(), take, &tile) };
-                r += take;
-            }
+    for part in 0..parts {
+        let ms = part * height / parts..(part + 1) * height / parts;
+        let wide = tiles.wide(ms.len());
+        let mut r = 0;
+        while r < n {
+            let take = if n - r >= wide { wide } else { 1 };
+            let tile = Tile {
+                steps: ks.len() / (2 * T::LANES),
+                xs: xs[ms.start * BLOCK..].as_ptr(),
+                w: base[r * pitch * size..].as_ptr(),
+                next: next.wrapping_add(r * pitch * size),
+                part: [part, parts],
+                pitch: pitch * size,
+                lanes: lanes[(r * height + ms.start) * T::LANES..].as_mut_ptr(),
+                height,
+            };
+            // SAFETY: `take <= n - r` rows of `w`, `steps` steps each, lie inside `base`; `ms.len()` rows of `xs`, BLOCK
+            // apart, and the lanes of `take` rows of weights, `height * LANES` apart, inside theirs, by the assertions
+            // above; `lanes` is borrowed mutably, so it overlaps neither.
+            unsafe { tiles.tile(w.dtype(), ms.len(), take, &tile) };
+            r += take;
         }
-        start = end;
     }
 }
 
 /// The operands of a tile of M rows of activations and R rows of weights.
 pub(crate) struct Tile {
-    /// Steps of K.
+    /// Steps of K, two elements of each lane.
     steps: usize,
-    /// M rows of `STEP * steps` floats, BLOCK apart.
+    /// M rows of so many steps of floats, BLOCK apart.
     xs: *const f32,
-    /// R rows of `STEP * steps` elements, `pitch` bytes apart.
+    /// R rows of so many steps of elements, `pitch` bytes apart.
     w: *const u8,
     /// What is read after `w`, laid out in the same way; it may be anything. This tile asks for its part of it, of so many.
     next: *const u8,
@@ -226,6 +217,9 @@ pub(crate) struct Tile {
 
 /// The tiles of an instruction set; a value is the proof that the CPU has it.
 pub(crate) trait Tiles: Copy + Send + Sync {
+    /// Lanes of a vector.
+    const LANES: usize;
+
     /// The instruction set.
     fn isa(self) -> Isa;
 
@@ -234,6 +228,9 @@ pub(crate) trait Tiles: Copy + Send + Sync {
 
     /// Rows of weights of a tile with so many rows of activations.
     fn wide(self, m: usize) -> usize;
+
+    /// The lanes of each sum, added up.
+    fn add_lanes(self, lanes: &[f32], sums: &mut [f32]);
 
     /// `lanes[r][m] += x[m] * w[r]`, lane by lane, for `m` rows of activations and `rows` of weights: `wide(m)`, or one.
     ///
@@ -246,6 +243,12 @@ pub(crate) trait Tiles: Copy + Send + Sync {
 macro_rules! tiles {
     ($proof:ident, $vector:ty, $features:literal, $tallest:literal, $($m:literal x $wide:literal),*) => {
         impl Tiles for $proof {
+            const LANES: usize = <$vector>::LANES;
+
+            fn add_lanes(self, lanes: &[f32], sums: &mut [f32]) {
+                self.isa().run(Trees::<{ <$vector>::LANES }> { lanes, sums });
+            }
+
             fn isa(self) -> Isa {
                 Isa::$proof(self)
             }
@@ -300,21 +303,20 @@ tiles!(
 /// # Safety
 /// Of every function: where the CPU has the type's features, which the caller must have enabled.
 trait Vector: Copy {
-    /// Lanes of a sum that it holds: all, or half of them.
-    const WIDTH: usize;
+    const LANES: usize;
 
     unsafe fn zero() -> Self;
     unsafe fn read(at: *const f32) -> Self;
     unsafe fn write(self, at: *mut f32);
     /// `self * b + c`.
     unsafe fn multiply_add(self, b: Self, c: Self) -> Self;
-    /// The two elements of each lane from `lane` on of a step whose elements (0: F32, 1: F16, 2: BF16) begin at `at`, at
-    /// any alignment; BF16: even elements, then odd ones.
-    unsafe fn weights<const DTYPE: u8>(at: *const u8, lane: usize) -> [Self; 2];
+    /// The elements `2 * LANES` of a step (0: F32, 1: F16, 2: BF16), at any alignment: the first or the second of its halves,
+    /// or (BF16) the even or the odd ones.
+    unsafe fn weights<const DTYPE: u8, const HALF: usize>(at: *const u8) -> Self;
 }
 
 impl Vector for __m512 {
-    const WIDTH: usize = 16;
+    const LANES: usize = 16;
 
     #[inline(always)]
     unsafe fn zero() -> Self {
@@ -341,25 +343,20 @@ impl Vector for __m512 {
     }
 
     #[inline(always)]
-    unsafe fn weights<const DTYPE: u8>(at: *const u8, _: usize) -> [Self; 2] {
+    unsafe fn weights<const DTYPE: u8, const HALF: usize>(at: *const u8) -> Self {
         // SAFETY: the caller's; 128 bytes of F32, 64 of the others.
         unsafe {
-            match DTYPE {
-                0 => [
-                    _mm512_loadu_ps(at.cast()),
-                    _mm512_loadu_ps(at.add(64).cast()),
-                ],
-                1 => [
-                    _mm512_cvtph_ps(_mm256_loadu_si256(at.cast())),
-                    _mm512_cvtph_ps(_mm256_loadu_si256(at.add(32).cast())),
-                ],
+            match (DTYPE, HALF) {
+                (0, _) => _mm512_loadu_ps(at.add(64 * HALF).cast()),
+                (1, _) => _mm512_cvtph_ps(_mm256_loadu_si256(at.add(32 * HALF).cast())),
+                (_, 0) => {
+                    let pairs = _mm512_loadu_si512(at.cast());
+                    _mm512_castsi512_ps(_mm512_slli_epi32::<16>(pairs))
+                }
                 _ => {
                     let pairs = _mm512_loadu_si512(at.cast());
-                    let odd = _mm512_and_si512(pairs, _mm512_set1_epi32(0xffff_0000_u32 as i32));
-                    [
-                        _mm512_castsi512_ps(_mm512_slli_epi32::<16>(pairs)),
-                        _mm512_castsi512_ps(odd),
-                    ]
+                    let odd = _mm512_set1_epi32(0xffff_0000_u32 as i32);
+                    _mm512_castsi512_ps(_mm512_and_si512(pairs, odd))
                 }
             }
         }
@@ -367,7 +364,7 @@ impl Vector for __m512 {
 }
 
 impl Vector for __m256 {
-    const WIDTH: usize = 8;
+    const LANES: usize = 8;
 
     #[inline(always)]
     unsafe fn zero() -> Self {
@@ -394,35 +391,43 @@ impl Vector for __m256 {
     }
 
     #[inline(always)]
-    unsafe fn weights<const DTYPE: u8>(at: *const u8, lane: usize) -> [Self; 2] {
-        // SAFETY: the caller's; half of 128 bytes of F32, or of 64 of the others.
+    unsafe fn weights<const DTYPE: u8, const HALF: usize>(at: *const u8) -> Self {
+        // SAFETY: the caller's; 64 bytes of F32, 32 of the others.
         unsafe {
-            match DTYPE {
-                0 => {
-                    let at: *const f32 = at.cast();
-                    [
-                        _mm256_loadu_ps(at.add(lane)),
-                        _mm256_loadu_ps(at.add(16 + lane)),
-                    ]
-                }
-                1 => {
-                    let at: *const u16 = at.cast();
-                    [
-                        _mm256_cvtph_ps(_mm_loadu_si128(at.add(lane).cast())),
-                        _mm256_cvtph_ps(_mm_loadu_si128(at.add(16 + lane).cast())),
-                    ]
+            match (DTYPE, HALF) {
+                (0, _) => _mm256_loadu_ps(at.add(32 * HALF).cast()),
+                (1, _) => _mm256_cvtph_ps(_mm_loadu_si128(at.add(16 * HALF).cast())),
+                (_, 0) => {
+                    let pairs = _mm256_loadu_si256(at.cast());
+                    _mm256_castsi256_ps(_mm256_slli_epi32::<16>(pairs))
                 }
                 _ => {
-                    let pairs = _mm256_loadu_si256(at.add(4 * lane).cast());
-                    let odd = _mm256_and_si256(pairs, _mm256_set1_epi32(0xffff_0000_u32 as i32));
-                    [
-                        _mm256_castsi256_ps(_mm256_slli_epi32::<16>(pairs)),
-                        _mm256_castsi256_ps(odd),
-                    ]
+                    // Read again, which the compiler would not: a tile leaves no register to keep them in.
+                    odd(at)
                 }
             }
         }
     }
+}
+
+/// The odd ones of 16 elements of BF16, read from memory by the instruction that masks them.
+///
+/// # Safety
+/// `at` readable for 32 bytes, at any alignment.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn odd(at: *const u8) -> __m256 {
+    let mut odd = _mm256_set1_epi32(0xffff_0000_u32 as i32);
+    // SAFETY: AVX2 is at hand; nothing but `odd` changes.
+    unsafe {
+        asm!(
+            "vpand {odd}, {odd}, [{at}]",
+            odd = inout(ymm_reg) odd,
+            at = in(reg) at,
+            options(pure, readonly, nostack, preserves_flags),
+        );
+    }
+    _mm256_castsi256_ps(odd)
 }
 
 /// [`Tiles::tile`] for M rows of activations and R of weights.
@@ -431,48 +436,61 @@ impl Vector for __m256 {
 /// As there, and the caller has the features of `V` enabled.
 #[inline(always)]
 unsafe fn multiply<V: Vector, const DTYPE: u8, const M: usize, const R: usize>(t: &Tile) {
-    let bytes = if DTYPE == 0 { 4 * STEP } else { 2 * STEP };
-    for lane in (0..LANES).step_by(V::WIDTH) {
-        // SAFETY: every address below is inside the operands, as the caller guarantees.
+    let bytes = if DTYPE == 0 { 8 } else { 4 } * V::LANES;
+    // What comes next is asked for evenly, by all parts, whole lines at a time.
+    let [part, parts] = t.part;
+    let chunk = bytes.max(LINE);
+    let shift = (chunk / bytes).ilog2() + parts.ilog2();
+    let first = part * (t.steps * bytes / chunk) / parts;
+    // SAFETY: every address below is inside the operands, as the caller guarantees, or only prefetched.
+    unsafe {
+        let mut acc = [[V::zero(); M]; R];
+        for (r, acc) in acc.iter_mut().enumerate() {
+            for (m, acc) in acc.iter_mut().enumerate() {
+                *acc = V::read(t.lanes.add((r * t.height + m) * V::LANES));
+            }
+        }
+        for step in 0..t.steps {
+            if step & ((1 << shift) - 1) == 0 {
+                for line in (0..chunk).step_by(LINE) {
+                    let at = (first + (step >> shift)) * chunk + line;
+                    for r in 0..R {
+                        let at = t.next.wrapping_add(r * t.pitch + at);
+                        _mm_prefetch::<_MM_HINT_T1>(at.cast());
+                    }
+                }
+            }
+            let w = t.w.add(step * bytes);
+            let xs = t.xs.add(step * 2 * V::LANES);
+            let row = std::array::from_fn(|r| V::weights::<DTYPE, 0>(w.add(r * t.pitch)));
+            add_products(&mut acc, row, xs);
+            let row = std::array::from_fn(|r| V::weights::<DTYPE, 1>(w.add(r * t.pitch)));
+            add_products(&mut acc, row, xs.add(V::LANES));
+        }
+        for (r, acc) in acc.iter().enumerate() {
+            for (m, acc) in acc.iter().enumerate() {
+                acc.write(t.lanes.add((r * t.height + m) * V::LANES));
+            }
+        }
+    }
+}
+
+/// `acc[r][m] += row[r] * x[m]`.
+///
+/// # Safety
+/// M vectors can be read from `xs` on, BLOCK floats apart, and the caller has the features of `V` enabled.
+#[inline(always)]
+unsafe fn add_products<V: Vector, const M: usize, const R: usize>(
+    acc: &mut [[V; M]; R],
+    row: [V; R],
+    xs: *const f32,
+) {
+    for m in 0..M {
+        // SAFETY: the caller's.
         unsafe {
-            let lanes = t.lanes.add(lane);
-            // What comes next is asked for evenly, in all passes over this part of it.
-            let [part, parts] = t.part;
-            let (pass, passes) = (
-                part * LANES / V::WIDTH + lane / V::WIDTH,
-                parts * LANES / V::WIDTH,
-            );
-            let shift = passes.ilog2();
-            let (first, mask) = (pass * t.steps / passes, (1 << shift) - 1);
-            let mut acc = [[V::zero(); M]; R];
-            for (r, acc) in acc.iter_mut().enumerate() {
-                for (m, acc) in acc.iter_mut().enumerate() {
-                    *acc = V::read(lanes.add((r * t.height + m) * LANES));
-                }
-            }
-            for step in 0..t.steps {
-                let mut row = [[V::zero(); 2]; R];
-                for (r, row) in row.iter_mut().enumerate() {
-                    let at = r * t.pitch + step * bytes;
-                    if step & mask == 0 {
-                        let at = r * t.pitch + (first + (step >> shift)) * bytes;
-                        _mm_prefetch::<_MM_HINT_T0>(t.next.wrapping_add(at).cast());
-                    }
-                    *row = V::weights::<DTYPE>(t.w.add(at), lane);
-                }
-                for m in 0..M {
-                    let xs = t.xs.add(m * BLOCK + step * STEP + lane);
-                    let x = [V::read(xs), V::read(xs.add(LANES))];
-                    for (acc, row) in acc.iter_mut().zip(&row) {
-                        acc[m] = x[0].multiply_add(row[0], acc[m]);
-                        acc[m] = x[1].multiply_add(row[1], acc[m]);
-                    }
-                }
-            }
-            for (r, acc) in acc.iter().enumerate() {
-                for (m, acc) in acc.iter().enumerate() {
-                    acc.write(lanes.add((r * t.height + m) * LANES));
-                }
+            let x = V::read(xs.add(m * BLOCK));
+            for (acc, row) in acc.iter_mut().zip(row) {
+                acc[m] = x.multiply_add(row, acc[m]);
             }
         }
     }

@@ -3,7 +3,7 @@
 use std::arch::asm;
 use std::arch::x86_64::*;
 
-use super::{Ahead, LANES, Operands, PITCH, ROWS, Sum, TILES, UNITS_OF_STEP};
+use super::{Ahead, LANES, Operands, PITCH, ROWS, ROWS_AVX2, Sum, TILES, UNITS_OF_STEP};
 use crate::isa::{Avx2, Avx512, Vnni};
 
 /// Where the operands of a kernel are, of lengths that are checked.
@@ -22,8 +22,9 @@ struct Places {
 }
 
 impl Places {
+    /// For a kernel of so many rows of weights.
     #[inline(always)]
-    fn new<S: Sum>(o: Operands<'_, S>) -> Places {
+    fn new<S: Sum>(rows: usize, o: Operands<'_, S>) -> Places {
         let Operands {
             units,
             w,
@@ -32,11 +33,11 @@ impl Places {
             sums,
             ..
         } = o;
-        assert!(units.is_multiple_of(UNITS_OF_STEP) && factors.len() >= ROWS);
-        assert!(w.len() >= (ROWS - 1) * PITCH + units);
+        assert!(units.is_multiple_of(UNITS_OF_STEP) && factors.len() >= rows);
+        assert!(w.len() >= (rows - 1) * PITCH + units);
         assert!((1..=TILES).contains(&xs.tiles));
         assert!(xs.units.len() >= (xs.tiles - 1) * xs.pitch + units * LANES);
-        assert!(sums.sums.len() >= (ROWS - 1) * sums.pitch + xs.tiles * LANES);
+        assert!(sums.sums.len() >= (rows - 1) * sums.pitch + xs.tiles * LANES);
         assert!(size_of::<S>() == size_of::<i32>());
         Places {
             units,
@@ -53,7 +54,7 @@ impl Places {
 macro_rules! by_tiles {
     ($kernel:ident, $sum:ident, $operands:expr) => {{
         let (tiles, ahead) = ($operands.xs.tiles, $operands.ahead);
-        let places = Places::new($operands);
+        let places = Places::new(ROWS, $operands);
         // SAFETY: a proof of the instructions is at hand; `Places::new` has checked the lengths.
         unsafe {
             match (tiles, $sum::SCALED) {
@@ -181,16 +182,14 @@ kernel!(
 
 pub(super) fn pairs_avx2<S: Sum>(_proof: Avx2, o: Operands<'_, S>) {
     let tiles = o.xs.tiles;
-    let mut operands = Places::new(o);
+    let mut operands = Places::new(ROWS_AVX2, o);
     for _ in 0..tiles {
         // SAFETY: `_proof` is the proof of AVX2; `Places::new` has checked the lengths.
         unsafe {
-            for first in [0, ROWS / 2] {
-                if S::SCALED {
-                    tile_avx2::<true>(operands, first);
-                } else {
-                    tile_avx2::<false>(operands, first);
-                }
+            if S::SCALED {
+                tile_avx2::<true>(operands);
+            } else {
+                tile_avx2::<false>(operands);
             }
         }
         operands.xs = operands.xs.wrapping_add(operands.xs_pitch);
@@ -198,31 +197,67 @@ pub(super) fn pairs_avx2<S: Sum>(_proof: Avx2, o: Operands<'_, S>) {
     }
 }
 
-/// # Safety
-/// AVX2; `w` readable for ROWS rows of `units`, `xs` for a tile of them, `factors` for ROWS; `sums` writable for ROWS rows
-/// of lanes. Half the rows, from `first` on, are multiplied.
+/// Each sum and two products per lane. The order is for processors that deal instructions out to their pipes in turn (Zen 3): in
+/// strict alternation, all products would go to one of the two pipes that can multiply.
+#[inline]
 #[target_feature(enable = "avx2")]
-unsafe fn tile_avx2<const SCALED: bool>(operands: Places, first: usize) {
+fn add_pairs_avx2(
+    [mut s0, mut s1]: [__m256i; 2],
+    [x0, x1]: [__m256i; 2],
+    w: __m256i,
+) -> [__m256i; 2] {
+    // SAFETY: AVX2 is at hand; nothing but the sums changes.
+    unsafe {
+        asm!(
+            "vpmaddwd {p0}, {x0}, {w}",
+            "vpmaddwd {p1}, {x1}, {w}",
+            "vpaddd {s0}, {s0}, {p0}",
+            "vpaddd {s1}, {s1}, {p1}",
+            s0 = inout(ymm_reg) s0,
+            s1 = inout(ymm_reg) s1,
+            p0 = out(ymm_reg) _,
+            p1 = out(ymm_reg) _,
+            x0 = in(ymm_reg) x0,
+            x1 = in(ymm_reg) x1,
+            w = in(ymm_reg) w,
+            options(pure, nomem, nostack, preserves_flags),
+        );
+    }
+    [s0, s1]
+}
+
+/// # Safety
+/// AVX2; `w` readable for ROWS_AVX2 rows of `units`, `xs` for a tile of them, `factors` for as many rows; `sums` writable for
+/// as many rows of lanes.
+#[target_feature(enable = "avx2")]
+unsafe fn tile_avx2<const SCALED: bool>(operands: Places) {
     let Places { units, w, xs, .. } = operands;
-    let mut products = [[_mm256_setzero_si256(); 2]; ROWS / 2];
-    for unit in 0..units {
-        // SAFETY: inside the operands.
-        let x: [__m256i; 2] = unsafe {
-            let at = xs.add(unit * LANES);
-            [
-                _mm256_loadu_si256(at.cast()),
-                _mm256_loadu_si256(at.add(8).cast()),
-            ]
-        };
-        for (row, products) in (first..).zip(&mut products) {
-            // SAFETY: inside the operands.
-            let w = _mm256_set1_epi32(unsafe { *w.add(row * PITCH + unit) });
-            for (product, x) in products.iter_mut().zip(x) {
-                *product = _mm256_add_epi32(*product, _mm256_madd_epi16(x, w));
+    let mut products = [[_mm256_setzero_si256(); 2]; ROWS_AVX2];
+    for step in (0..units).step_by(UNITS_OF_STEP) {
+        // The rows that come next, from the second level of cache.
+        for row in ROWS_AVX2..2 * ROWS_AVX2 {
+            let next = w.wrapping_add(row * PITCH + step);
+            _mm_prefetch::<_MM_HINT_T0>(next.cast());
+        }
+        for unit in (step..step + UNITS_OF_STEP).step_by(4) {
+            for unit in [unit, unit + 1, unit + 2, unit + 3] {
+                // SAFETY: inside the operands.
+                let x: [__m256i; 2] = unsafe {
+                    let at = xs.add(unit * LANES);
+                    [
+                        _mm256_loadu_si256(at.cast()),
+                        _mm256_loadu_si256(at.add(8).cast()),
+                    ]
+                };
+                for (row, products) in products.iter_mut().enumerate() {
+                    // SAFETY: inside the operands.
+                    let w = _mm256_set1_epi32(unsafe { *w.add(row * PITCH + unit) });
+                    *products = add_pairs_avx2(*products, x, w);
+                }
             }
         }
     }
-    for (row, products) in (first..).zip(&products) {
+    for (row, products) in products.iter().enumerate() {
         for (half, product) in products.iter().enumerate() {
             // SAFETY: inside the factors and the sums.
             unsafe {

@@ -4,10 +4,10 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use memmap2::Mmap;
 use safetensors::tensor::Metadata;
 
-use super::{FileInfo, TensorInfo, map};
+use super::map::{self, FileMap};
+use super::{FileInfo, TensorInfo};
 use crate::mat::Bytes;
 use crate::{Dtype, Error};
 
@@ -20,7 +20,7 @@ const MAX_HEADER: u64 = 100_000_000;
 pub(super) struct File {
     pub(super) path: PathBuf,
     pub(super) metadata: HashMap<String, String>,
-    map: Arc<Mmap>,
+    map: Arc<FileMap>,
     header_end: usize,
 }
 

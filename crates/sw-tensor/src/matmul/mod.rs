@@ -36,7 +36,7 @@ pub fn matmul_t(x: ArrayView2<f32>, w: &Mat, y: ArrayViewMut2<f32>) {
 
 /// [`matmul_t`] for few rows (a short prompt, a decoding step): bound by reading the weights once.
 ///
-/// The order of summation may differ from [`matmul_t`]'s.
+/// The order of summation may differ from [`matmul_t`]'s, and between instruction sets.
 ///
 /// # Panics
 /// If the shapes do not agree.

@@ -16,12 +16,12 @@ use crate::{Dtype, Mat};
 
 /// Most rows of activations.
 pub(crate) const MOST_ROWS: usize = 16;
-/// Elements of K per block: 12 rows of activations take 24 KiB.
+/// Elements of K per block: the rows of activations of the tallest tile take 24 KiB, or 12 with AVX2.
 const BLOCK: usize = 512;
 /// Rows of weights that share a block of activations in L1, and whose lanes are kept.
 const GROUP: usize = 32;
 /// Rows of weights per task.
-const TASK: usize = 8 * GROUP;
+const TASK: usize = 4 * GROUP;
 
 /// `y = x * w^T` for at most [`MOST_ROWS`] rows and weights with adjacent columns; `x` has adjacent columns too.
 ///

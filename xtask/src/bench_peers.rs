@@ -441,12 +441,7 @@ impl Work<'_> {
             let Some(mut peer) = self.peer(peer, Some(path)) else {
                 continue;
             };
-            if part(Part::Prefill) {
-                self.prefill(name, &model, &mut peer, all)?;
-            }
-            if part(Part::Perplexity) {
-                self.perplexity(name, &model, &mut peer, all)?;
-            }
+            self.timed(name, &model, &mut peer, all)?;
             if part(Part::Error) && peer.name == "transformers-f32" {
                 all.push(self.error(name, &model, &mut peer)?);
             }
@@ -468,12 +463,24 @@ impl Work<'_> {
             let Some(mut peer) = self.peer(&peer, Some(&file)) else {
                 continue;
             };
-            if part(Part::Prefill) {
-                self.prefill(name, &model, &mut peer, all)?;
-            }
-            if part(Part::Perplexity) {
-                self.perplexity(name, &model, &mut peer, all)?;
-            }
+            self.timed(name, &model, &mut peer, all)?;
+        }
+        Ok(())
+    }
+
+    /// What is timed of a peer.
+    fn timed(
+        &self,
+        name: &str,
+        model: &Model,
+        peer: &mut Peer,
+        all: &mut Vec<Comparison>,
+    ) -> Result<()> {
+        if self.options.part.contains(&Part::Prefill) {
+            self.prefill(name, model, peer, all)?;
+        }
+        if self.options.part.contains(&Part::Perplexity) {
+            self.perplexity(name, model, peer, all)?;
         }
         Ok(())
     }

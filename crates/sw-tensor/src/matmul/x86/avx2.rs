@@ -3,39 +3,22 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
+use super::tile::tile;
 use crate::isa::Avx2;
-use crate::matmul::K_BLOCK;
-use crate::matmul::kernel::{A_STRIDE, Into, Kernel, LINE, Left, Lines, Out, Right, check_tile};
+use crate::matmul::kernel::{Into, Kernel, Left, Out, Right, check_tile};
 use crate::matmul::pack::{apply_edits, pack_scalar, zero_missing};
 use crate::{Dtype, Mat};
 
 const MR: usize = 6;
-const NR: usize = 16;
-/// Terms per turn of the loop, each turn of which asks for lines.
-const UNROLLED: usize = K_BLOCK / Lines::COUNT;
+/// Vectors per row of a tile.
+const NV: usize = 2;
+const NR: usize = 8 * NV;
 
 impl Kernel for Avx2 {
     const MR: usize = MR;
     const NR: usize = NR;
 
-    #[inline]
-    fn tile(self, a: Left<'_>, b: Right<'_>, mut c: Out<'_>, into: Into) {
-        check_tile::<Self>(a, b);
-        let c = c.place(a.rows, NR);
-        macro_rules! heights {
-            ($($m:literal)*) => {
-                match (a.rows, b.stride) {
-                    // SAFETY: `self` proves the features; `check_tile` and `place` have checked that all three
-                    // operands are large enough for this height and depth, and `c` is lent mutably.
-                    $(($m, NR) => unsafe { tile::<$m, true>(a, b, c, into) },)*
-                    // SAFETY: as above. (A distance of rows that is known saves instructions.)
-                    $(($m, _) => unsafe { tile::<$m, false>(a, b, c, into) },)*
-                    _ => unreachable!("checked above"),
-                }
-            };
-        }
-        heights!(1 2 3 4 5 6)
-    }
+    tile!(__m256, NV, "avx2,fma,f16c", 1 2 3 4 5 6);
 
     fn pack(self, w: &Mat, rows: Range<usize>, ks: Range<usize>, out: &mut [f32]) {
         let out = &mut out[..ks.len() * NR];
@@ -94,72 +77,6 @@ impl Kernel for Avx2 {
                     out[k * NR + row] = *value;
                 }
             }
-        }
-    }
-}
-
-/// # Safety
-/// AVX2 and FMA; `a` of M rows, `b` of as many as its depth, NR apart if DENSE, both long enough ([`check_tile`]); `c`, a place and
-/// the floats from row to row, readable and writable for M rows of NR, and disjoint from both.
-#[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn tile<const M: usize, const DENSE: bool>(
-    left: Left<'_>,
-    right: Right<'_>,
-    (c, c_stride): (*mut f32, isize),
-    into: Into,
-) {
-    let mut acc = [[_mm256_setzero_ps(); 2]; M];
-    // SAFETY: every address below is inside the three operands, as the caller guarantees, or only prefetched.
-    unsafe {
-        for (i, acc) in acc.iter_mut().enumerate() {
-            let c = c.offset(i as isize * c_stride);
-            match into {
-                Into::Chain => *acc = [_mm256_loadu_ps(c), _mm256_loadu_ps(c.add(8))],
-                Into::Add | Into::Store => _mm_prefetch::<_MM_HINT_T0>(c.cast()),
-            }
-        }
-        let (mut a, mut b) = (left.data.as_ptr(), right.data.as_ptr());
-        let b_stride = if DENSE { NR } else { right.stride };
-        let step = |acc: &mut [[__m256; 2]; M], a: *const f32, b: *const f32| {
-            let b0 = _mm256_loadu_ps(b);
-            let b1 = _mm256_loadu_ps(b.add(8));
-            for (i, acc) in acc.iter_mut().enumerate() {
-                let a = _mm256_set1_ps(*a.add(i * A_STRIDE));
-                acc[0] = _mm256_fmadd_ps(a, b0, acc[0]);
-                acc[1] = _mm256_fmadd_ps(a, b1, acc[1]);
-            }
-        };
-        // The first-level cache is small: the rows that most likely come next are called into it.
-        let next = a.wrapping_add(M * A_STRIDE);
-        let per_turn = (M * A_STRIDE * size_of::<f32>()).div_ceil(Lines::COUNT * LINE);
-        let mut line = left.ahead.at;
-        for turn in 0..left.depth / UNROLLED {
-            _mm_prefetch::<_MM_HINT_T1>(line.cast());
-            line = line.wrapping_add(left.ahead.pitch);
-            for i in 0..per_turn {
-                let at = next.cast::<i8>().wrapping_add((turn * per_turn + i) * LINE);
-                _mm_prefetch::<_MM_HINT_T0>(at);
-            }
-            for i in 0..UNROLLED {
-                step(&mut acc, a.add(i), b.wrapping_add(i * b_stride));
-            }
-            a = a.add(UNROLLED);
-            b = b.wrapping_add(UNROLLED * b_stride);
-        }
-        for _ in 0..left.depth % UNROLLED {
-            step(&mut acc, a, b);
-            a = a.add(1);
-            b = b.wrapping_add(b_stride);
-        }
-        for (i, acc) in acc.iter().enumerate() {
-            let c = c.offset(i as isize * c_stride);
-            let [mut lo, mut hi] = *acc;
-            if into == Into::Add {
-                lo = _mm256_add_ps(_mm256_loadu_ps(c), lo);
-                hi = _mm256_add_ps(_mm256_loadu_ps(c.add(8)), hi);
-            }
-            _mm256_storeu_ps(c, lo);
-            _mm256_storeu_ps(c.add(8), hi);
         }
     }
 }

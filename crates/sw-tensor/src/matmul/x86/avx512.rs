@@ -4,9 +4,9 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
+use super::tile::tile;
 use crate::isa::Avx512;
-use crate::matmul::K_BLOCK;
-use crate::matmul::kernel::{A_STRIDE, Into, Kernel, Left, Lines, Out, Right, check_tile};
+use crate::matmul::kernel::{Into, Kernel, Left, Out, Right, check_tile};
 use crate::matmul::pack::{apply_edits, pack_scalar, zero_missing};
 use crate::{Dtype, Mat};
 
@@ -14,31 +14,12 @@ const MR: usize = 6;
 /// Vectors per row of a tile.
 const NV: usize = 4;
 const NR: usize = 16 * NV;
-/// Terms per turn of the loop, each turn of which asks for a line.
-const UNROLLED: usize = K_BLOCK / Lines::COUNT;
 
 impl Kernel for Avx512 {
     const MR: usize = MR;
     const NR: usize = NR;
 
-    #[inline]
-    fn tile(self, a: Left<'_>, b: Right<'_>, mut c: Out<'_>, into: Into) {
-        check_tile::<Self>(a, b);
-        let c = c.place(a.rows, NR);
-        macro_rules! heights {
-            ($($m:literal)*) => {
-                match (a.rows, b.stride) {
-                    // SAFETY: `self` proves the features; `check_tile` and `place` have checked that all three
-                    // operands are large enough for this height and depth, and `c` is lent mutably.
-                    $(($m, NR) => unsafe { tile::<$m, true>(a, b, c, into) },)*
-                    // SAFETY: as above. (A distance of rows that is known saves instructions.)
-                    $(($m, _) => unsafe { tile::<$m, false>(a, b, c, into) },)*
-                    _ => unreachable!("checked above"),
-                }
-            };
-        }
-        heights!(1 2 3 4 5 6)
-    }
+    tile!(__m512, NV, "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c", 1 2 3 4 5 6);
 
     fn pack(self, w: &Mat, rows: Range<usize>, ks: Range<usize>, out: &mut [f32]) {
         let out = &mut out[..ks.len() * NR];
@@ -108,73 +89,6 @@ impl Kernel for Avx512 {
 pub(in crate::matmul) fn prefetch_l2(at: *const u8) {
     // SAFETY: a prefetch is a hint that neither reads architecturally nor faults, for any address.
     unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) }
-}
-
-/// # Safety
-/// AVX-512F; `a` of M rows, `b` of as many as its depth, NR apart if DENSE, both long enough ([`check_tile`]); `c`, a place and
-/// the floats from row to row, readable and writable for M rows of NR, and disjoint from both.
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
-unsafe fn tile<const M: usize, const DENSE: bool>(
-    left: Left<'_>,
-    right: Right<'_>,
-    (c, c_stride): (*mut f32, isize),
-    into: Into,
-) {
-    let mut acc = [[_mm512_setzero_ps(); NV]; M];
-    // SAFETY: every address below is inside the three operands, as the caller guarantees.
-    unsafe {
-        if into == Into::Chain {
-            for (i, acc) in acc.iter_mut().enumerate() {
-                let c = c.offset(i as isize * c_stride);
-                *acc = std::array::from_fn(|v| _mm512_loadu_ps(c.add(16 * v)));
-            }
-        }
-        let (mut a, mut b) = (left.data.as_ptr(), right.data.as_ptr());
-        let b_stride = if DENSE { NR } else { right.stride };
-        let step = |acc: &mut [[__m512; NV]; M], a: *const f32, b: *const f32| {
-            let b_row: [_; NV] = std::array::from_fn(|v| _mm512_loadu_ps(b.add(16 * v)));
-            for (i, acc) in acc.iter_mut().enumerate() {
-                let a = _mm512_set1_ps(*a.add(i * A_STRIDE));
-                for (acc, b) in acc.iter_mut().zip(b_row) {
-                    *acc = _mm512_fmadd_ps(a, b, *acc);
-                }
-            }
-        };
-        let mut line = left.ahead.at;
-        for _ in 0..left.depth / UNROLLED {
-            _mm_prefetch::<_MM_HINT_T1>(line.cast());
-            line = line.wrapping_add(left.ahead.pitch);
-            for i in 0..UNROLLED {
-                step(&mut acc, a.add(i), b.wrapping_add(i * b_stride));
-            }
-            a = a.add(UNROLLED);
-            b = b.wrapping_add(UNROLLED * b_stride);
-        }
-        for _ in 0..left.depth % UNROLLED {
-            step(&mut acc, a, b);
-            a = a.add(1);
-            b = b.wrapping_add(b_stride);
-        }
-        for (i, acc) in acc.iter().enumerate() {
-            let c = c.offset(i as isize * c_stride);
-            for (v, &acc) in acc.iter().enumerate() {
-                let c = c.add(16 * v);
-                let old = if into == Into::Add {
-                    _mm512_loadu_ps(c)
-                } else {
-                    _mm512_setzero_ps()
-                };
-                _mm512_storeu_ps(
-                    c,
-                    if into == Into::Add {
-                        _mm512_add_ps(old, acc)
-                    } else {
-                        acc
-                    },
-                );
-            }
-        }
-    }
 }
 
 /// 16 rows of 16 units of 32 bits, transposed.

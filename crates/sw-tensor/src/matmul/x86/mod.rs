@@ -4,3 +4,5 @@ pub(super) mod amx;
 mod avx2;
 pub(super) mod avx512;
 pub(super) mod dot;
+mod tile;
+mod vector;

@@ -1,0 +1,135 @@
+//! The tile of AVX-512 and AVX2: activations times packed weights, all sums in registers.
+
+use std::arch::x86_64::*;
+
+use super::vector::Vector;
+use crate::matmul::K_BLOCK;
+use crate::matmul::kernel::{A_STRIDE, Into, LINE, Left, Lines, Right};
+
+/// Terms per turn of the loop, each turn of which asks for lines.
+const UNROLLED: usize = K_BLOCK / Lines::COUNT;
+
+/// [`Kernel::tile`](crate::matmul::kernel::Kernel::tile) of a kernel that has the given features, with rows of so many
+/// vectors and the given heights.
+macro_rules! tile {
+    ($vector:ty, $nv:ident, $features:literal, $($m:literal)*) => {
+        #[inline]
+        fn tile(self, a: Left<'_>, b: Right<'_>, mut c: Out<'_>, into: Into) {
+            /// # Safety
+            /// As for [`multiply`](super::tile::multiply).
+            #[target_feature(enable = $features)]
+            unsafe fn run<const M: usize, const DENSE: bool>(
+                left: Left<'_>,
+                right: Right<'_>,
+                c: (*mut f32, isize),
+                into: Into,
+            ) {
+                // SAFETY: this function has the features; the operands are the caller's.
+                unsafe { super::tile::multiply::<$vector, M, $nv, DENSE>(left, right, c, into) }
+            }
+            check_tile::<Self>(a, b);
+            let c = c.place(a.rows, Self::NR);
+            match (a.rows, b.stride == Self::NR) {
+                $(
+                    // SAFETY: `self` proves the features; `check_tile` and `place` have checked that all three
+                    // operands are large enough for this height and depth, and `c` is lent mutably.
+                    ($m, true) => unsafe { run::<$m, true>(a, b, c, into) },
+                    // SAFETY: as above.
+                    ($m, false) => unsafe { run::<$m, false>(a, b, c, into) },
+                )*
+                _ => unreachable!("checked above"),
+            }
+        }
+    };
+}
+pub(super) use tile;
+
+/// One tile of M rows of NV vectors. DENSE says that rows of `right` are as long: a distance that is known saves
+/// instructions.
+///
+/// # Safety
+/// The caller has the features of `V` enabled; `left` of M rows, `right` of as many as its depth, both long enough
+/// ([`check_tile`](crate::matmul::kernel::check_tile)); `c`, a place and the floats from row to row, readable and writable for
+/// M rows of NV vectors, and disjoint from both.
+#[inline(always)]
+pub(super) unsafe fn multiply<V: Vector, const M: usize, const NV: usize, const DENSE: bool>(
+    left: Left<'_>,
+    right: Right<'_>,
+    (c, c_stride): (*mut f32, isize),
+    into: Into,
+) {
+    // SAFETY: every address below is inside the three operands, as the caller guarantees, or only prefetched.
+    unsafe {
+        let mut acc = [[V::zero(); NV]; M];
+        for (i, acc) in acc.iter_mut().enumerate() {
+            let c = c.offset(i as isize * c_stride);
+            for (v, acc) in acc.iter_mut().enumerate() {
+                let c = c.add(V::LANES * v);
+                match into {
+                    Into::Chain => *acc = V::read(c),
+                    Into::Add | Into::Store => _mm_prefetch::<_MM_HINT_T0>(c.cast()),
+                }
+            }
+        }
+        let (mut a, mut b) = (left.data.as_ptr(), right.data.as_ptr());
+        let b_stride = if DENSE { NV * V::LANES } else { right.stride };
+        // The first-level cache is small: the rows that most likely come next are called into it.
+        let next = a.wrapping_add(M * A_STRIDE);
+        let per_turn = (M * A_STRIDE * size_of::<f32>()).div_ceil(Lines::COUNT * LINE);
+        let mut line = left.ahead.at;
+        for turn in 0..left.depth / UNROLLED {
+            _mm_prefetch::<_MM_HINT_T1>(line.cast());
+            line = line.wrapping_add(left.ahead.pitch);
+            for i in 0..per_turn {
+                let at = next.cast::<i8>().wrapping_add((turn * per_turn + i) * LINE);
+                _mm_prefetch::<_MM_HINT_T0>(at);
+            }
+            for i in 0..UNROLLED {
+                add_products(&mut acc, a.add(i), b.wrapping_add(i * b_stride));
+            }
+            a = a.add(UNROLLED);
+            b = b.wrapping_add(UNROLLED * b_stride);
+        }
+        for _ in 0..left.depth % UNROLLED {
+            add_products(&mut acc, a, b);
+            a = a.add(1);
+            b = b.wrapping_add(b_stride);
+        }
+        for (i, acc) in acc.iter().enumerate() {
+            let c = c.offset(i as isize * c_stride);
+            for (v, &acc) in acc.iter().enumerate() {
+                let c = c.add(V::LANES * v);
+                let sum = match into {
+                    Into::Add => V::read(c).plus(acc),
+                    Into::Chain | Into::Store => acc,
+                };
+                sum.write(c);
+            }
+        }
+    }
+}
+
+/// `acc[i][v] += a[i] * b[v]`.
+///
+/// # Safety
+/// M floats can be read from `a` on, [`A_STRIDE`] apart, and NV vectors from `b` on; the caller has the features of `V` enabled.
+#[inline(always)]
+unsafe fn add_products<V: Vector, const M: usize, const NV: usize>(
+    acc: &mut [[V; NV]; M],
+    a: *const f32,
+    b: *const f32,
+) {
+    // SAFETY: the caller's.
+    unsafe {
+        let mut row = [V::zero(); NV];
+        for (v, row) in row.iter_mut().enumerate() {
+            *row = V::read(b.add(V::LANES * v));
+        }
+        for (i, acc) in acc.iter_mut().enumerate() {
+            let a = V::splat(*a.add(i * A_STRIDE));
+            for (acc, b) in acc.iter_mut().zip(row) {
+                *acc = a.multiply_add(b, *acc);
+            }
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! Vectors of f32, for kernels that are written once for AVX-512 and AVX2.
+
+use std::arch::asm;
+use std::arch::x86_64::*;
+
+/// # Safety
+/// Of every function: where the CPU has the type's features, which the caller must have enabled.
+pub(super) trait Vector: Copy {
+    const LANES: usize;
+
+    unsafe fn zero() -> Self;
+    unsafe fn splat(value: f32) -> Self;
+    unsafe fn read(at: *const f32) -> Self;
+    unsafe fn write(self, at: *mut f32);
+    unsafe fn plus(self, b: Self) -> Self;
+    /// `self * b + c`.
+    unsafe fn multiply_add(self, b: Self, c: Self) -> Self;
+    /// The elements `2 * LANES` of a step (0: F32, 1: F16, 2: BF16), at any alignment: the first or the second of its halves,
+    /// or (BF16) the even or the odd ones.
+    unsafe fn weights<const DTYPE: u8, const HALF: usize>(at: *const u8) -> Self;
+}
+
+impl Vector for __m512 {
+    const LANES: usize = 16;
+
+    #[inline(always)]
+    unsafe fn zero() -> Self {
+        // SAFETY: the caller has the features.
+        unsafe { _mm512_setzero_ps() }
+    }
+
+    #[inline(always)]
+    unsafe fn splat(value: f32) -> Self {
+        // SAFETY: the caller has the features.
+        unsafe { _mm512_set1_ps(value) }
+    }
+
+    #[inline(always)]
+    unsafe fn read(at: *const f32) -> Self {
+        // SAFETY: the caller's.
+        unsafe { _mm512_loadu_ps(at) }
+    }
+
+    #[inline(always)]
+    unsafe fn write(self, at: *mut f32) {
+        // SAFETY: the caller's.
+        unsafe { _mm512_storeu_ps(at, self) }
+    }
+
+    #[inline(always)]
+    unsafe fn plus(self, b: Self) -> Self {
+        // SAFETY: the caller has the features.
+        unsafe { _mm512_add_ps(self, b) }
+    }
+
+    #[inline(always)]
+    unsafe fn multiply_add(self, b: Self, c: Self) -> Self {
+        // SAFETY: the caller has the features.
+        unsafe { _mm512_fmadd_ps(self, b, c) }
+    }
+
+    #[inline(always)]
+    unsafe fn weights<const DTYPE: u8, const HALF: usize>(at: *const u8) -> Self {
+        // SAFETY: the caller's; 128 bytes of F32, 64 of the others.
+        unsafe {
+            match (DTYPE, HALF) {
+                (0, _) => _mm512_loadu_ps(at.add(64 * HALF).cast()),
+                (1, _) => _mm512_cvtph_ps(_mm256_loadu_si256(at.add(32 * HALF).cast())),
+                (_, 0) => {
+                    let pairs = _mm512_loadu_si512(at.cast());
+                    _mm512_castsi512_ps(_mm512_slli_epi32::<16>(pairs))
+                }
+                _ => {
+                    let pairs = _mm512_loadu_si512(at.cast());
+                    let odd = _mm512_set1_epi32(0xffff_0000_u32 as i32);
+                    _mm512_castsi512_ps(_mm512_and_si512(pairs, odd))
+                }
+            }
+        }
+    }
+}
+
+impl Vector for __m256 {
+    const LANES: usize = 8;
+
+    #[inline(always)]
+    unsafe fn zero() -> Self {
+        // SAFETY: the caller has the features.
+        unsafe { _mm256_setzero_ps() }
+    }
+
+    #[inline(always)]
+    unsafe fn splat(value: f32) -> Self {
+        // SAFETY: the caller has the features.
+        unsafe { _mm256_set1_ps(value) }
+    }
+
+    #[inline(always)]
+    unsafe fn read(at: *const f32) -> Self {
+        // SAFETY: the caller's.
+        unsafe { _mm256_loadu_ps(at) }
+    }
+
+    #[inline(always)]
+    unsafe fn write(self, at: *mut f32) {
+        // SAFETY: the caller's.
+        unsafe { _mm256_storeu_ps(at, self) }
+    }
+
+    #[inline(always)]
+    unsafe fn plus(self, b: Self) -> Self {
+        // SAFETY: the caller has the features.
+        unsafe { _mm256_add_ps(self, b) }
+    }
+
+    #[inline(always)]
+    unsafe fn multiply_add(self, b: Self, c: Self) -> Self {
+        // SAFETY: the caller has the features.
+        unsafe { _mm256_fmadd_ps(self, b, c) }
+    }
+
+    #[inline(always)]
+    unsafe fn weights<const DTYPE: u8, const HALF: usize>(at: *const u8) -> Self {
+        // SAFETY: the caller's; 64 bytes of F32, 32 of the others.
+        unsafe {
+            match (DTYPE, HALF) {
+                (0, _) => _mm256_loadu_ps(at.add(32 * HALF).cast()),
+                (1, _) => _mm256_cvtph_ps(_mm_loadu_si128(at.add(16 * HALF).cast())),
+                (_, 0) => {
+                    let pairs = _mm256_loadu_si256(at.cast());
+                    _mm256_castsi256_ps(_mm256_slli_epi32::<16>(pairs))
+                }
+                _ => {
+                    // Read again, which the compiler would not: a tile leaves no register to keep them in.
+                    odd(at)
+                }
+            }
+        }
+    }
+}
+
+/// The odd ones of 16 elements of BF16, read from memory by the instruction that masks them.
+///
+/// # Safety
+/// `at` readable for 32 bytes, at any alignment.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn odd(at: *const u8) -> __m256 {
+    let mut odd = _mm256_set1_epi32(0xffff_0000_u32 as i32);
+    // SAFETY: AVX2 is at hand; nothing but `odd` changes.
+    unsafe {
+        asm!(
+            "vpand {odd}, {odd}, [{at}]",
+            odd = inout(ymm_reg) odd,
+            at = in(reg) at,
+            options(pure, readonly, nostack, preserves_flags),
+        );
+    }
+    _mm256_castsi256_ps(odd)
+}

@@ -1,7 +1,7 @@
 //! AVX-512 and AVX2 for few rows: weights are used as they lie, with no packing in between.
 //!
 //! A sum is as many chains over K as a vector has lanes, added at the end; K runs in blocks so that the activations stay in
-//! L1, with the lanes of all sums kept between blocks.
+//! a cache, with the lanes of all sums kept between blocks.
 
 use std::arch::x86_64::*;
 use std::ops::Range;
@@ -16,12 +16,10 @@ use crate::{Dtype, Mat};
 
 /// Most rows of activations.
 pub(crate) const MOST_ROWS: usize = 16;
-/// Elements of K per block: the rows of activations of the tallest tile take 24 KiB, or 12 with AVX2.
-const BLOCK: usize = 512;
-/// Rows of weights that share a block of activations in L1, and whose lanes are kept.
-const GROUP: usize = 32;
 /// Rows of weights per task.
-const TASK: usize = 4 * GROUP;
+const TASK: usize = 128;
+/// Floats that each row of activations is longer than a block, so that rows do not compete for one cache set.
+const PAD: usize = LINE / size_of::<f32>();
 
 /// `y = x * w^T` for at most [`MOST_ROWS`] rows and weights with adjacent columns; `x` has adjacent columns too.
 ///
@@ -33,13 +31,16 @@ pub(crate) fn matmul_t<T: Tiles>(tiles: T, x: ArrayView2<f32>, w: &Mat, mut y: A
     if y.is_empty() {
         return;
     }
-    // Activations as the blocks want them: [block][row][BLOCK], in the order in which `load` yields the weights.
-    with_scratch([depth.div_ceil(BLOCK) * height * BLOCK], |[xs]| {
+    // Activations as the blocks want them: [block][row][PITCH], in the order in which `Vector::weights` yields the weights.
+    with_scratch([depth.div_ceil(T::BLOCK) * height * T::PITCH], |[xs]| {
         for (m, row) in x.rows().into_iter().enumerate() {
             let row = row.to_slice().expect("adjacent columns");
             for (step, values) in row.chunks_exact(2 * T::LANES).enumerate() {
-                let (block, at) = (step * values.len() / BLOCK, step * values.len() % BLOCK);
-                let out = &mut xs[(block * height + m) * BLOCK + at..][..values.len()];
+                let (block, at) = (
+                    step * values.len() / T::BLOCK,
+                    step * values.len() % T::BLOCK,
+                );
+                let out = &mut xs[(block * height + m) * T::PITCH + at..][..values.len()];
                 arrange(w.dtype(), values, out);
             }
         }
@@ -49,8 +50,8 @@ pub(crate) fn matmul_t<T: Tiles>(tiles: T, x: ArrayView2<f32>, w: &Mat, mut y: A
             .into_par_iter()
             .with_max_len(1);
         parts.enumerate().for_each(|(part, mut y)| {
-            for start in (0..y.ncols()).step_by(GROUP) {
-                let n = GROUP.min(y.ncols() - start);
+            for start in (0..y.ncols()).step_by(T::GROUP) {
+                let n = T::GROUP.min(y.ncols() - start);
                 let rows = part * TASK + start..part * TASK + start + n;
                 let columns = y.slice_mut(s![.., start..start + n]);
                 group(tiles, &x, xs, w, rows, columns);
@@ -83,18 +84,18 @@ fn group<T: Tiles>(
 ) {
     let (height, depth) = x.dim();
     let full = depth / (2 * T::LANES) * (2 * T::LANES);
-    let sizes = [GROUP * height * T::LANES, GROUP * height, depth];
+    let sizes = [T::GROUP * height * T::LANES, T::GROUP * height, depth];
     with_scratch(sizes, |[lanes, sums, row_of_w]| {
         lanes.fill(0.0);
-        for start in (0..full).step_by(BLOCK) {
-            let xs = &xs[start / BLOCK * height * BLOCK..][..height * BLOCK];
+        for start in (0..full).step_by(T::BLOCK) {
+            let xs = &xs[start / T::BLOCK * height * T::PITCH..][..height * T::PITCH];
             block(
                 tiles,
                 xs,
                 height,
                 w,
                 rows.clone(),
-                start..full.min(start + BLOCK),
+                start..full.min(start + T::BLOCK),
                 lanes,
             );
         }
@@ -162,10 +163,10 @@ fn block<T: Tiles>(
         rows.end <= w.rows()
             && ks.end <= w.cols()
             && ks.len().is_multiple_of(2 * T::LANES)
-            && ks.len() <= BLOCK
+            && ks.len() <= T::BLOCK
     );
     assert!(n > 0 && base.len() >= ((n - 1) * pitch + ks.len()) * size);
-    assert!(xs.len() >= height * BLOCK && lanes.len() >= n * height * T::LANES);
+    assert!(xs.len() >= height * T::PITCH && lanes.len() >= n * height * T::LANES);
     // What comes after this block: the next block of K, or the next rows. Only ever prefetched.
     let next = match ks.end + 2 * T::LANES <= w.cols() {
         true => base[ks.len() * size..].as_ptr(),
@@ -181,7 +182,7 @@ fn block<T: Tiles>(
             let take = if n - r >= wide { wide } else { 1 };
             let tile = Tile {
                 steps: ks.len() / (2 * T::LANES),
-                xs: xs[ms.start * BLOCK..].as_ptr(),
+                xs: xs[ms.start * T::PITCH..].as_ptr(),
                 w: base[r * pitch * size..].as_ptr(),
                 next: next.wrapping_add(r * pitch * size),
                 part: [part, parts],
@@ -189,7 +190,7 @@ fn block<T: Tiles>(
                 lanes: lanes[(r * height + ms.start) * T::LANES..].as_mut_ptr(),
                 height,
             };
-            // SAFETY: `take <= n - r` rows of `w`, `steps` steps each, lie inside `base`; `ms.len()` rows of `xs`, BLOCK
+            // SAFETY: `take <= n - r` rows of `w`, `steps` steps each, lie inside `base`; `ms.len()` rows of `xs`, PITCH
             // apart, and the lanes of `take` rows of weights, `height * LANES` apart, inside theirs, by the assertions
             // above; `lanes` is borrowed mutably, so it overlaps neither.
             unsafe { tiles.tile(w.dtype(), ms.len(), take, &tile) };
@@ -202,7 +203,7 @@ fn block<T: Tiles>(
 pub(crate) struct Tile {
     /// Steps of K, two elements of each lane.
     steps: usize,
-    /// M rows of so many steps of floats, BLOCK apart.
+    /// M rows of so many steps of floats, PITCH apart.
     xs: *const f32,
     /// R rows of so many steps of elements, `pitch` bytes apart.
     w: *const u8,
@@ -219,6 +220,12 @@ pub(crate) struct Tile {
 pub(crate) trait Tiles: Copy + Send + Sync {
     /// Lanes of a vector.
     const LANES: usize;
+    /// Elements of K per block.
+    const BLOCK: usize;
+    /// Floats from one row of activations in a block to the next.
+    const PITCH: usize = Self::BLOCK + PAD;
+    /// Rows of weights that share a block of activations, and whose lanes are kept.
+    const GROUP: usize;
 
     /// The instruction set.
     fn isa(self) -> Isa;
@@ -241,9 +248,14 @@ pub(crate) trait Tiles: Copy + Send + Sync {
 
 /// Tiles that keep all their sums in registers: of so many rows of activations by so many of weights.
 macro_rules! tiles {
-    ($proof:ident, $vector:ty, $features:literal, $tallest:literal, $($m:literal x $wide:literal),*) => {
+    (
+        $proof:ident, $vector:ty, $features:literal, block $block:literal, group $group:literal, tallest $tallest:literal,
+        $($m:literal x $wide:literal),*
+    ) => {
         impl Tiles for $proof {
             const LANES: usize = <$vector>::LANES;
+            const BLOCK: usize = $block;
+            const GROUP: usize = $group;
 
             fn add_lanes(self, lanes: &[f32], sums: &mut [f32]) {
                 self.isa().run(Trees::<{ <$vector>::LANES }> { lanes, sums });
@@ -270,7 +282,7 @@ macro_rules! tiles {
                 #[target_feature(enable = $features)]
                 unsafe fn run<const DTYPE: u8, const M: usize, const R: usize>(tile: &Tile) {
                     // SAFETY: this function has the features; the operands are the caller's.
-                    unsafe { multiply::<$vector, DTYPE, M, R>(tile) }
+                    unsafe { multiply::<$vector, DTYPE, M, R, { $proof::PITCH }>(tile) }
                 }
                 assert!(rows == 1 || rows == self.wide(m));
                 let run = match (m, dtype, rows == 1) {
@@ -291,12 +303,14 @@ macro_rules! tiles {
     };
 }
 
+// Activations come from the second-level cache at the rate at which they are used; whole rows of weights pass in one sweep.
 tiles!(
-    Avx512, __m512, "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c", 12,
-    1 x 8, 2 x 8, 3 x 8, 4 x 4, 5 x 4, 6 x 4, 7 x 2, 8 x 2, 9 x 2, 10 x 2, 11 x 2, 12 x 2
+    Avx512, __m512, "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c", block 4096, group 16, tallest 6,
+    1 x 8, 2 x 8, 3 x 6, 4 x 6, 5 x 4, 6 x 4
 );
+// They would come too slowly for the smaller tiles: a block of them, 12 KiB, stays in the first-level cache.
 tiles!(
-    Avx2, __m256, "avx2,fma,f16c", 6,
+    Avx2, __m256, "avx2,fma,f16c", block 512, group 32, tallest 6,
     1 x 8, 2 x 4, 3 x 3, 4 x 2, 5 x 2, 6 x 2
 );
 
@@ -305,7 +319,15 @@ tiles!(
 /// # Safety
 /// As there, and the caller has the features of `V` enabled.
 #[inline(always)]
-unsafe fn multiply<V: Vector, const DTYPE: u8, const M: usize, const R: usize>(t: &Tile) {
+unsafe fn multiply<
+    V: Vector,
+    const DTYPE: u8,
+    const M: usize,
+    const R: usize,
+    const PITCH: usize,
+>(
+    t: &Tile,
+) {
     let bytes = if DTYPE == 0 { 8 } else { 4 } * V::LANES;
     // What comes next is asked for evenly, by all parts, whole lines at a time.
     let [part, parts] = t.part;
@@ -333,9 +355,9 @@ unsafe fn multiply<V: Vector, const DTYPE: u8, const M: usize, const R: usize>(t
             let w = t.w.add(step * bytes);
             let xs = t.xs.add(step * 2 * V::LANES);
             let row = std::array::from_fn(|r| V::weights::<DTYPE, 0>(w.add(r * t.pitch)));
-            add_products(&mut acc, row, xs);
+            add_products::<V, M, R, PITCH>(&mut acc, row, xs);
             let row = std::array::from_fn(|r| V::weights::<DTYPE, 1>(w.add(r * t.pitch)));
-            add_products(&mut acc, row, xs.add(V::LANES));
+            add_products::<V, M, R, PITCH>(&mut acc, row, xs.add(V::LANES));
         }
         for (r, acc) in acc.iter().enumerate() {
             for (m, acc) in acc.iter().enumerate() {
@@ -348,9 +370,9 @@ unsafe fn multiply<V: Vector, const DTYPE: u8, const M: usize, const R: usize>(t
 /// `acc[r][m] += row[r] * x[m]`.
 ///
 /// # Safety
-/// M vectors can be read from `xs` on, BLOCK floats apart, and the caller has the features of `V` enabled.
+/// M vectors can be read from `xs` on, PITCH floats apart, and the caller has the features of `V` enabled.
 #[inline(always)]
-unsafe fn add_products<V: Vector, const M: usize, const R: usize>(
+unsafe fn add_products<V: Vector, const M: usize, const R: usize, const PITCH: usize>(
     acc: &mut [[V; M]; R],
     row: [V; R],
     xs: *const f32,
@@ -358,7 +380,7 @@ unsafe fn add_products<V: Vector, const M: usize, const R: usize>(
     for m in 0..M {
         // SAFETY: the caller's.
         unsafe {
-            let x = V::read(xs.add(m * BLOCK));
+            let x = V::read(xs.add(m * PITCH));
             for (acc, row) in acc.iter_mut().zip(row) {
                 acc[m] = x.multiply_add(row, acc[m]);
             }

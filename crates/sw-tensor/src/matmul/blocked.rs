@@ -55,80 +55,75 @@ struct Rows<'a> {
 }
 
 impl<'a> Rows<'a> {
-    /// The blocks of K with their columns of `x`.
-    fn blocks(self) -> impl Iterator<Item = (Range<usize>, &'a [f32])> {
-        blocks(0..self.depth, K_BLOCK).zip(self.xs.chunks_exact(self.height * A_STRIDE))
+    /// Some blocks of K.
+    fn blocks(self, blocks: &Range<usize>) -> &'a [f32] {
+        let block = self.height * A_STRIDE;
+        &self.xs[blocks.start * block..blocks.end * block]
+    }
+
+    /// The columns of a block of K; none after the last.
+    fn columns(self, block: usize) -> Range<usize> {
+        let at = |block| self.depth.min(block * K_BLOCK);
+        at(block)..at(block + 1)
     }
 }
 
 /// One block of rows; the columns of `y` are split among the threads.
 fn parts<K: Kernel>(kernel: K, x: Rows<'_>, w: &Mat, mut y: ArrayViewMut2<f32>) {
-    let half_l2 = cache::l2() / 2 / size_of::<f32>();
     // Several parts per thread even out their speeds; the sums of one take a quarter of L2.
     let share = y.ncols().div_ceil(4 * rayon::current_num_threads());
-    let fits = half_l2 / 2 / x.height / K::NR * K::NR;
+    let fits = half_l2() / 2 / x.height / K::NR * K::NR;
     let width = share.min(fits).max(1).next_multiple_of(K::NR);
     let parts = y
         .axis_chunks_iter_mut(Axis(1), width)
         .into_par_iter()
         .with_max_len(1);
-    parts.enumerate().for_each(|(part, mut y)| {
-        let rows = part * width..part * width + y.ncols();
+    parts.enumerate().for_each(|(i, mut y)| {
+        let rows = i * width..i * width + y.ncols();
         let y = Out::of_view(&mut y);
-        if x.xs.len() <= half_l2 {
-            few_rows(kernel, x, w, rows, y);
-        } else {
-            many_rows(kernel, x, w, rows, y);
-        }
+        part(kernel, x, w, rows, y);
     });
 }
 
-/// Many rows: block by block of K, so that a block of `x` stays in L2 with all sums of the part, `[panels][rows, NR]`; the
-/// next block is on its way while one is multiplied.
-fn many_rows<K: Kernel>(kernel: K, x: Rows<'_>, w: &Mat, rows: Range<usize>, mut y: Out<'_>) {
+/// Floats that half of L2 holds.
+fn half_l2() -> usize {
+    cache::l2() / 2 / size_of::<f32>()
+}
+
+/// One part, stage by stage of K: as many blocks of `x` as fit half of L2, where they stay while all panels of weights pass by,
+/// beside all sums of the part, `[panels][rows, NR]`. So the weights are read in pieces of rows as long as can be. The next
+/// chunk of weights and the next stage of `x` are on their way while a chunk is multiplied.
+fn part<K: Kernel>(kernel: K, x: Rows<'_>, w: &Mat, rows: Range<usize>, mut y: Out<'_>) {
     let panels = rows.len().div_ceil(K::NR);
     let panel_sums = x.height * K::NR;
+    let fits = half_l2() / (x.height * A_STRIDE);
     with_scratch([K_BLOCK * K::NR, panels * panel_sums], |[packed, sums]| {
-        let mut of_ks = x.blocks().peekable();
-        while let Some((ks, xs)) = of_ks.next() {
-            let (next_ks, next_xs) = of_ks.peek().cloned().unwrap_or((ks.clone(), &[]));
-            let mut xs_ahead = next_xs.chunks(next_xs.len().div_ceil(panels).max(1));
+        let mut stages = even_blocks(x.depth.div_ceil(K_BLOCK), fits.max(1)).peekable();
+        while let Some(stage) = stages.next() {
+            let soon = stages.peek().map_or(&[][..], |next| x.blocks(next));
+            let mut soon = soon.chunks(soon.len().div_ceil(panels * stage.len()).max(1));
             let of_panels = blocks(rows.clone(), K::NR).zip(sums.chunks_exact_mut(panel_sums));
             for (panel, sums) in of_panels {
-                kernel.pack(w, panel.clone(), ks.clone(), packed);
-                let ahead = match panel.end < rows.end {
-                    true => Ahead::new(w, panel.end..rows.end.min(panel.end + K::NR), &ks),
-                    false => Ahead::new(w, rows.start..rows.end.min(rows.start + K::NR), &next_ks),
-                };
-                let ahead = Ahead {
-                    xs: xs_ahead.next().unwrap_or_default(),
-                    ..ahead
-                };
-                let ns = panel.start - rows.start..panel.end - rows.start;
-                let y = y.part(0..x.height, ns);
-                multiply(kernel, x, (&ks, xs), packed, sums, y, ahead);
-            }
-        }
-    });
-}
-
-/// Few rows, all of `x` in L2: panel by panel, so that the weights are read as they lie in memory; the next chunk is on
-/// its way while one is multiplied.
-fn few_rows<K: Kernel>(kernel: K, x: Rows<'_>, w: &Mat, rows: Range<usize>, mut y: Out<'_>) {
-    with_scratch([K_BLOCK * K::NR, x.height * K::NR], |[packed, sums]| {
-        for panel in blocks(rows.clone(), K::NR) {
-            for (ks, xs) in x.blocks() {
-                kernel.pack(w, panel.clone(), ks.clone(), packed);
-                let ahead = match ks.end < x.depth {
-                    true => Ahead::new(w, panel.clone(), &(ks.end..x.depth.min(ks.end + K_BLOCK))),
-                    false => {
-                        let next = panel.end..rows.end.min(panel.end + K::NR);
-                        Ahead::new(w, next, &(0..x.depth.min(K_BLOCK)))
-                    }
-                };
-                let ns = panel.start - rows.start..panel.end - rows.start;
-                let y = y.part(0..x.height, ns);
-                multiply(kernel, x, (&ks, xs), packed, sums, y, ahead);
+                for block in stage.clone() {
+                    let ks = x.columns(block);
+                    kernel.pack(w, panel.clone(), ks.clone(), packed);
+                    let (row, block_ahead) = if block + 1 < stage.end {
+                        (panel.start, block + 1)
+                    } else if panel.end < rows.end {
+                        (panel.end, stage.start)
+                    } else {
+                        (rows.start, stage.end)
+                    };
+                    let rows_ahead = row..rows.end.min(row + K::NR);
+                    let ahead = Ahead {
+                        xs: soon.next().unwrap_or_default(),
+                        ..Ahead::new(w, rows_ahead, &x.columns(block_ahead))
+                    };
+                    let xs = x.blocks(&(block..block + 1));
+                    let ns = panel.start - rows.start..panel.end - rows.start;
+                    let y = y.part(0..x.height, ns);
+                    multiply(kernel, x, (&ks, xs), packed, sums, y, ahead);
+                }
             }
         }
     });
@@ -148,13 +143,18 @@ struct Ahead<'a> {
 }
 
 impl Ahead<'_> {
-    /// A chunk of weights, unless its rows are scattered.
+    /// A chunk of weights, unless it is empty or its rows are scattered.
     fn new(w: &Mat, rows: Range<usize>, ks: &Range<usize>) -> Self {
         let ([pitch, step], size) = (w.strides(), w.dtype().size());
-        let at = (rows.start * pitch + ks.start) * size;
+        // Rows rarely begin with a line: the last line that they touch counts, the first has been read with what is before.
+        let at = (rows.start * pitch + ks.start) * size + LINE - 1;
         Ahead {
             w: w.base().as_ptr().wrapping_add(at),
-            rows: if step == 1 { rows.len() } else { 0 },
+            rows: if step == 1 && !ks.is_empty() {
+                rows.len()
+            } else {
+                0
+            },
             len: ks.len() * size,
             pitch: pitch * size,
             asked: 0,

@@ -1,8 +1,77 @@
-//! Packing a block of weights without intrinsics: tails, unusual layouts, and the portable kernels.
+//! Packing a block of weights: what vectors do not do (tails, unusual layouts), and the portable kernels.
 
 use std::ops::Range;
 
+use super::kernel::Kernel;
 use crate::{Dtype, Mat};
+
+/// A kernel that packs with vectors, which take groups of rows.
+pub(super) trait Groups: Kernel {
+    /// Rows of a group; a divisor of NR.
+    const ROWS: usize;
+
+    /// Columns that vectors take come in multiples of this.
+    fn step(dtype: Dtype) -> usize;
+
+    /// `ks` elements, a positive multiple of [`Self::step`], of each row of a group, transposed: rows lie `pitch` elements apart
+    /// in `base`, and columns `NR` floats apart in `out`.
+    ///
+    /// # Panics
+    /// If `base` or `out` is too short.
+    fn group(self, dtype: Dtype, base: &[u8], pitch: usize, ks: usize, out: &mut [f32]);
+
+    /// [`Kernel::pack`]: full groups by full steps with vectors, the remainder without.
+    fn pack_groups(self, w: &Mat, rows: Range<usize>, ks: Range<usize>, out: &mut [f32]) {
+        let (nr, dtype, [pitch, step]) = (Self::NR, w.dtype(), w.strides());
+        let out = &mut out[..ks.len() * nr];
+        assert!(rows.len() <= nr && rows.end <= w.rows() && ks.end <= w.cols());
+        let full_rows = if step == 1 {
+            rows.len() / Self::ROWS * Self::ROWS
+        } else {
+            0
+        };
+        let full_ks = ks.len() / Self::step(dtype) * Self::step(dtype);
+        let split = (rows.start + full_rows, ks.start + full_ks);
+        if full_ks > 0 {
+            for group in (0..full_rows).step_by(Self::ROWS) {
+                let start = (rows.start + group) * pitch + ks.start;
+                let base = &w.base()[start * dtype.size()..];
+                self.group(dtype, base, pitch, full_ks, &mut out[group..]);
+            }
+        }
+        let tail = &mut out[full_ks * nr..];
+        pack_scalar(
+            w,
+            nr,
+            rows.start,
+            rows.start..split.0,
+            split.1..ks.end,
+            tail,
+        );
+        pack_scalar(w, nr, rows.start, split.0..rows.end, ks.clone(), out);
+        zero_missing(nr, rows.len(), out);
+        apply_edits(w, nr, rows, ks, out);
+    }
+
+    /// [`Kernel::pack_f32`] in the same way.
+    fn pack_f32_groups(self, src: &[f32], depth: usize, out: &mut [f32]) {
+        let nr = Self::NR;
+        let (src, out) = (&src[..nr * depth], &mut out[..nr * depth]);
+        let full = depth / Self::step(Dtype::F32) * Self::step(Dtype::F32);
+        for group in (0..nr).step_by(Self::ROWS) {
+            let (src, out) = (&src[group * depth..], &mut out[group..]);
+            if full > 0 {
+                self.group(Dtype::F32, bytemuck::cast_slice(src), depth, full, out);
+            }
+            let rows = src.chunks_exact(depth.max(1)).take(Self::ROWS);
+            for (row, src) in rows.enumerate() {
+                for (k, value) in src.iter().enumerate().skip(full) {
+                    out[k * nr + row] = *value;
+                }
+            }
+        }
+    }
+}
 
 /// Zeroes the packed columns of rows that do not exist.
 pub(super) fn zero_missing(nr: usize, have: usize, out: &mut [f32]) {

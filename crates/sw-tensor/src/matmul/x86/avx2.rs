@@ -6,7 +6,7 @@ use std::ops::Range;
 use super::tile::tile;
 use crate::isa::Avx2;
 use crate::matmul::kernel::{Into, Kernel, Left, Out, Right, check_tile};
-use crate::matmul::pack::{apply_edits, pack_scalar, zero_missing};
+use crate::matmul::pack::Groups;
 use crate::{Dtype, Mat};
 
 const MR: usize = 6;
@@ -21,63 +21,30 @@ impl Kernel for Avx2 {
     tile!(__m256, NV, "avx2,fma,f16c", 1 2 3 4 5 6);
 
     fn pack(self, w: &Mat, rows: Range<usize>, ks: Range<usize>, out: &mut [f32]) {
-        let out = &mut out[..ks.len() * NR];
-        assert!(rows.len() <= NR && rows.end <= w.rows() && ks.end <= w.cols());
-        let simple = w.strides()[1] == 1;
-        // Full groups of 8 rows by 8 of k with vectors, the remainder without.
-        let full_rows = if simple { rows.len() / 8 * 8 } else { 0 };
-        let full_ks = ks.len() / 8 * 8;
-        let split = (rows.start + full_rows, ks.start + full_ks);
-        for group in (0..full_rows).step_by(8) {
-            let pitch = w.strides()[0];
-            let size = w.dtype().size();
-            let base = &w.base()[((rows.start + group) * pitch + ks.start) * size..];
-            if full_ks > 0 {
-                assert!(base.len() >= (7 * pitch + full_ks) * size);
-                let dst = &mut out[group..];
-                assert!(dst.len() >= (full_ks - 1) * NR + 8);
-                // SAFETY: `self` proves the features; 8 rows of `full_ks` elements, `pitch` apart, lie inside `base`,
-                // and `full_ks` rows of 8 floats, NR apart, inside `dst`, by the assertions above.
-                unsafe { pack(w.dtype(), base.as_ptr(), pitch, full_ks, dst.as_mut_ptr()) }
-            }
-        }
-        pack_scalar(
-            w,
-            NR,
-            rows.start,
-            rows.start..split.0,
-            split.1..ks.end,
-            &mut out[full_ks * NR..],
-        );
-        pack_scalar(w, NR, rows.start, split.0..rows.end, ks.clone(), out);
-        zero_missing(NR, rows.len(), out);
-        apply_edits(w, NR, rows, ks, out);
+        self.pack_groups(w, rows, ks, out);
     }
 
     fn pack_f32(self, src: &[f32], depth: usize, out: &mut [f32]) {
-        let (src, out) = (&src[..NR * depth], &mut out[..NR * depth]);
-        let full = depth / 8 * 8;
-        for group in (0..NR).step_by(8) {
-            let (src, out) = (&src[group * depth..], &mut out[group..]);
-            if full > 0 {
-                // SAFETY: `self` proves the features; 8 rows of `full <= depth` floats, `depth` apart, lie inside
-                // `src`, and `full` rows of 8 floats, NR apart, inside `out`.
-                unsafe {
-                    pack(
-                        Dtype::F32,
-                        src.as_ptr().cast(),
-                        depth,
-                        full,
-                        out.as_mut_ptr(),
-                    )
-                }
-            }
-            for (row, src) in src.chunks_exact(depth.max(1)).take(8).enumerate() {
-                for (k, value) in src.iter().enumerate().skip(full) {
-                    out[k * NR + row] = *value;
-                }
-            }
-        }
+        self.pack_f32_groups(src, depth, out);
+    }
+}
+
+impl Groups for Avx2 {
+    const ROWS: usize = 8;
+
+    fn step(_: Dtype) -> usize {
+        8
+    }
+
+    #[inline]
+    fn group(self, dtype: Dtype, base: &[u8], pitch: usize, ks: usize, out: &mut [f32]) {
+        assert!(ks > 0 && ks.is_multiple_of(Self::step(dtype)));
+        assert!(base.len() >= ((Self::ROWS - 1) * pitch + ks) * dtype.size());
+        assert!(out.len() >= (ks - 1) * NR + Self::ROWS);
+        let (base, out) = (base.as_ptr(), out.as_mut_ptr());
+        // SAFETY: `self` proves the features; 8 rows of `ks` elements, `pitch` apart, lie inside `base`, and `ks` rows of 8
+        // floats, NR apart, inside `out`, by the assertions above.
+        unsafe { pack(dtype, base, pitch, ks, out) }
     }
 }
 

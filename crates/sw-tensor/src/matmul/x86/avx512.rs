@@ -7,7 +7,7 @@ use std::ops::Range;
 use super::tile::tile;
 use crate::isa::Avx512;
 use crate::matmul::kernel::{Into, Kernel, Left, Out, Right, check_tile};
-use crate::matmul::pack::{apply_edits, pack_scalar, zero_missing};
+use crate::matmul::pack::Groups;
 use crate::{Dtype, Mat};
 
 const MR: usize = 6;
@@ -22,63 +22,37 @@ impl Kernel for Avx512 {
     tile!(__m512, NV, "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c", 1 2 3 4 5 6);
 
     fn pack(self, w: &Mat, rows: Range<usize>, ks: Range<usize>, out: &mut [f32]) {
-        let out = &mut out[..ks.len() * NR];
-        assert!(rows.len() <= NR && rows.end <= w.rows() && ks.end <= w.cols());
-        let step = match w.dtype() {
-            Dtype::F32 => 16,
-            Dtype::F16 | Dtype::BF16 => 32,
-        };
-        let simple = w.strides()[1] == 1;
-        // Full groups of 16 rows by full steps of k with vectors, the remainder without.
-        let full_rows = if simple { rows.len() / 16 * 16 } else { 0 };
-        let full_ks = ks.len() / step * step;
-        let split = (rows.start + full_rows, ks.start + full_ks);
-        for group in (0..full_rows).step_by(16) {
-            let start = (rows.start + group) * w.strides()[0] + ks.start;
-            let base = &w.base()[start * w.dtype().size()..];
-            let pitch = w.strides()[0];
-            if full_ks > 0 {
-                assert!(base.len() >= (15 * pitch + full_ks) * w.dtype().size());
-                let dst = &mut out[group..];
-                assert!(dst.len() >= (full_ks - 1) * NR + 16);
-                // SAFETY: `self` proves the features; 16 rows of `full_ks` elements, `pitch` apart, lie inside `base`,
-                // and `full_ks` rows of 16 floats, NR apart, inside `dst`, by the assertions above.
-                unsafe {
-                    match w.dtype() {
-                        Dtype::F32 => pack_f32(base.as_ptr(), pitch, full_ks, dst.as_mut_ptr()),
-                        Dtype::F16 => pack_f16(base.as_ptr(), pitch, full_ks, dst.as_mut_ptr()),
-                        Dtype::BF16 => pack_bf16(base.as_ptr(), pitch, full_ks, dst.as_mut_ptr()),
-                    }
-                }
-            }
-        }
-        pack_scalar(
-            w,
-            NR,
-            rows.start,
-            rows.start..split.0,
-            split.1..ks.end,
-            &mut out[full_ks * NR..],
-        );
-        pack_scalar(w, NR, rows.start, split.0..rows.end, ks.clone(), out);
-        zero_missing(NR, rows.len(), out);
-        apply_edits(w, NR, rows, ks, out);
+        self.pack_groups(w, rows, ks, out);
     }
 
     fn pack_f32(self, src: &[f32], depth: usize, out: &mut [f32]) {
-        let (src, out) = (&src[..NR * depth], &mut out[..NR * depth]);
-        let full = depth / 16 * 16;
-        for group in (0..NR).step_by(16) {
-            let (src, out) = (&src[group * depth..], &mut out[group..]);
-            if full > 0 {
-                // SAFETY: `self` proves the features; 16 rows of `full <= depth` floats, `depth` apart, lie inside
-                // `src`, and `full` rows of 16 floats, NR apart, inside `out`.
-                unsafe { pack_f32(src.as_ptr().cast(), depth, full, out.as_mut_ptr()) }
-            }
-            for (row, src) in src.chunks_exact(depth.max(1)).take(16).enumerate() {
-                for (k, value) in src.iter().enumerate().skip(full) {
-                    out[k * NR + row] = *value;
-                }
+        self.pack_f32_groups(src, depth, out);
+    }
+}
+
+impl Groups for Avx512 {
+    const ROWS: usize = 16;
+
+    fn step(dtype: Dtype) -> usize {
+        match dtype {
+            Dtype::F32 => 16,
+            Dtype::F16 | Dtype::BF16 => 32,
+        }
+    }
+
+    #[inline]
+    fn group(self, dtype: Dtype, base: &[u8], pitch: usize, ks: usize, out: &mut [f32]) {
+        assert!(ks > 0 && ks.is_multiple_of(Self::step(dtype)));
+        assert!(base.len() >= ((Self::ROWS - 1) * pitch + ks) * dtype.size());
+        assert!(out.len() >= (ks - 1) * NR + Self::ROWS);
+        let (base, out) = (base.as_ptr(), out.as_mut_ptr());
+        // SAFETY: `self` proves the features; 16 rows of `ks` elements, `pitch` apart, lie inside `base`, and `ks` rows of 16
+        // floats, NR apart, inside `out`, by the assertions above.
+        unsafe {
+            match dtype {
+                Dtype::F32 => pack_f32(base, pitch, ks, out),
+                Dtype::F16 => pack_f16(base, pitch, ks, out),
+                Dtype::BF16 => pack_bf16(base, pitch, ks, out),
             }
         }
     }

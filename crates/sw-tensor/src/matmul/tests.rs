@@ -247,7 +247,7 @@ proptest! {
         seed: u64,
         m in 0usize..40,
         n in 0usize..100,
-        k in prop_oneof![0usize..70, 500usize..530, 1000usize..1100],
+        k in prop_oneof![0usize..70, 500usize..530, 1000usize..1100, 4090usize..4140],
         dtype in prop::sample::select(DTYPES.to_vec()),
         shift in 0usize..4,
         edited in 0usize..MOST_EDITS,

@@ -16,8 +16,11 @@ use crate::{Dtype, Mat};
 
 /// Most rows of activations.
 pub(crate) const MOST_ROWS: usize = 16;
+/// Rows of weights that share a block of activations, and whose lanes are kept; a multiple of every tile's, so that none goes
+/// alone.
+const GROUP: usize = 24;
 /// Rows of weights per task.
-const TASK: usize = 128;
+const TASK: usize = 4 * GROUP;
 /// Floats that each row of activations is longer than a block, so that rows do not compete for one cache set.
 const PAD: usize = LINE / size_of::<f32>();
 
@@ -50,8 +53,8 @@ pub(crate) fn matmul_t<T: Tiles>(tiles: T, x: ArrayView2<f32>, w: &Mat, mut y: A
             .into_par_iter()
             .with_max_len(1);
         parts.enumerate().for_each(|(part, mut y)| {
-            for start in (0..y.ncols()).step_by(T::GROUP) {
-                let n = T::GROUP.min(y.ncols() - start);
+            for start in (0..y.ncols()).step_by(GROUP) {
+                let n = GROUP.min(y.ncols() - start);
                 let rows = part * TASK + start..part * TASK + start + n;
                 let columns = y.slice_mut(s![.., start..start + n]);
                 group(tiles, &x, xs, w, rows, columns);
@@ -84,7 +87,7 @@ fn group<T: Tiles>(
 ) {
     let (height, depth) = x.dim();
     let full = depth / (2 * T::LANES) * (2 * T::LANES);
-    let sizes = [T::GROUP * height * T::LANES, T::GROUP * height, depth];
+    let sizes = [GROUP * height * T::LANES, GROUP * height, depth];
     with_scratch(sizes, |[lanes, sums, row_of_w]| {
         lanes.fill(0.0);
         for start in (0..full).step_by(T::BLOCK) {
@@ -224,8 +227,6 @@ pub(crate) trait Tiles: Copy + Send + Sync {
     const BLOCK: usize;
     /// Floats from one row of activations in a block to the next.
     const PITCH: usize = Self::BLOCK + PAD;
-    /// Rows of weights that share a block of activations, and whose lanes are kept.
-    const GROUP: usize;
 
     /// The instruction set.
     fn isa(self) -> Isa;
@@ -249,13 +250,12 @@ pub(crate) trait Tiles: Copy + Send + Sync {
 /// Tiles that keep all their sums in registers: of so many rows of activations by so many of weights.
 macro_rules! tiles {
     (
-        $proof:ident, $vector:ty, $features:literal, block $block:literal, group $group:literal, tallest $tallest:literal,
+        $proof:ident, $vector:ty, $features:literal, block $block:literal, tallest $tallest:literal,
         $($m:literal x $wide:literal),*
     ) => {
         impl Tiles for $proof {
             const LANES: usize = <$vector>::LANES;
             const BLOCK: usize = $block;
-            const GROUP: usize = $group;
 
             fn add_lanes(self, lanes: &[f32], sums: &mut [f32]) {
                 self.isa().run(Trees::<{ <$vector>::LANES }> { lanes, sums });
@@ -305,12 +305,12 @@ macro_rules! tiles {
 
 // Activations come from the second-level cache at the rate at which they are used; whole rows of weights pass in one sweep.
 tiles!(
-    Avx512, __m512, "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c", block 4096, group 16, tallest 6,
+    Avx512, __m512, "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c", block 4096, tallest 6,
     1 x 8, 2 x 8, 3 x 6, 4 x 6, 5 x 4, 6 x 4
 );
 // They would come too slowly for the smaller tiles: a block of them, 12 KiB, stays in the first-level cache.
 tiles!(
-    Avx2, __m256, "avx2,fma,f16c", block 512, group 32, tallest 6,
+    Avx2, __m256, "avx2,fma,f16c", block 512, tallest 6,
     1 x 8, 2 x 4, 3 x 3, 4 x 2, 5 x 2, 6 x 2
 );
 

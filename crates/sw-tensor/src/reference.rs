@@ -88,7 +88,8 @@ pub fn gelu(z: f64, kind: GeluKind) -> f64 {
     match kind {
         GeluKind::Tanh => {
             let inner = (2.0 / std::f64::consts::PI).sqrt() * (z + 0.044715 * z.powi(3));
-            0.5 * z * (1.0 + inner.tanh())
+            // (1 + tanh u) / 2, without its cancellation.
+            z / (1.0 + (-2.0 * inner).exp())
         }
         GeluKind::Erf => z * normal(z),
     }

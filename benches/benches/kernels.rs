@@ -10,12 +10,11 @@ use half::{bf16, f16};
 use ndarray::Array2;
 use sw_benches::{median, random};
 use sw_tensor::{
-    CodeOffsets, Codes, Mat, isa_name, machine, matmul_t, matmul_t_codes, matmul_t_few, matmul_t_i8,
+    CodeOffsets, Codes, Mat, Order, isa_name, machine, matmul_t, matmul_t_codes, matmul_t_each,
+    matmul_t_i8,
 };
 
 const SAMPLES: usize = 15;
-
-type Product = fn(ndarray::ArrayView2<f32>, &Mat, ndarray::ArrayViewMut2<f32>);
 
 fn main() {
     let arguments: Vec<String> = std::env::args()
@@ -48,14 +47,14 @@ fn main() {
     for (n, k) in [(11008, 4096), (4096, 11008), (4096, 4096)] {
         for dtype in ["bf16", "f16"] {
             for m in [1, 2, 4, 8, 12, 16] {
-                let doors = [("door", matmul_t as Product), ("few", matmul_t_few)];
+                let doors = [("door", Order::Fixed), ("few", Order::Any)];
                 // With AMX both are one for BF16.
                 let are_one = isa_name() == "amx" && dtype == "bf16";
                 let doors = &doors[..if are_one { 1 } else { 2 }];
-                for &(door, product) in doors {
+                for &(door, order) in doors {
                     let name = format!("{door} {m} {n} {k} {dtype}");
                     if wanted(&name) {
-                        few(&name, product, m, n, k, dtype);
+                        few(&name, order, m, n, k, dtype);
                     }
                 }
             }
@@ -125,7 +124,7 @@ fn integers(name: &str, m: usize, n: usize, k: usize, kind: &str) {
     );
 }
 
-fn few(name: &str, product: Product, m: usize, n: usize, k: usize, dtype: &str) {
+fn few(name: &str, order: Order, m: usize, n: usize, k: usize, dtype: &str) {
     // Enough matrices that each one has left every cache when its turn comes again.
     let size = n * k * 2;
     let count = ((1 << 30) / size).max(2);
@@ -135,7 +134,10 @@ fn few(name: &str, product: Product, m: usize, n: usize, k: usize, dtype: &str) 
     let mut y = Array2::zeros((m, n));
     let (mut rates, mut shares) = (Vec::new(), Vec::new());
     for _ in 0..SAMPLES.min(9) {
-        let seconds = time(|| all.iter().for_each(|w| product(x.view(), w, y.view_mut())));
+        let seconds = time(|| {
+            all.iter()
+                .for_each(|w| matmul_t_each(order, x.view(), [(w, y.view_mut())]))
+        });
         let rate = (2 * m * n * k * count) as f64 / seconds / 1e9;
         let read = machine::read_gbytes(&cold);
         let peak = machine::fma_gflops(Duration::from_millis(50));

@@ -10,7 +10,7 @@ use crate::{
     forward::Batch,
     model::Model,
     norm::norm_heads,
-    product::Input,
+    product::{Input, multiply_each},
     site::{Hook, SeqRange, Site, SiteView},
     spec::{Activation, QkvLayout, Spec},
     weights::{Affine, Layer},
@@ -110,12 +110,15 @@ pub(crate) fn attend(
     let (spec, seqs) = (model.spec(), &batch.seqs);
     let (heads, of_layer) = (spec.attention, spec.layers[l]);
     visit(hook, Site::AttnIn(l), &mut s.normed, seqs);
-    let x = Input::with(s.normed.view(), Some(seqs), batch.is_for_few);
+    let x = Input::with(s.normed.view(), Some(seqs), batch.order);
     match layer.linear(None, Linear::Qkv) {
         None => {
-            layer[(None, Linear::Q)].apply(&x, s.q.view_mut()); // [tokens, hidden] x [heads*dim, hidden]^T
-            layer[(None, Linear::K)].apply(&x, s.k.view_mut()); // [tokens, hidden] x [kv_heads*dim, hidden]^T
-            layer[(None, Linear::V)].apply(&x, s.v.view_mut());
+            let maps = [
+                (&layer[(None, Linear::Q)], s.q.view_mut()), // [tokens, hidden] x [heads*dim, hidden]^T
+                (&layer[(None, Linear::K)], s.k.view_mut()), // [tokens, hidden] x [kv_heads*dim, hidden]^T
+                (&layer[(None, Linear::V)], s.v.view_mut()),
+            ];
+            apply_each(&x, maps);
         }
         Some(qkv) => {
             // [tokens, hidden] x [(heads + 2*kv_heads)*dim, hidden]^T
@@ -167,7 +170,7 @@ pub(crate) fn attend(
     visit(hook, Site::OIn(l), &mut s.mix, seqs);
     // [tokens, heads*dim] x [hidden, heads*dim]^T
     layer[(None, Linear::O)].apply(
-        &Input::with(s.mix.view(), Some(seqs), batch.is_for_few),
+        &Input::with(s.mix.view(), Some(seqs), batch.order),
         s.out.view_mut(),
     );
     visit(hook, Site::AttnOut(l), &mut s.out, seqs);
@@ -183,12 +186,12 @@ pub(crate) fn mlp(
     hook: &mut dyn Hook,
 ) {
     let (seqs, inner) = (Some(&batch.seqs[..]), &mut s.inner);
-    let x = Input::with(s.normed.view(), seqs, batch.is_for_few);
+    let x = Input::with(s.normed.view(), seqs, batch.order);
     inner.widen(spec, layer, None, &x, spec.intermediate_size);
     visit(hook, Site::DownIn(l), &mut inner.up, &batch.seqs);
     // [tokens, intermediate] x [hidden, intermediate]^T
     layer[(None, Linear::Down)].apply(
-        &Input::with(inner.up.view(), seqs, batch.is_for_few),
+        &Input::with(inner.up.view(), seqs, batch.order),
         s.out.view_mut(),
     );
 }
@@ -214,9 +217,11 @@ impl Inner {
             }
             None => {
                 // [tokens, hidden] x [intermediate, hidden]^T
-                layer[(expert, Linear::Up)].apply(x, up.view_mut());
+                let up = (&layer[(expert, Linear::Up)], up.view_mut());
                 if spec.gated {
-                    layer[(expert, Linear::Gate)].apply(x, gate.view_mut());
+                    apply_each(x, [up, (&layer[(expert, Linear::Gate)], gate.view_mut())]);
+                } else {
+                    apply_each(x, [up]);
                 }
             }
         }
@@ -253,9 +258,17 @@ pub(crate) fn visit(hook: &mut dyn Hook, site: Site, data: &mut Array2<f32>, seq
 
 impl Affine {
     /// `y = x * w^T + bias`, `[tokens, in]` to `[tokens, out]`.
-    pub(crate) fn apply(&self, x: &Input<'_>, mut y: ArrayViewMut2<'_, f32>) {
-        self.w.multiply(x, y.view_mut());
-        if let Some(bias) = &self.bias {
+    pub(crate) fn apply(&self, x: &Input<'_>, y: ArrayViewMut2<'_, f32>) {
+        apply_each(x, [(self, y)]);
+    }
+}
+
+/// [`Affine::apply`] for maps that read the same rows, together.
+fn apply_each<const N: usize>(x: &Input<'_>, mut maps: [(&Affine, ArrayViewMut2<'_, f32>); N]) {
+    let products = maps.iter_mut().map(|(map, y)| (&map.w, y.view_mut()));
+    multiply_each(x, products);
+    for (map, y) in maps {
+        if let Some(bias) = &map.bias {
             sw_tensor::add_bias(y, bias);
         }
     }

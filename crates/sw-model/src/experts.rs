@@ -82,10 +82,10 @@ pub(crate) fn experts(
                 hook.visit(site, view);
             }
         };
-        let x = Input::with(r.read.view(), None, batch.is_for_few);
+        let x = Input::with(r.read.view(), None, batch.order);
         inner.widen(spec, layer, Some(e), &x, mixture.intermediate_size);
         visit(Site::ExpertDownIn(l, e), &mut inner.up);
-        let x = Input::with(inner.up.view(), None, batch.is_for_few);
+        let x = Input::with(inner.up.view(), None, batch.order);
         layer[(Some(e), Linear::Down)].apply(&x, r.out.view_mut());
         visit(Site::ExpertDownOut(l, e), &mut r.out);
         for (&t, row) in r.tokens.iter().zip(r.out.rows()) {

@@ -1,7 +1,7 @@
 //! The forward pass. It exists once, for all families; shapes stand beside each step.
 
 use ndarray::Array2;
-use sw_tensor::{RopeTurns, all_finite};
+use sw_tensor::{Order, RopeTurns, all_finite};
 
 use crate::{
     block::{self, Scratch, visit},
@@ -43,8 +43,8 @@ pub(crate) struct Batch<'a> {
     pub(crate) variants: Vec<u64>,
     /// For each rotary embedding, how it turns the rows.
     pub(crate) turns: Vec<RopeTurns>,
-    /// Whether few rows may be multiplied in their own way.
-    pub(crate) is_for_few: bool,
+    /// In which order products add up their terms.
+    pub(crate) order: Order,
 }
 
 impl<'a> Batch<'a> {
@@ -58,7 +58,7 @@ impl<'a> Batch<'a> {
             positions: Vec::new(),
             variants: Vec::new(),
             turns: Vec::new(),
-            is_for_few: model.is_for_few(),
+            order: model.order(),
         };
         let max_positions = model.spec().max_positions;
         for (tokens, prefix) in seqs {

@@ -11,7 +11,7 @@ use std::{
 };
 
 use ndarray::{Array2, Axis, Slice};
-use sw_tensor::{Checkpoint, Dtype, Mat};
+use sw_tensor::{Checkpoint, Dtype, Mat, Order};
 
 use crate::{
     block::Scratch,
@@ -63,7 +63,7 @@ pub struct Model {
     id: u64,
     opened: Arc<Opened>,
     weights: Arc<Weights>,
-    is_for_few: bool,
+    order: Order,
 }
 
 /// What an edited model shares with the one it came from.
@@ -152,7 +152,7 @@ impl Model {
             id: next_id(),
             opened: Arc::new(opened),
             weights: Arc::new(weights),
-            is_for_few: false,
+            order: Order::Fixed,
         })
     }
 
@@ -386,18 +386,18 @@ impl Model {
         Ok(self.with_weights(weights))
     }
 
-    /// The same model for detection and decoding: up to 16 rows are multiplied by [`sw_tensor::matmul_t_few`], which is faster
-    /// on some machines, so that the last bits of a row do depend on how many rows there are.
+    /// The same model for detection and decoding: products add up their terms in [any order](sw_tensor::Order::Any), which is
+    /// faster for up to 16 rows, so that the last bits of a row do depend on how many rows there are.
     pub fn for_few_tokens(&self) -> Model {
         Model {
-            is_for_few: true,
+            order: Order::Any,
             ..self.clone()
         }
     }
 
-    /// Whether it is [`for_few_tokens`](Self::for_few_tokens).
-    pub(crate) fn is_for_few(&self) -> bool {
-        self.is_for_few
+    /// In which order products add up their terms.
+    pub(crate) fn order(&self) -> Order {
+        self.order
     }
 
     /// A model in which some linear maps have another weight: another matrix (rounded to few values, say) or a [`Product`];
@@ -441,7 +441,7 @@ impl Model {
             id: next_id(),
             opened: self.opened.clone(),
             weights: Arc::new(weights),
-            is_for_few: self.is_for_few,
+            order: self.order,
         }
     }
 }

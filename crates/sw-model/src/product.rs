@@ -8,7 +8,7 @@ use std::{
 };
 
 use ndarray::{ArrayView2, ArrayViewMut2};
-use sw_tensor::{Mat, matmul_t, matmul_t_few};
+use sw_tensor::{Mat, Order, matmul_t_each};
 
 use crate::site::SeqRange;
 
@@ -55,7 +55,7 @@ pub trait Product: Send + Sync {
 pub struct Input<'a> {
     rows: ArrayView2<'a, f32>,
     seqs: Option<&'a [SeqRange]>,
-    is_for_few: bool,
+    order: Order,
     made: RefCell<Vec<Rc<dyn Any>>>,
 }
 
@@ -65,19 +65,19 @@ impl<'a> Input<'a> {
         Self {
             rows,
             seqs,
-            is_for_few: false,
+            order: Order::Fixed,
             made: RefCell::default(),
         }
     }
 
-    /// [`new`](Self::new), for [`Model::for_few_tokens`](crate::Model::for_few_tokens) if so.
+    /// [`new`](Self::new), for products in that order.
     pub(crate) fn with(
         rows: ArrayView2<'a, f32>,
         seqs: Option<&'a [SeqRange]>,
-        is_for_few: bool,
+        order: Order,
     ) -> Self {
         Self {
-            is_for_few,
+            order,
             ..Self::new(rows, seqs)
         }
     }
@@ -154,12 +154,19 @@ impl Weight {
             Kind::Product(..) => None,
         }
     }
+}
 
-    pub(crate) fn multiply(&self, x: &Input<'_>, y: ArrayViewMut2<'_, f32>) {
-        match &self.0 {
-            Kind::Stored(w) if x.is_for_few => matmul_t_few(x.rows(), w, y),
-            Kind::Stored(w) => matmul_t(x.rows(), w, y),
+/// `y = x * w^T` for every weight; those that are stored together.
+pub(crate) fn multiply_each<'a>(
+    x: &Input<'_>,
+    products: impl Iterator<Item = (&'a Weight, ArrayViewMut2<'a, f32>)>,
+) {
+    let mut stored = Vec::new();
+    for (w, y) in products {
+        match &w.0 {
+            Kind::Stored(w) => stored.push((w, y)),
             Kind::Product(product, _) => product.multiply(x, y),
         }
     }
+    matmul_t_each(x.order, x.rows(), stored);
 }

@@ -2,7 +2,7 @@
 
 use ndarray::{Array2, ArrayView2, ArrayViewMut2, Axis};
 use rayon::prelude::*;
-use sw_tensor::{all_finite, log_sum_exp, matmul_t, matmul_t_few};
+use sw_tensor::{all_finite, log_sum_exp, matmul_t_each};
 
 use crate::{
     error::{Error, Result},
@@ -43,11 +43,9 @@ impl Model {
         rows: ArrayView2<'_, f32>,
         mut logits: ArrayViewMut2<'_, f32>,
     ) -> Result<()> {
-        let product = match self.is_for_few() {
-            true => matmul_t_few,
-            false => matmul_t,
-        };
-        product(rows, &self.weights().head, logits.view_mut()); // [rows, hidden] x [vocab, hidden]^T
+        // [rows, hidden] x [vocab, hidden]^T
+        let product = [(&self.weights().head, logits.view_mut())];
+        matmul_t_each(self.order(), rows, product);
         if !all_finite(logits.view()) {
             return Err(self.non_finite("logits".into(), None));
         }

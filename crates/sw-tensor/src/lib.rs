@@ -64,7 +64,7 @@ pub use error::Error;
 pub use isa::{check_isa, isa_name};
 pub use mat::Mat;
 pub use matmul::{
-    CodeOffsets, Codes, matmul_t, matmul_t_codes, matmul_t_few, matmul_t_i8, product,
+    CodeOffsets, Codes, Order, matmul_t, matmul_t_codes, matmul_t_each, matmul_t_i8, product,
 };
 pub use norm::Norm;
 pub use rope::{Rope, RopeTurns};

@@ -2,13 +2,13 @@
 
 use std::ops::Range;
 
-use ndarray::{ArrayView2, ArrayViewMut2, Axis, s};
+use ndarray::{ArrayView2, s};
 use rayon::iter::{IndexedParallelIterator, IntoParallelIterator, ParallelIterator};
 use rayon::slice::ParallelSliceMut;
 
-use super::K_BLOCK;
-use super::cache;
 use super::kernel::{A_STRIDE, Into, Kernel, LINE, Left, Lines, Out, Right, with_scratch};
+use super::split::{self, blocks, even_blocks};
+use super::{K_BLOCK, Product, cache};
 use crate::Mat;
 
 /// Most rows of activations that share one packing of the weights.
@@ -16,32 +16,25 @@ const M_BLOCK: usize = 512;
 /// Elements below which one thread copies them.
 const PARALLEL_COPY: usize = 1 << 16;
 
-/// `y = x * w^T`, block of rows by block of rows.
+/// `y = x * w^T` for every matrix, block of rows by block of rows.
 ///
 /// A block of `x` is copied once, as blocks of its columns `[K_BLOCK]` that each fit L2 together with the sums of a part
-/// of `y`. The parts, some columns of `y` each, go to the threads. A chunk of weights `[NR, K_BLOCK]` is packed into L1
+/// of a `y`. The parts, some columns of a `y` each, go to the threads. A chunk of weights `[NR, K_BLOCK]` is packed into L1
 /// and multiplied with all rows.
 ///
-/// `x` must have adjacent columns, and so must `y`.
-pub(super) fn matmul_t<K: Kernel>(
-    kernel: K,
-    x: ArrayView2<f32>,
-    w: &Mat,
-    mut y: ArrayViewMut2<f32>,
-) {
-    if y.is_empty() {
-        return;
-    }
-    if x.ncols() == 0 {
-        y.fill(0.0);
-        return;
-    }
+/// `x` must have adjacent columns, and so must every `y`.
+pub(super) fn matmul_t<K: Kernel>(kernel: K, x: ArrayView2<f32>, products: &mut [Product<'_>]) {
     for ms in even_blocks(x.nrows(), M_BLOCK) {
-        let (x, y) = (x.slice(s![ms.clone(), ..]), y.slice_mut(s![ms, ..]));
+        let x = x.slice(s![ms.clone(), ..]);
         let (height, depth) = x.dim();
+        // The sums of a part take a quarter of L2.
+        let most = half_l2() / 2 / height;
+        let parts = split::products(products, ms, K::NR, most);
         with_scratch([depth.div_ceil(K_BLOCK) * height * A_STRIDE], |[xs]| {
             copy_rows(&x, xs);
-            parts(kernel, Rows { xs, height, depth }, w, y);
+            let x = Rows { xs, height, depth };
+            let parts = parts.into_par_iter().with_max_len(1);
+            parts.for_each(|(w, rows, mut y)| part(kernel, x, w, rows, Out::of_view(&mut y)));
         });
     }
 }
@@ -66,23 +59,6 @@ impl<'a> Rows<'a> {
         let at = |block| self.depth.min(block * K_BLOCK);
         at(block)..at(block + 1)
     }
-}
-
-/// One block of rows; the columns of `y` are split among the threads.
-fn parts<K: Kernel>(kernel: K, x: Rows<'_>, w: &Mat, mut y: ArrayViewMut2<f32>) {
-    // Several parts per thread even out their speeds; the sums of one take a quarter of L2.
-    let share = y.ncols().div_ceil(4 * rayon::current_num_threads());
-    let fits = half_l2() / 2 / x.height / K::NR * K::NR;
-    let width = share.min(fits).max(1).next_multiple_of(K::NR);
-    let parts = y
-        .axis_chunks_iter_mut(Axis(1), width)
-        .into_par_iter()
-        .with_max_len(1);
-    parts.enumerate().for_each(|(i, mut y)| {
-        let rows = i * width..i * width + y.ncols();
-        let y = Out::of_view(&mut y);
-        part(kernel, x, w, rows, y);
-    });
 }
 
 /// Floats that half of L2 holds.
@@ -238,23 +214,4 @@ fn copy_rows(x: &ArrayView2<f32>, out: &mut [f32]) {
         .step_by(K_BLOCK)
         .map(|k| k..x.ncols().min(k + K_BLOCK));
     ks.zip(out.par_chunks_exact_mut(block)).for_each(copy_block);
-}
-
-/// `range` in pieces of `size`, the last one shorter.
-pub(super) fn blocks(range: Range<usize>, size: usize) -> impl Iterator<Item = Range<usize>> {
-    let end = range.end;
-    range
-        .step_by(size)
-        .map(move |start| start..end.min(start + size))
-}
-
-/// `0..len` in the fewest pieces of at most `size`, as even as possible, the longer ones first.
-pub(super) fn even_blocks(len: usize, size: usize) -> impl Iterator<Item = Range<usize>> {
-    let count = len.div_ceil(size);
-    let (each, longer) = (len / count.max(1), len % count.max(1));
-    (0..count).scan(0, move |end, i| {
-        let start = *end;
-        *end += each + usize::from(i < longer);
-        Some(start..*end)
-    })
 }

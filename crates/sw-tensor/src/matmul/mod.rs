@@ -8,13 +8,14 @@ mod pack;
 mod portable;
 mod product;
 pub(crate) mod scalar;
+mod split;
 #[cfg(test)]
 mod tests;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
 pub use integer::{CodeOffsets, Codes, matmul_t_codes, matmul_t_i8};
-use ndarray::{ArrayView2, ArrayViewMut2, CowArray, Ix2};
+use ndarray::{Array2, ArrayView2, ArrayViewMut2, CowArray, Ix2};
 pub use product::product;
 
 use crate::isa::Isa;
@@ -23,55 +24,127 @@ use crate::{Dtype, Mat};
 /// Terms that are summed in one chain before the chain's sum is added to the result.
 pub(crate) const K_BLOCK: usize = 128;
 
-/// `y[t, r] = sum_k x[t, k] * w[r, k]`: `[tokens, in] x [out, in]^T -> [tokens, out]`.
+/// A matrix, and where its product with the activations goes.
+type Product<'a> = (&'a Mat, ArrayViewMut2<'a, f32>);
+
+/// In which order the terms of a sum are added.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Order {
+    /// In increasing `k`, fused multiply-adds within blocks of 128, block after block: a row of the result is bit for bit
+    /// the same whatever other rows the call has.
+    #[default]
+    Fixed,
+    /// The fastest for few rows (a short prompt, a decoding step), which is bound by reading the weights once; it depends on
+    /// the number of rows and on the instruction set.
+    Any,
+}
+
+/// `y[t, r] = sum_k x[t, k] * w[r, k]`: `[tokens, in] x [out, in]^T -> [tokens, out]`, in the [fixed order](Order::Fixed).
 ///
-/// The sum runs in increasing `k`, fused multiply-adds within blocks of 128, block after block, so a row of `y` is bit
-/// for bit the same whatever other rows the call has and however many threads work on it.
+/// A row of `y` depends neither on the other rows nor on the number of threads, bit for bit.
 ///
 /// # Panics
 /// If the shapes do not agree.
 pub fn matmul_t(x: ArrayView2<f32>, w: &Mat, y: ArrayViewMut2<f32>) {
-    matmul_t_with(Isa::current(), x, w, y);
+    matmul_t_each(Order::Fixed, x, [(w, y)]);
 }
 
-/// [`matmul_t`] for few rows (a short prompt, a decoding step): bound by reading the weights once.
+/// [`matmul_t`] of several matrices with the same activations, in an order of one's choice. Together they are faster than
+/// one after the other: activations are prepared once, and no thread waits between them.
 ///
-/// The order of summation may differ from [`matmul_t`]'s, and between instruction sets.
+/// ```
+/// use ndarray::{Array2, array};
+/// use sw_tensor::{Mat, Order, matmul_t_each};
+///
+/// let (gate, up) = (Mat::from_f32(1, 2, vec![1.0, 2.0]), Mat::from_f32(2, 2, vec![0.0, 1.0, 1.0, 0.0]));
+/// let x = array![[3.0, 4.0]];
+/// let (mut gated, mut upped) = (Array2::zeros((1, 1)), Array2::zeros((1, 2)));
+/// matmul_t_each(Order::Fixed, x.view(), [(&gate, gated.view_mut()), (&up, upped.view_mut())]);
+/// assert_eq!((gated, upped), (array![[11.0]], array![[4.0, 3.0]]));
+/// ```
 ///
 /// # Panics
 /// If the shapes do not agree.
-pub fn matmul_t_few(x: ArrayView2<f32>, w: &Mat, y: ArrayViewMut2<f32>) {
-    matmul_t_few_with(Isa::current(), x, w, y);
+pub fn matmul_t_each<'a>(
+    order: Order,
+    x: ArrayView2<f32>,
+    products: impl IntoIterator<Item = (&'a Mat, ArrayViewMut2<'a, f32>)>,
+) {
+    matmul_t_each_with(Isa::current(), order, x, products);
 }
 
-/// [`matmul_t_few`] with a given instruction set.
-pub(crate) fn matmul_t_few_with(isa: Isa, x: ArrayView2<f32>, w: &Mat, y: ArrayViewMut2<f32>) {
-    #[cfg(target_arch = "x86_64")]
-    if x.nrows() <= x86::dot::MOST_ROWS && w.strides()[1] == 1 {
-        check(&x, w, &y);
-        match isa {
-            Isa::Avx512(proof) => return x86::dot::matmul_t(proof, adjacent(x).view(), w, y),
-            Isa::Avx2(proof) => return x86::dot::matmul_t(proof, adjacent(x).view(), w, y),
-            // Tiles would have to multiply five pieces of F16, and have none of F32.
-            Isa::Amx(proof) if w.dtype() != Dtype::BF16 => {
-                return x86::dot::matmul_t(proof.avx512(), adjacent(x).view(), w, y);
-            }
-            Isa::Amx(_) | Isa::Portable => {}
+/// [`matmul_t_each`] with a given instruction set.
+pub(crate) fn matmul_t_each_with<'a>(
+    isa: Isa,
+    order: Order,
+    x: ArrayView2<f32>,
+    products: impl IntoIterator<Item = Product<'a>>,
+) {
+    let mut products: Vec<Product> = products.into_iter().collect();
+    for (w, y) in &products {
+        check(&x, w, y);
+    }
+    products.retain(|(_, y)| !y.is_empty());
+    // What does not have adjacent columns is computed elsewhere.
+    let is_scattered = |(_, y): &mut Product| y.strides()[1] != 1 && y.ncols() > 1;
+    for (w, mut y) in products.extract_if(.., is_scattered) {
+        let mut dense = Array2::zeros(y.dim());
+        matmul_t_each_with(isa, order, x.view(), [(w, dense.view_mut())]);
+        y.assign(&dense);
+    }
+    if x.ncols() == 0 {
+        return products.iter_mut().for_each(|(_, y)| y.fill(0.0));
+    }
+    let x = adjacent(x);
+    // Neighbours of one kind go together.
+    for products in products.chunk_by_mut(|(a, _), (b, _)| Kind::of(a) == Kind::of(b)) {
+        compute(isa, order, x.view(), products);
+    }
+}
+
+/// What decides in which way a matrix is multiplied.
+#[derive(PartialEq, Eq)]
+struct Kind {
+    dtype: Dtype,
+    has_adjacent_columns: bool,
+}
+
+impl Kind {
+    fn of(w: &Mat) -> Kind {
+        Kind {
+            dtype: w.dtype(),
+            has_adjacent_columns: w.strides()[1] == 1,
         }
     }
-    matmul_t_with(isa, x, w, y);
 }
 
-/// [`matmul_t`] with a given instruction set.
-pub(crate) fn matmul_t_with(isa: Isa, x: ArrayView2<f32>, w: &Mat, mut y: ArrayViewMut2<f32>) {
-    check(&x, w, &y);
-    let x = adjacent(x);
-    if y.strides()[1] == 1 || y.ncols() <= 1 {
-        return dispatch(isa, x.view(), w, y);
+/// Computes products, one at least, of matrices of one kind; `x` and all results have adjacent columns.
+#[cfg_attr(not(target_arch = "x86_64"), allow(unused_variables))]
+fn compute(isa: Isa, order: Order, x: ArrayView2<f32>, products: &mut [Product<'_>]) {
+    let kind = Kind::of(products[0].0);
+    #[cfg(target_arch = "x86_64")]
+    let are_few =
+        order == Order::Any && kind.has_adjacent_columns && x.nrows() <= x86::dot::MOST_ROWS;
+    match isa {
+        // Tiles would have to multiply five pieces of F16, and have none of F32: few rows are better off without.
+        #[cfg(target_arch = "x86_64")]
+        Isa::Amx(proof) => match kind.dtype {
+            Dtype::F16 | Dtype::F32 if are_few => x86::dot::matmul_t(proof.avx512(), x, products),
+            Dtype::F16 | Dtype::BF16 if kind.has_adjacent_columns => {
+                x86::amx::matmul_t(proof, x, products)
+            }
+            _ => blocked::matmul_t(proof.avx512(), x, products),
+        },
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512(proof) if are_few => x86::dot::matmul_t(proof, x, products),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512(proof) => blocked::matmul_t(proof, x, products),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2(proof) if are_few => x86::dot::matmul_t(proof, x, products),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2(proof) => blocked::matmul_t(proof, x, products),
+        Isa::Portable => portable::matmul_t(x, products),
     }
-    let mut dense = ndarray::Array2::zeros(y.dim());
-    dispatch(isa, x.view(), w, dense.view_mut());
-    y.assign(&dense);
 }
 
 fn check(x: &ArrayView2<f32>, w: &Mat, y: &ArrayViewMut2<f32>) {
@@ -87,21 +160,6 @@ fn check(x: &ArrayView2<f32>, w: &Mat, y: &ArrayViewMut2<f32>) {
         (x.nrows(), w.rows()),
         "y of another shape than x * w^T"
     );
-}
-
-fn dispatch(isa: Isa, x: ArrayView2<f32>, w: &Mat, y: ArrayViewMut2<f32>) {
-    match isa {
-        #[cfg(target_arch = "x86_64")]
-        Isa::Amx(proof) => match w.dtype() {
-            Dtype::F16 | Dtype::BF16 if w.strides()[1] == 1 => x86::amx::matmul_t(proof, x, w, y),
-            _ => blocked::matmul_t(proof.avx512(), x, w, y),
-        },
-        #[cfg(target_arch = "x86_64")]
-        Isa::Avx512(kernel) => blocked::matmul_t(kernel, x, w, y),
-        #[cfg(target_arch = "x86_64")]
-        Isa::Avx2(kernel) => blocked::matmul_t(kernel, x, w, y),
-        Isa::Portable => portable::matmul_t(x, w, y),
-    }
 }
 
 /// `x` with adjacent columns, copied only where they are not.

@@ -6,8 +6,8 @@
 use ndarray::{ArrayView2, ArrayViewMut2, Axis, s};
 use rayon::iter::{IndexedParallelIterator, IntoParallelIterator, ParallelIterator};
 
-use super::K_BLOCK;
 use super::kernel::with_scratch;
+use super::{K_BLOCK, Product};
 use crate::Mat;
 
 /// Columns of `y` (rows of `w`) per panel.
@@ -15,17 +15,13 @@ const N_BLOCK: usize = 64;
 /// Rows of `x` per call.
 const M_BLOCK: usize = 16;
 
-pub(super) fn matmul_t(x: ArrayView2<f32>, w: &Mat, mut y: ArrayViewMut2<f32>) {
-    if y.is_empty() {
-        return;
-    }
-    y.axis_chunks_iter_mut(Axis(1), N_BLOCK)
-        .into_par_iter()
-        .enumerate()
-        .for_each(|(panel, y)| {
-            let first = panel * N_BLOCK;
-            product_of_panel(x, w, first, y);
+pub(super) fn matmul_t(x: ArrayView2<f32>, products: &mut [Product<'_>]) {
+    for (w, y) in products {
+        let panels = y.axis_chunks_iter_mut(Axis(1), N_BLOCK).into_par_iter();
+        panels.enumerate().for_each(|(panel, y)| {
+            product_of_panel(x, w, panel * N_BLOCK, y);
         });
+    }
 }
 
 /// `y = x * w[first.., :]^T` for one panel of at most `N_BLOCK` rows of `w`.

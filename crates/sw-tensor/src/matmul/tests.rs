@@ -5,7 +5,7 @@ use half::bf16;
 use ndarray::{Array2, ArrayView2, s};
 use proptest::prelude::*;
 
-use super::{K_BLOCK, matmul_t_few_with, matmul_t_with};
+use super::{K_BLOCK, Order, matmul_t_each_with};
 use crate::isa::Isa;
 use crate::reference;
 use crate::testing::{DTYPES, Random, assert_near, assert_same, gamma, with_threads};
@@ -17,14 +17,16 @@ const AMX_BLOCK: usize = 512;
 const MOST_EDITS: usize = 30;
 
 fn product(isa: Isa, x: ArrayView2<f32>, w: &Mat) -> Array2<f32> {
-    let mut y = Array2::from_elem((x.nrows(), w.rows()), f32::NAN);
-    matmul_t_with(isa, x, w, y.view_mut());
-    y
+    product_in(Order::Fixed, isa, x, w)
 }
 
 fn product_few(isa: Isa, x: ArrayView2<f32>, w: &Mat) -> Array2<f32> {
+    product_in(Order::Any, isa, x, w)
+}
+
+fn product_in(order: Order, isa: Isa, x: ArrayView2<f32>, w: &Mat) -> Array2<f32> {
     let mut y = Array2::from_elem((x.nrows(), w.rows()), f32::NAN);
-    matmul_t_few_with(isa, x, w, y.view_mut());
+    matmul_t_each_with(isa, order, x, [(w, y.view_mut())]);
     y
 }
 
@@ -379,10 +381,12 @@ fn views_of_any_stride() {
             "transposed x",
         );
         let mut y = Array2::zeros((40, 32));
-        matmul_t_with(isa, dense.view(), &w, y.view_mut().reversed_axes());
+        let to_y = [(&w, y.view_mut().reversed_axes())];
+        matmul_t_each_with(isa, Order::Fixed, dense.view(), to_y);
         assert_same(y.t(), expected.view(), "transposed y");
         let mut y = Array2::zeros((32, 50));
-        matmul_t_with(isa, dense.view(), &w, y.slice_mut(s![..;-1, 5..45]));
+        let to_y = [(&w, y.slice_mut(s![..;-1, 5..45]))];
+        matmul_t_each_with(isa, Order::Fixed, dense.view(), to_y);
         assert_same(y.slice(s![..;-1, 5..45]), expected.view(), "reversed y");
         assert!(
             y.slice(s![.., ..5])
@@ -391,6 +395,47 @@ fn views_of_any_stride() {
                 .all(|&y| y == 0.0),
             "wrote outside"
         );
+    }
+}
+
+#[test]
+fn products_made_together_are_those_made_alone() {
+    let mut random = Random(4);
+    for (m, k) in [(0, 5), (1, 700), (7, 129), (33, 260), (5, 0)] {
+        let x = random.array(m, k);
+        let mut ws: Vec<Mat> = [
+            (DTYPES[0], 70),
+            (DTYPES[1], 1),
+            (DTYPES[0], 0),
+            (DTYPES[2], 130),
+        ]
+        .map(|(dtype, n)| random.mat(dtype, n, k, 0))
+        .into();
+        ws.push(random.mat(DTYPES[1], k, 40, 0).transposed());
+        ws.push(random.mat(DTYPES[2], 40, k, 0));
+        let orders = [Order::Fixed, Order::Any];
+        for (isa, order) in Isa::all()
+            .into_iter()
+            .flat_map(|isa| orders.map(|order| (isa, order)))
+        {
+            let expected: Vec<_> = ws
+                .iter()
+                .map(|w| product_in(order, isa, x.view(), w))
+                .collect();
+            for threads in [1, 3] {
+                let mut ys: Vec<_> = ws
+                    .iter()
+                    .map(|w| Array2::from_elem((m, w.rows()), f32::NAN))
+                    .collect();
+                let products = ws.iter().zip(ys.iter_mut().map(|y| y.view_mut()));
+                with_threads(threads, || {
+                    matmul_t_each_with(isa, order, x.view(), products)
+                });
+                for (y, expected) in ys.iter().zip(&expected) {
+                    assert_same(y.view(), expected.view(), "together");
+                }
+            }
+        }
     }
 }
 

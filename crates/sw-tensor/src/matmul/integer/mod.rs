@@ -14,10 +14,10 @@ use std::ops::Range;
 use ndarray::{ArrayViewMut2, Axis};
 use rayon::iter::{IndexedParallelIterator, IntoParallelIterator, ParallelIterator};
 
-use super::cache;
 use super::kernel::with_scratch;
 #[cfg(target_arch = "x86_64")]
 use super::x86::avx512::transpose_square;
+use super::{cache, split};
 use crate::isa::{Isa, Work};
 use kernel::{Ahead, Kernel, LANES, MOST_UNITS, Operands, PITCH, Sum, Sums, UNITS_OF_STEP, Xs};
 
@@ -195,23 +195,13 @@ fn product<S: Sum, K: Kernel<S>, W: Operand<S>>(
     kernel: K,
     x: &Rows<'_>,
     w: &W,
-    mut y: ArrayViewMut2<S>,
+    y: ArrayViewMut2<S>,
 ) {
     let longest = x.blocks.iter().map(|b| b.units).max().unwrap_or(1);
     // Whole groups of rows and whole vectors of `y`, but for the last panel. A packed one takes three eighths of L2.
     let step = (K::ROWS * LANES) >> K::ROWS.trailing_zeros().min(LANES.trailing_zeros());
     let fits = cache::l2() * 3 / 8 / (longest * size_of::<i32>() * step);
-    let steps = y.ncols().div_ceil(step);
-    let threads = rayon::current_num_threads();
-    let count = steps.div_ceil(fits.clamp(1, PANEL / step));
-    let count = count.next_multiple_of(threads).min(steps);
-    let (mut panels, mut start) = (Vec::with_capacity(count), 0);
-    for i in 1..=count {
-        let end = (start + y.ncols()).min(i * steps / count * step);
-        let (here, rest) = y.split_at(Axis(1), end - start);
-        panels.push((start..end, here));
-        (start, y) = (end, rest);
-    }
+    let panels: Vec<_> = split::columns(y, step, (step * fits).min(PANEL)).collect();
     let jobs = panels.into_par_iter().with_max_len(1);
     jobs.for_each(|(rows, y)| panel(isa, kernel, x, w, rows, y));
 }

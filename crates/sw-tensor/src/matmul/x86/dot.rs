@@ -11,7 +11,9 @@ use rayon::iter::{IndexedParallelIterator, IntoParallelIterator, ParallelIterato
 
 use super::vector::Vector;
 use crate::isa::{Avx2, Avx512, Isa, Work};
+use crate::matmul::Product;
 use crate::matmul::kernel::{LINE, with_scratch};
+use crate::matmul::split::{self, blocks};
 use crate::{Dtype, Mat};
 
 /// Most rows of activations.
@@ -19,21 +21,23 @@ pub(crate) const MOST_ROWS: usize = 16;
 /// Rows of weights that share a block of activations, and whose lanes are kept; a multiple of every tile's, so that none goes
 /// alone.
 const GROUP: usize = 24;
-/// Rows of weights per task.
+/// Rows of weights per task, at most.
 const TASK: usize = 4 * GROUP;
 /// Floats that each row of activations is longer than a block, so that rows do not compete for one cache set.
 const PAD: usize = LINE / size_of::<f32>();
 
-/// `y = x * w^T` for at most [`MOST_ROWS`] rows and weights with adjacent columns; `x` has adjacent columns too.
+/// `y = x * w^T` for at most [`MOST_ROWS`] rows and matrices of one dtype with adjacent columns; `x` has adjacent columns too.
 ///
 /// # Panics
 /// If that is not so.
-pub(crate) fn matmul_t<T: Tiles>(tiles: T, x: ArrayView2<f32>, w: &Mat, mut y: ArrayViewMut2<f32>) {
+pub(crate) fn matmul_t<T: Tiles>(tiles: T, x: ArrayView2<f32>, products: &mut [Product<'_>]) {
     let (height, depth) = x.dim();
-    assert!(height <= MOST_ROWS && w.strides()[1] == 1 && w.cols() == depth);
-    if y.is_empty() {
+    let Some(dtype) = products.first().map(|(w, _)| w.dtype()) else {
         return;
-    }
+    };
+    let fits = |w: &Mat| w.dtype() == dtype && w.strides()[1] == 1 && w.cols() == depth;
+    assert!(height <= MOST_ROWS && products.iter().all(|(w, _)| fits(w)));
+    let parts = split::products(products, 0..height, GROUP, TASK);
     // Activations as the blocks want them: [block][row][PITCH], in the order in which `Vector::weights` yields the weights.
     with_scratch([depth.div_ceil(T::BLOCK) * height * T::PITCH], |[xs]| {
         for (m, row) in x.rows().into_iter().enumerate() {
@@ -44,20 +48,15 @@ pub(crate) fn matmul_t<T: Tiles>(tiles: T, x: ArrayView2<f32>, w: &Mat, mut y: A
                     step * values.len() % T::BLOCK,
                 );
                 let out = &mut xs[(block * height + m) * T::PITCH + at..][..values.len()];
-                arrange(w.dtype(), values, out);
+                arrange(dtype, values, out);
             }
         }
         let xs = &*xs;
-        let parts = y
-            .axis_chunks_iter_mut(Axis(1), TASK)
-            .into_par_iter()
-            .with_max_len(1);
-        parts.enumerate().for_each(|(part, mut y)| {
-            for start in (0..y.ncols()).step_by(GROUP) {
-                let n = GROUP.min(y.ncols() - start);
-                let rows = part * TASK + start..part * TASK + start + n;
-                let columns = y.slice_mut(s![.., start..start + n]);
-                group(tiles, &x, xs, w, rows, columns);
+        let parts = parts.into_par_iter().with_max_len(1);
+        parts.for_each(|(w, rows, mut y)| {
+            let groups = y.axis_chunks_iter_mut(Axis(1), GROUP);
+            for (rows, y) in blocks(rows, GROUP).zip(groups) {
+                group(tiles, &x, xs, w, rows, y);
             }
         });
     });

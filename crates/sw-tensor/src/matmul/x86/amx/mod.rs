@@ -14,14 +14,14 @@ mod tile;
 
 use std::ops::Range;
 
-use ndarray::{ArrayView2, ArrayViewMut2, Axis, s};
+use ndarray::{ArrayView2, ArrayViewMut2, s};
 use rayon::iter::{IndexedParallelIterator, IntoParallelIterator, ParallelIterator};
 use rayon::slice::ParallelSliceMut;
 
 use crate::isa::{Amx, Isa};
-use crate::matmul::blocked::{blocks, even_blocks};
-use crate::matmul::cache;
 use crate::matmul::kernel::{Out, with_scratch};
+use crate::matmul::split::{self, blocks, even_blocks};
+use crate::matmul::{Product, cache};
 use crate::{Dtype, Mat};
 pub(in crate::matmul) use bytes::ByteTiles;
 pub(in crate::matmul) use tile::Unit;
@@ -58,39 +58,23 @@ fn pieces(dtype: Dtype) -> usize {
     }
 }
 
-/// `y = x * w^T`; `x` and `y` have adjacent columns, `w` is of 16 bits with adjacent columns.
+/// `y = x * w^T` for matrices of one dtype of 16 bits; all of `x`, `y` and the matrices have adjacent columns.
 ///
 /// # Panics
 /// If that is not so.
-pub(in crate::matmul) fn matmul_t(
-    proof: Amx,
-    x: ArrayView2<f32>,
-    w: &Mat,
-    mut y: ArrayViewMut2<f32>,
-) {
-    if y.is_empty() {
-        return;
-    }
-    if x.ncols() == 0 {
-        y.fill(0.0);
-        return;
-    }
+pub(in crate::matmul) fn matmul_t(proof: Amx, x: ArrayView2<f32>, products: &mut [Product<'_>]) {
     for ms in even_blocks(x.nrows().div_ceil(SIDE), M_BLOCK / SIDE) {
         let ms = ms.start * SIDE..x.nrows().min(ms.end * SIDE);
         let x = x.slice(s![ms.clone(), ..]);
-        let mut y = y.slice_mut(s![ms, ..]);
         let (height, depth) = x.dim();
         let tiles = height.div_ceil(SIDE);
+        let most = most_columns(tiles, pieces(products[0].0.dtype()));
+        let parts = split::products(products, ms, PANEL, most);
         with_scratch([depth.div_ceil(BLOCK) * tiles * X_BLOCK], |[xs]| {
             pack_rows(proof, x, xs);
-            let width = part_width(w.rows(), tiles, pieces(w.dtype()));
             let rows = Rows { xs, tiles, depth };
-            let parts = y
-                .axis_chunks_iter_mut(Axis(1), width)
-                .into_par_iter()
-                .with_max_len(1);
-            parts.enumerate().for_each(|(part, mut y)| {
-                let ns = part * width..part * width + y.ncols();
+            let parts = parts.into_par_iter().with_max_len(1);
+            parts.for_each(|(w, ns, mut y)| {
                 let out = Out::of_view(&mut y);
                 match tiles {
                     1 => one_tile(proof, rows, w, ns.clone(), out),
@@ -132,15 +116,10 @@ fn pack_rows(proof: Amx, x: ArrayView2<f32>, out: &mut [f32]) {
     out.par_chunks_exact_mut(X_BLOCK).enumerate().for_each(pack);
 }
 
-/// Columns of `y` per part: at least four parts per thread to even out their speeds, equally many for each thread, and
-/// none wider than lets its sums take three eighths of L2, a packed block of weights half as much.
-fn part_width(columns: usize, tiles: usize, pieces: usize) -> usize {
+/// Columns of `y` per part at most: their sums take three eighths of L2, a packed block of weights half as much.
+fn most_columns(tiles: usize, pieces: usize) -> usize {
     let share = cache::l2() * 3 / 8;
-    let fits = (share / (tiles * SIDE * size_of::<f32>())).min(share / (2 * BLOCK * pieces));
-    let threads = rayon::current_num_threads();
-    let count = (4 * threads).max(columns.div_ceil(fits.max(1)));
-    let count = count.next_multiple_of(threads);
-    columns.div_ceil(count).next_multiple_of(PANEL)
+    (share / (tiles * SIDE * size_of::<f32>())).min(share / (2 * BLOCK * pieces))
 }
 
 /// Rows `rows` of `w` times one tile of activations, panel by panel, so that the weights are read as they lie in memory.

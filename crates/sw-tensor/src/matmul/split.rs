@@ -1,0 +1,94 @@
+//! How ranges are cut into blocks, and the columns of results into parts for the threads.
+
+use std::ops::Range;
+
+use ndarray::{ArrayViewMut2, Axis, s};
+
+use super::Product;
+use crate::Mat;
+
+/// Parts per thread at least, to even out their speeds.
+const PER_THREAD: usize = 4;
+
+/// A part of a product: some rows of a matrix, and the columns of the result that they make.
+pub(super) type Part<'a> = (&'a Mat, Range<usize>, ArrayViewMut2<'a, f32>);
+
+/// Rows `ms` of all products in parts, as [`columns`] makes them.
+pub(super) fn products<'a>(
+    products: &'a mut [Product<'_>],
+    ms: Range<usize>,
+    step: usize,
+    most: usize,
+) -> Vec<Part<'a>> {
+    let parts = products.iter_mut().flat_map(|(w, y)| {
+        let y = y.slice_mut(s![ms.clone(), ..]);
+        columns(y, step, most).map(|(rows, y)| (*w, rows, y))
+    });
+    parts.collect()
+}
+
+/// The columns of `y` in parts, which are whole steps but for the last one, of at most `most` columns (one step at least); as
+/// many parts for each thread, and as even as can be.
+pub(super) fn columns<'a, T>(
+    y: ArrayViewMut2<'a, T>,
+    step: usize,
+    most: usize,
+) -> impl Iterator<Item = (Range<usize>, ArrayViewMut2<'a, T>)> {
+    let threads = rayon::current_num_threads();
+    let (width, steps) = (y.ncols(), y.ncols().div_ceil(step));
+    let count = steps.div_ceil((most / step).max(1));
+    let count = count.max(PER_THREAD * threads).next_multiple_of(threads);
+    let count = count.min(steps);
+    (1..=count).scan((0, Some(y)), move |(start, rest), i| {
+        let end = width.min(i * steps / count * step);
+        let (part, others) = rest.take()?.split_at(Axis(1), end - *start);
+        *rest = Some(others);
+        Some((std::mem::replace(start, end)..end, part))
+    })
+}
+
+/// `range` in pieces of `size`, the last one shorter.
+pub(super) fn blocks(range: Range<usize>, size: usize) -> impl Iterator<Item = Range<usize>> {
+    let end = range.end;
+    range
+        .step_by(size)
+        .map(move |start| start..end.min(start + size))
+}
+
+/// `0..len` in the fewest pieces of at most `size`, as even as possible, the longer ones first.
+pub(super) fn even_blocks(len: usize, size: usize) -> impl Iterator<Item = Range<usize>> {
+    let count = len.div_ceil(size);
+    let (each, longer) = (len / count.max(1), len % count.max(1));
+    (0..count).scan(0, move |end, i| {
+        let start = *end;
+        *end += each + usize::from(i < longer);
+        Some(start..*end)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use ndarray::Array2;
+    use proptest::prelude::*;
+
+    use super::columns;
+
+    proptest! {
+        #[test]
+        fn every_column_is_in_one_part(width in 0usize..2000, step in 1usize..100, most in 0usize..1000, threads in 1usize..5) {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            let mut y = Array2::<u8>::zeros((2, width));
+            let parts = pool.install(|| columns(y.view_mut(), step, most).collect::<Vec<_>>());
+            let mut end = 0;
+            for (range, part) in &parts {
+                prop_assert_eq!((range.start, range.len()), (end, part.ncols()));
+                prop_assert!(!range.is_empty() && range.len() <= most.max(step));
+                end = range.end;
+                prop_assert!(end == width || end.is_multiple_of(step));
+            }
+            prop_assert_eq!(end, width);
+            let steps = width.div_ceil(step);
+            prop_assert!(parts.len().is_multiple_of(threads) || parts.len() == steps);
+        }
+    }
+}

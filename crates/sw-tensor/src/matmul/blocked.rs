@@ -22,14 +22,14 @@ const PARALLEL_COPY: usize = 1 << 16;
 /// of a `y`. The parts, some columns of a `y` each, go to the threads. A chunk of weights `[NR, K_BLOCK]` is packed into L1
 /// and multiplied with all rows.
 ///
-/// `x` must have adjacent columns, and so must every `y`.
+/// `x` must have columns, adjacent ones, and so must every `y`.
 pub(super) fn matmul_t<K: Kernel>(kernel: K, x: ArrayView2<f32>, products: &mut [Product<'_>]) {
     for ms in even_blocks(x.nrows(), M_BLOCK) {
         let x = x.slice(s![ms.clone(), ..]);
         let (height, depth) = x.dim();
         // The sums of a part take a quarter of L2.
         let most = half_l2() / 2 / height;
-        let parts = split::products(products, ms, K::NR, most);
+        let parts = split::parts(products, ms, K::NR, most);
         with_scratch([depth.div_ceil(K_BLOCK) * height * A_STRIDE], |[xs]| {
             copy_rows(&x, xs);
             let x = Rows { xs, height, depth };

@@ -30,8 +30,8 @@ type Product<'a> = (&'a Mat, ArrayViewMut2<'a, f32>);
 /// In which order the terms of a sum are added.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Order {
-    /// In increasing `k`, fused multiply-adds within blocks of 128, block after block: a row of the result is bit for bit
-    /// the same whatever other rows the call has.
+    /// In one order for each instruction set and type of weights (`docs/numerics.md`): a row of the result is bit for bit the
+    /// same whatever other rows the call has and however many threads work on it.
     #[default]
     Fixed,
     /// The fastest for few rows (a short prompt, a decoding step), which is bound by reading the weights once; it depends on
@@ -49,8 +49,8 @@ pub fn matmul_t(x: ArrayView2<f32>, w: &Mat, y: ArrayViewMut2<f32>) {
     matmul_t_each(Order::Fixed, x, [(w, y)]);
 }
 
-/// [`matmul_t`] of several matrices with the same activations, in an order of one's choice. Together they are faster than
-/// one after the other: activations are prepared once, and no thread waits between them.
+/// [`matmul_t`] of several matrices with the same activations, in an order of one's choice. Neighbours of one type and layout
+/// are computed together: activations are prepared once, and no thread waits between the products.
 ///
 /// ```
 /// use ndarray::{Array2, array};
@@ -58,9 +58,9 @@ pub fn matmul_t(x: ArrayView2<f32>, w: &Mat, y: ArrayViewMut2<f32>) {
 ///
 /// let (gate, up) = (Mat::from_f32(1, 2, vec![1.0, 2.0]), Mat::from_f32(2, 2, vec![0.0, 1.0, 1.0, 0.0]));
 /// let x = array![[3.0, 4.0]];
-/// let (mut gated, mut upped) = (Array2::zeros((1, 1)), Array2::zeros((1, 2)));
-/// matmul_t_each(Order::Fixed, x.view(), [(&gate, gated.view_mut()), (&up, upped.view_mut())]);
-/// assert_eq!((gated, upped), (array![[11.0]], array![[4.0, 3.0]]));
+/// let (mut gated, mut raised) = (Array2::zeros((1, 1)), Array2::zeros((1, 2)));
+/// matmul_t_each(Order::Fixed, x.view(), [(&gate, gated.view_mut()), (&up, raised.view_mut())]);
+/// assert_eq!((gated, raised), (array![[11.0]], array![[4.0, 3.0]]));
 /// ```
 ///
 /// # Panics
@@ -85,6 +85,7 @@ pub(crate) fn matmul_t_each_with<'a>(
         check(&x, w, y);
     }
     products.retain(|(_, y)| !y.is_empty());
+    let x = adjacent(x);
     // What does not have adjacent columns is computed elsewhere.
     let is_scattered = |(_, y): &mut Product| y.strides()[1] != 1 && y.ncols() > 1;
     for (w, mut y) in products.extract_if(.., is_scattered) {
@@ -95,7 +96,6 @@ pub(crate) fn matmul_t_each_with<'a>(
     if x.ncols() == 0 {
         return products.iter_mut().for_each(|(_, y)| y.fill(0.0));
     }
-    let x = adjacent(x);
     // Neighbours of one kind go together.
     for products in products.chunk_by_mut(|(a, _), (b, _)| Kind::of(a) == Kind::of(b)) {
         compute(isa, order, x.view(), products);
@@ -118,7 +118,7 @@ impl Kind {
     }
 }
 
-/// Computes products, one at least, of matrices of one kind; `x` and all results have adjacent columns.
+/// Computes products, one at least, of matrices of one kind; `x` and all results have columns, which are adjacent.
 #[cfg_attr(not(target_arch = "x86_64"), allow(unused_variables))]
 fn compute(isa: Isa, order: Order, x: ArrayView2<f32>, products: &mut [Product<'_>]) {
     let kind = Kind::of(products[0].0);

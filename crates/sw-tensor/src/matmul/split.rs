@@ -7,14 +7,14 @@ use ndarray::{ArrayViewMut2, Axis, s};
 use super::Product;
 use crate::Mat;
 
-/// Parts per thread at least, to even out their speeds.
+/// Parts per thread at least where they are short, to even out the threads' speeds.
 const PER_THREAD: usize = 4;
 
 /// A part of a product: some rows of a matrix, and the columns of the result that they make.
 pub(super) type Part<'a> = (&'a Mat, Range<usize>, ArrayViewMut2<'a, f32>);
 
-/// Rows `ms` of all products in parts, as [`columns`] makes them.
-pub(super) fn products<'a>(
+/// Rows `ms` of all products in parts, as [`columns`] makes them: several for each thread.
+pub(super) fn parts<'a>(
     products: &'a mut [Product<'_>],
     ms: Range<usize>,
     step: usize,
@@ -22,22 +22,23 @@ pub(super) fn products<'a>(
 ) -> Vec<Part<'a>> {
     let parts = products.iter_mut().flat_map(|(w, y)| {
         let y = y.slice_mut(s![ms.clone(), ..]);
-        columns(y, step, most).map(|(rows, y)| (*w, rows, y))
+        columns(y, step, most, PER_THREAD).map(|(rows, y)| (*w, rows, y))
     });
     parts.collect()
 }
 
 /// The columns of `y` in parts, which are whole steps but for the last one, of at most `most` columns (one step at least); as
-/// many parts for each thread, and as even as can be.
+/// many parts for each thread, `per_thread` at least where there are as many steps, and as even as can be.
 pub(super) fn columns<'a, T>(
     y: ArrayViewMut2<'a, T>,
     step: usize,
     most: usize,
+    per_thread: usize,
 ) -> impl Iterator<Item = (Range<usize>, ArrayViewMut2<'a, T>)> {
     let threads = rayon::current_num_threads();
     let (width, steps) = (y.ncols(), y.ncols().div_ceil(step));
     let count = steps.div_ceil((most / step).max(1));
-    let count = count.max(PER_THREAD * threads).next_multiple_of(threads);
+    let count = count.max(per_thread * threads).next_multiple_of(threads);
     let count = count.min(steps);
     (1..=count).scan((0, Some(y)), move |(start, rest), i| {
         let end = width.min(i * steps / count * step);
@@ -75,10 +76,16 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_column_is_in_one_part(width in 0usize..2000, step in 1usize..100, most in 0usize..1000, threads in 1usize..5) {
+        fn every_column_is_in_one_part_and_parts_are_even(
+            width in 0usize..2000,
+            step in 1usize..100,
+            most in 0usize..1000,
+            per_thread in 1usize..5,
+            threads in 1usize..5,
+        ) {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
             let mut y = Array2::<u8>::zeros((2, width));
-            let parts = pool.install(|| columns(y.view_mut(), step, most).collect::<Vec<_>>());
+            let parts: Vec<_> = pool.install(|| columns(y.view_mut(), step, most, per_thread).collect());
             let mut end = 0;
             for (range, part) in &parts {
                 prop_assert_eq!((range.start, range.len()), (end, part.ncols()));
@@ -89,6 +96,9 @@ mod tests {
             prop_assert_eq!(end, width);
             let steps = width.div_ceil(step);
             prop_assert!(parts.len().is_multiple_of(threads) || parts.len() == steps);
+            prop_assert!(parts.len() >= steps.min(per_thread * threads));
+            let of_part = || parts.iter().map(|(range, _)| range.len().div_ceil(step));
+            prop_assert!(of_part().max() <= of_part().min().map(|least| least + 1));
         }
     }
 }

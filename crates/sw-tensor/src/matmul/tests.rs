@@ -401,38 +401,52 @@ fn views_of_any_stride() {
 #[test]
 fn products_made_together_are_those_made_alone() {
     let mut random = Random(4);
-    for (m, k) in [(0, 5), (1, 700), (7, 129), (33, 260), (5, 0)] {
+    // More rows than share one packing of the weights, fewer than a tile, none; odd and no columns.
+    for (m, k) in [(530, 160), (33, 260), (7, 129), (1, 700), (0, 5), (5, 0)] {
         let x = random.array(m, k);
-        let mut ws: Vec<Mat> = [
-            (DTYPES[0], 70),
-            (DTYPES[1], 1),
-            (DTYPES[0], 0),
-            (DTYPES[2], 130),
-        ]
-        .map(|(dtype, n)| random.mat(dtype, n, k, 0))
-        .into();
-        ws.push(random.mat(DTYPES[1], k, 40, 0).transposed());
-        ws.push(random.mat(DTYPES[2], 40, k, 0));
+        let turned = x.t().as_standard_layout().into_owned();
+        let mut ws = Vec::new();
+        for dtype in DTYPES {
+            ws.extend([70, 0, 1, 130].map(|n| random.mat(dtype, n, k, 2)));
+            if k > 0 {
+                ws.push(
+                    ws[ws.len() - 1]
+                        .edited(&[(3, k - 1, 0.5), (129, 0, 0.0)])
+                        .unwrap(),
+                );
+            }
+            ws.extend([40, 9].map(|n| random.mat(dtype, k, n, 0).transposed()));
+        }
+        // One kind comes again, after others.
+        ws.push(random.mat(DTYPES[0], 65, k, 0));
         let orders = [Order::Fixed, Order::Any];
-        for (isa, order) in Isa::all()
-            .into_iter()
-            .flat_map(|isa| orders.map(|order| (isa, order)))
-        {
-            let expected: Vec<_> = ws
-                .iter()
-                .map(|w| product_in(order, isa, x.view(), w))
-                .collect();
+        let all = Isa::all().into_iter();
+        for (isa, order) in all.flat_map(|isa| orders.map(|order| (isa, order))) {
+            let alone = ws.iter().map(|w| product_in(order, isa, x.view(), w));
+            let alone: Vec<_> = alone.collect();
             for threads in [1, 3] {
-                let mut ys: Vec<_> = ws
+                let places = ws
                     .iter()
-                    .map(|w| Array2::from_elem((m, w.rows()), f32::NAN))
-                    .collect();
-                let products = ws.iter().zip(ys.iter_mut().map(|y| y.view_mut()));
-                with_threads(threads, || {
-                    matmul_t_each_with(isa, order, x.view(), products)
+                    .map(|w| Array2::from_elem((w.rows(), m), f32::NAN));
+                let mut ys: Vec<_> = places.collect();
+                // Every third result lies turned, and so does `x`.
+                let products = ws.iter().zip(&mut ys).enumerate().map(|(i, (w, y))| {
+                    let y = match i % 3 {
+                        0 => y.view_mut().reversed_axes(),
+                        _ => {
+                            *y = Array2::from_elem((m, w.rows()), f32::NAN);
+                            y.view_mut()
+                        }
+                    };
+                    (w, y)
                 });
-                for (y, expected) in ys.iter().zip(&expected) {
-                    assert_same(y.view(), expected.view(), "together");
+                let products: Vec<_> = products.collect();
+                with_threads(threads, || {
+                    matmul_t_each_with(isa, order, turned.t(), products)
+                });
+                for (i, (y, alone)) in ys.iter().zip(&alone).enumerate() {
+                    let y = if i % 3 == 0 { y.t() } else { y.view() };
+                    assert_same(y, alone.view(), "together");
                 }
             }
         }

@@ -98,6 +98,21 @@ pub(super) struct Operands<'a, S> {
     pub(super) ahead: Ahead,
 }
 
+impl<S: Sum> Operands<'_, S> {
+    /// Panics where an operand is shorter than the inner loops of a kernel rely on.
+    #[inline(always)]
+    fn check<K: Kernel<S>>(&self) {
+        let Operands { units, w, xs, .. } = self;
+        assert!(*units > 0 && units.is_multiple_of(UNITS_OF_STEP));
+        assert!(w.len() >= (K::ROWS - 1) * PITCH + units);
+        assert!((1..=K::TILES).contains(&xs.tiles) && xs.tiles.is_multiple_of(K::TILES_STEP));
+        assert!(xs.units.len() >= (xs.tiles - 1) * xs.pitch + K::PLANES * units * LANES);
+        assert!(self.factors.len() >= K::ROWS);
+        let Sums { sums, pitch } = &self.sums;
+        assert!(sums.len() >= (K::ROWS - 1) * pitch + xs.tiles * LANES);
+    }
+}
+
 /// Multiplies rows of weights with tiles of activations, all sums in registers.
 pub(super) trait Kernel<S: Sum>: Copy + Send + Sync {
     /// Rows of weights at a time.
@@ -134,25 +149,6 @@ const ROWS_AVX2: usize = 4;
 /// Tiles of activations beside them.
 const TILES: usize = 3;
 
-/// Checks what the inner loops rely on.
-#[inline(always)]
-fn check<S: Sum, K: Kernel<S>>(o: &Operands<'_, S>) {
-    let Operands {
-        units,
-        w,
-        xs,
-        factors,
-        sums,
-        ..
-    } = o;
-    assert!(*units > 0 && units.is_multiple_of(UNITS_OF_STEP));
-    assert!(w.len() >= (K::ROWS - 1) * PITCH + units);
-    assert!((1..=K::TILES).contains(&xs.tiles) && xs.tiles.is_multiple_of(K::TILES_STEP));
-    assert!(xs.units.len() >= (xs.tiles - 1) * xs.pitch + K::PLANES * units * LANES);
-    assert!(factors.len() >= K::ROWS);
-    assert!(sums.sums.len() >= (K::ROWS - 1) * sums.pitch + xs.tiles * LANES);
-}
-
 /// Two numbers of 16 bits per unit, on the given instruction set.
 #[derive(Clone, Copy)]
 pub(super) struct Pairs(pub(super) Isa);
@@ -165,13 +161,15 @@ impl<S: Sum> Kernel<S> for Pairs {
 
     #[inline(always)]
     fn multiply(self, _: &(), o: Operands<'_, S>) {
-        check::<S, Self>(&o);
         match self.0 {
             #[cfg(target_arch = "x86_64")]
             Isa::Amx(proof) => x86::pairs(proof.avx512(), o),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512(proof) => x86::pairs(proof, o),
-            _ => portable(o),
+            _ => {
+                o.check::<Self>();
+                portable(o);
+            }
         }
     }
 }
@@ -191,7 +189,6 @@ impl<S: Sum> Kernel<S> for PairsAvx2 {
 
     #[inline(always)]
     fn multiply(self, _: &(), o: Operands<'_, S>) {
-        check::<S, Self>(&o);
         o.ahead.ask(o.units);
         x86::pairs_avx2(self.0, o);
     }
@@ -211,7 +208,6 @@ impl<S: Sum> Kernel<S> for Quads {
 
     #[inline(always)]
     fn multiply(self, _: &(), o: Operands<'_, S>) {
-        check::<S, Self>(&o);
         x86::quads(self.0, o);
     }
 }
@@ -235,7 +231,7 @@ impl Kernel<i32> for Tiles {
 
     #[inline(always)]
     fn multiply(self, unit: &Unit, o: Operands<'_, i32>) {
-        check::<i32, Self>(&o);
+        o.check::<Self>();
         o.ahead.ask(o.units);
         let xs = [o.xs.units, &o.xs.units[o.xs.pitch..]];
         let sums = (o.sums.sums, o.sums.pitch);
@@ -263,7 +259,7 @@ impl Kernel<f32> for Halves {
 
     #[inline(always)]
     fn multiply(self, unit: &Unit, o: Operands<'_, f32>) {
-        check::<f32, Self>(&o);
+        o.check::<Self>();
         o.ahead.ask(o.units);
         let (upper, lower) = o.xs.units.split_at(o.units * LANES);
         let sums = (o.sums.sums, o.sums.pitch);

@@ -201,7 +201,7 @@ fn product<S: Sum, K: Kernel<S>, W: Operand<S>>(
     // Whole groups of rows and whole vectors of `y`, but for the last panel. A packed one takes three eighths of L2.
     let step = (K::ROWS * LANES) >> K::ROWS.trailing_zeros().min(LANES.trailing_zeros());
     let fits = cache::l2() * 3 / 8 / (longest * size_of::<i32>() * step);
-    let panels: Vec<_> = split::columns(y, step, (step * fits).min(PANEL)).collect();
+    let panels: Vec<_> = split::columns(y, step, (step * fits).min(PANEL), 1).collect();
     let jobs = panels.into_par_iter().with_max_len(1);
     jobs.for_each(|(rows, y)| panel(isa, kernel, x, w, rows, y));
 }

@@ -37,7 +37,7 @@ pub(crate) fn matmul_t<T: Tiles>(tiles: T, x: ArrayView2<f32>, products: &mut [P
     };
     let fits = |w: &Mat| w.dtype() == dtype && w.strides()[1] == 1 && w.cols() == depth;
     assert!(height <= MOST_ROWS && products.iter().all(|(w, _)| fits(w)));
-    let parts = split::products(products, 0..height, GROUP, TASK);
+    let parts = split::parts(products, 0..height, GROUP, TASK);
     // Activations as the blocks want them: [block][row][PITCH], in the order in which `Vector::weights` yields the weights.
     with_scratch([depth.div_ceil(T::BLOCK) * height * T::PITCH], |[xs]| {
         for (m, row) in x.rows().into_iter().enumerate() {

@@ -3,7 +3,10 @@
 use std::arch::asm;
 use std::arch::x86_64::*;
 
-use super::{Ahead, LANES, Operands, PITCH, ROWS, ROWS_AVX2, Sum, TILES, UNITS_OF_STEP};
+use super::{
+    Ahead, Kernel, LANES, Operands, PITCH, Pairs, PairsAvx2, Quads, ROWS, ROWS_AVX2, Sum,
+    UNITS_OF_STEP,
+};
 use crate::isa::{Avx2, Avx512, Vnni};
 
 /// Where the operands of a kernel are, of lengths that are checked.
@@ -22,9 +25,14 @@ struct Places {
 }
 
 impl Places {
-    /// For a kernel of so many rows of weights.
+    /// For a kernel.
+    ///
+    /// # Panics
+    /// If an operand is too short for it.
     #[inline(always)]
-    fn new<S: Sum>(rows: usize, o: Operands<'_, S>) -> Places {
+    fn new<S: Sum, K: Kernel<S>>(o: Operands<'_, S>) -> Places {
+        o.check::<K>();
+        assert!(size_of::<S>() == size_of::<i32>());
         let Operands {
             units,
             w,
@@ -33,12 +41,6 @@ impl Places {
             sums,
             ..
         } = o;
-        assert!(units.is_multiple_of(UNITS_OF_STEP) && factors.len() >= rows);
-        assert!(w.len() >= (rows - 1) * PITCH + units);
-        assert!((1..=TILES).contains(&xs.tiles));
-        assert!(xs.units.len() >= (xs.tiles - 1) * xs.pitch + units * LANES);
-        assert!(sums.sums.len() >= (rows - 1) * sums.pitch + xs.tiles * LANES);
-        assert!(size_of::<S>() == size_of::<i32>());
         Places {
             units,
             w: w.as_ptr(),
@@ -52,9 +54,9 @@ impl Places {
 }
 
 macro_rules! by_tiles {
-    ($kernel:ident, $sum:ident, $operands:expr) => {{
+    ($kernel:ident of $of:ident, $sum:ident, $operands:expr) => {{
         let (tiles, ahead) = ($operands.xs.tiles, $operands.ahead);
-        let places = Places::new(ROWS, $operands);
+        let places = Places::new::<$sum, $of>($operands);
         // SAFETY: a proof of the instructions is at hand; `Places::new` has checked the lengths.
         unsafe {
             match (tiles, $sum::SCALED) {
@@ -71,13 +73,13 @@ macro_rules! by_tiles {
 
 pub(super) fn pairs<S: Sum>(proof: Avx512, o: Operands<'_, S>) {
     match Vnni::new(proof) {
-        Some(_) => by_tiles!(pairs_vnni, S, o),
-        None => by_tiles!(pairs_madd, S, o),
+        Some(_) => by_tiles!(pairs_vnni of Pairs, S, o),
+        None => by_tiles!(pairs_madd of Pairs, S, o),
     }
 }
 
 pub(super) fn quads<S: Sum>(_proof: Vnni, o: Operands<'_, S>) {
-    by_tiles!(quads_vnni, S, o);
+    by_tiles!(quads_vnni of Quads, S, o);
 }
 
 /// A loop over units: `$step(sum, activations, weight)`.
@@ -182,7 +184,7 @@ kernel!(
 
 pub(super) fn pairs_avx2<S: Sum>(_proof: Avx2, o: Operands<'_, S>) {
     let tiles = o.xs.tiles;
-    let mut operands = Places::new(ROWS_AVX2, o);
+    let mut operands = Places::new::<S, PairsAvx2>(o);
     for _ in 0..tiles {
         // SAFETY: `_proof` is the proof of AVX2; `Places::new` has checked the lengths.
         unsafe {

@@ -58,18 +58,21 @@ fn pieces(dtype: Dtype) -> usize {
     }
 }
 
-/// `y = x * w^T` for matrices of one dtype of 16 bits; all of `x`, `y` and the matrices have adjacent columns.
+/// `y = x * w^T` for matrices of one dtype of 16 bits; all of `x`, `y` and the matrices have columns, which are adjacent.
 ///
 /// # Panics
 /// If that is not so.
 pub(in crate::matmul) fn matmul_t(proof: Amx, x: ArrayView2<f32>, products: &mut [Product<'_>]) {
+    let dtype = products[0].0.dtype();
+    let fits = |w: &Mat| w.dtype() == dtype && w.strides()[1] == 1 && w.cols() == x.ncols();
+    assert!(dtype != Dtype::F32 && products.iter().all(|(w, _)| fits(w)));
     for ms in even_blocks(x.nrows().div_ceil(SIDE), M_BLOCK / SIDE) {
         let ms = ms.start * SIDE..x.nrows().min(ms.end * SIDE);
         let x = x.slice(s![ms.clone(), ..]);
         let (height, depth) = x.dim();
         let tiles = height.div_ceil(SIDE);
-        let most = most_columns(tiles, pieces(products[0].0.dtype()));
-        let parts = split::products(products, ms, PANEL, most);
+        let most = most_columns(tiles, pieces(dtype));
+        let parts = split::parts(products, ms, PANEL, most);
         with_scratch([depth.div_ceil(BLOCK) * tiles * X_BLOCK], |[xs]| {
             pack_rows(proof, x, xs);
             let rows = Rows { xs, tiles, depth };

@@ -252,111 +252,100 @@ macro_rules! low {
     };
 }
 
+/// Several lines of assembly.
+macro_rules! lines {
+    ($($line:expr),*) => {
+        concat!($($line, "\n"),*)
+    };
+}
+
 // Every sum takes the pieces of a step in the same order.
+
+/// The piece of two tiles of weights at `$piece`, loaded, times the first piece of two tiles of activations.
+macro_rules! tall_first {
+    ($piece:literal) => {
+        lines!(
+            load!("4", "w0", $piece, weights),
+            load!("6", "x0", "0"),
+            dp!("0", "4", "6"),
+            load!("5", "w1", $piece, weights),
+            dp!("2", "5", "6"),
+            load!("7", "x1", "0"),
+            dp!("1", "4", "7"),
+            dp!("3", "5", "7")
+        )
+    };
+}
+
+/// The same piece of weights times the piece of activations at `$piece`.
+macro_rules! tall_next {
+    ($piece:literal) => {
+        lines!(
+            load!("6", "x0", $piece),
+            dp!("0", "4", "6"),
+            dp!("2", "5", "6"),
+            load!("7", "x1", $piece),
+            dp!("1", "4", "7"),
+            dp!("3", "5", "7")
+        )
+    };
+}
+
+/// The first piece of two tiles of weights times all three of one tile of activations.
+macro_rules! low_first {
+    () => {
+        lines!(
+            load!("4", "w0", "0", weights),
+            load!("6", "x0", "0"),
+            dp!("0", "4", "6"),
+            ahead!(),
+            load!("5", "w1", "0", weights),
+            dp!("2", "5", "6"),
+            ahead!(),
+            load!("7", "x0", "1024"),
+            dp!("0", "4", "7"),
+            dp!("2", "5", "7"),
+            ahead!(),
+            load!("6", "x0", "2048"),
+            dp!("0", "4", "6"),
+            dp!("2", "5", "6"),
+            ahead!()
+        )
+    };
+}
+
+/// The second piece of the weights times the larger two of the activations.
+macro_rules! low_second {
+    () => {
+        lines!(
+            load!("4", "w0", "1024", weights),
+            load!("6", "x0", "0"),
+            dp!("0", "4", "6"),
+            load!("5", "w1", "1024", weights),
+            dp!("2", "5", "6"),
+            load!("7", "x0", "1024"),
+            dp!("0", "4", "7"),
+            dp!("2", "5", "7")
+        )
+    };
+}
+
 tall!(
     tall_one,
-    load!("4", "w0", "0", weights),
-    load!("6", "x0", "0"),
-    dp!("0", "4", "6"),
-    load!("5", "w1", "0", weights),
-    dp!("2", "5", "6"),
-    load!("7", "x1", "0"),
-    dp!("1", "4", "7"),
-    dp!("3", "5", "7"),
-    load!("6", "x0", "1024"),
-    dp!("0", "4", "6"),
-    dp!("2", "5", "6"),
-    load!("7", "x1", "1024"),
-    dp!("1", "4", "7"),
-    dp!("3", "5", "7"),
-    load!("6", "x0", "2048"),
-    dp!("0", "4", "6"),
-    dp!("2", "5", "6"),
-    load!("7", "x1", "2048"),
-    dp!("1", "4", "7"),
-    dp!("3", "5", "7")
+    tall_first!("0"),
+    tall_next!("1024"),
+    tall_next!("2048")
 );
 tall!(
     tall_two,
-    load!("4", "w0", "0", weights),
-    load!("6", "x0", "0"),
-    dp!("0", "4", "6"),
-    load!("5", "w1", "0", weights),
-    dp!("2", "5", "6"),
-    load!("7", "x1", "0"),
-    dp!("1", "4", "7"),
-    dp!("3", "5", "7"),
-    load!("6", "x0", "1024"),
-    dp!("0", "4", "6"),
-    dp!("2", "5", "6"),
-    load!("7", "x1", "1024"),
-    dp!("1", "4", "7"),
-    dp!("3", "5", "7"),
-    load!("6", "x0", "2048"),
-    dp!("0", "4", "6"),
-    dp!("2", "5", "6"),
-    load!("7", "x1", "2048"),
-    dp!("1", "4", "7"),
-    dp!("3", "5", "7"),
-    load!("4", "w0", "1024", weights),
-    load!("6", "x0", "0"),
-    dp!("0", "4", "6"),
-    load!("5", "w1", "1024", weights),
-    dp!("2", "5", "6"),
-    load!("7", "x1", "0"),
-    dp!("1", "4", "7"),
-    dp!("3", "5", "7"),
-    load!("6", "x0", "1024"),
-    dp!("0", "4", "6"),
-    dp!("2", "5", "6"),
-    load!("7", "x1", "1024"),
-    dp!("1", "4", "7"),
-    dp!("3", "5", "7")
+    tall_first!("0"),
+    tall_next!("1024"),
+    tall_next!("2048"),
+    tall_first!("1024"),
+    tall_next!("1024")
 );
-low!(
-    low_one,
-    load!("4", "w0", "0", weights),
-    load!("6", "x0", "0"),
-    dp!("0", "4", "6"),
-    ahead!(),
-    load!("5", "w1", "0", weights),
-    dp!("2", "5", "6"),
-    ahead!(),
-    load!("7", "x0", "1024"),
-    dp!("0", "4", "7"),
-    dp!("2", "5", "7"),
-    ahead!(),
-    load!("6", "x0", "2048"),
-    dp!("0", "4", "6"),
-    dp!("2", "5", "6"),
-    ahead!()
-);
-low!(
-    low_two,
-    load!("4", "w0", "0", weights),
-    load!("6", "x0", "0"),
-    dp!("0", "4", "6"),
-    ahead!(),
-    load!("5", "w1", "0", weights),
-    dp!("2", "5", "6"),
-    ahead!(),
-    load!("7", "x0", "1024"),
-    dp!("0", "4", "7"),
-    dp!("2", "5", "7"),
-    ahead!(),
-    load!("6", "x0", "2048"),
-    dp!("0", "4", "6"),
-    dp!("2", "5", "6"),
-    ahead!(),
-    load!("4", "w0", "1024", weights),
-    load!("6", "x0", "0"),
-    dp!("0", "4", "6"),
-    load!("5", "w1", "1024", weights),
-    dp!("2", "5", "6"),
-    load!("7", "x0", "1024"),
-    dp!("0", "4", "7"),
-    dp!("2", "5", "7")
-);
+low!(low_one, low_first!());
+low!(low_two, low_first!(), low_second!());
 
 impl Unit {
     /// A panel of weights times two tiles of rows, whose steps begin at `xs`: starts or continues `sums` `[tile of

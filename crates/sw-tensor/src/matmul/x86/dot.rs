@@ -26,15 +26,14 @@ const TASK: usize = 4 * GROUP;
 /// Floats that each row of activations is longer than a block, so that rows do not compete for one cache set.
 const PAD: usize = LINE / size_of::<f32>();
 
-/// `y = x * w^T` for at most [`MOST_ROWS`] rows and matrices of one dtype with adjacent columns; `x` has adjacent columns too.
+/// `y = x * w^T` for at most [`MOST_ROWS`] rows and matrices, one at least, of one dtype with adjacent columns; `x` has adjacent
+/// columns too.
 ///
 /// # Panics
 /// If that is not so.
 pub(crate) fn matmul_t<T: Tiles>(tiles: T, x: ArrayView2<f32>, products: &mut [Product<'_>]) {
     let (height, depth) = x.dim();
-    let Some(dtype) = products.first().map(|(w, _)| w.dtype()) else {
-        return;
-    };
+    let dtype = products[0].0.dtype();
     let fits = |w: &Mat| w.dtype() == dtype && w.strides()[1] == 1 && w.cols() == depth;
     assert!(height <= MOST_ROWS && products.iter().all(|(w, _)| fits(w)));
     let parts = split::parts(products, 0..height, GROUP, TASK);

@@ -58,7 +58,7 @@ fn pieces(dtype: Dtype) -> usize {
     }
 }
 
-/// `y = x * w^T` for matrices of one dtype of 16 bits; all of `x`, `y` and the matrices have columns, which are adjacent.
+/// `y = x * w^T` for matrices, one at least, of one dtype of 16 bits; all of `x`, `y` and the matrices have columns, which are adjacent.
 ///
 /// # Panics
 /// If that is not so.

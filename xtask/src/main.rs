@@ -21,6 +21,7 @@ mod report;
 mod reproduce;
 mod svg;
 mod table;
+mod tidy;
 mod train_nano;
 
 use std::process::ExitCode;
@@ -40,6 +41,7 @@ enum Command {
     BenchPeers(bench_peers::BenchPeers),
     #[command(flatten)]
     Reproduce(reproduce::Commands),
+    Tidy(tidy::Tidy),
     TrainNano(train_nano::TrainNano),
 }
 
@@ -52,6 +54,7 @@ fn main() -> ExitCode {
     let result = match cli.command {
         Command::BenchPeers(c) => c.run().map(|()| true),
         Command::Reproduce(c) => c.run(),
+        Command::Tidy(c) => c.run().map(|()| true),
         Command::TrainNano(c) => c.run().map(|()| true),
     };
     match result {

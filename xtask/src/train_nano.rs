@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
-use sw_train::nano::{Next, Progress, Recipe, train_nano};
+use nano::{Next, Progress, Recipe, train_nano};
 
 use crate::{inputs::embedded, output::say};
 
@@ -61,7 +61,7 @@ impl TrainNano {
         });
         bar.finish_and_clear();
         match result {
-            Err(sw_train::Error::Stopped(step)) => {
+            Err(nano::Error::Stopped(step)) => {
                 say(format!("stopped at step {step}; the same command goes on"))
             }
             result => {

@@ -33,12 +33,6 @@ pub enum Error {
         /// Loss or gradient.
         what: &'static str,
     },
-    /// The tokenizer could not be trained or used.
-    #[error("tokenizer: {0}")]
-    Tokenizer(String),
-    /// The caller asked to stop; the state is saved.
-    #[error("stopped at step {0}; run again to go on")]
-    Stopped(usize),
 }
 
 /// A result with this crate's [`Error`].

@@ -1,6 +1,4 @@
-//! Training for Llama blocks: the backward pass, AdamW, and the micro-world in which the embedded checkpoint is grown.
-//!
-//! The library never prints: progress is reported through a callback.
+//! Training for Llama blocks: the backward pass, AdamW, checkpoints to go on from.
 #![deny(unsafe_code)]
 
 mod adamw;
@@ -10,11 +8,9 @@ mod dense;
 mod error;
 mod gradient;
 mod model;
-pub mod nano;
 mod norm;
 mod params;
 mod train;
-pub mod world;
 
 pub use adamw::{AdamW, AdamWOptions, Schedule};
 pub use checkpoint::Precision;

@@ -22,6 +22,17 @@ pub enum Error {
         /// What was expected and what was found.
         what: String,
     },
+    /// The model could not be run.
+    #[error(transparent)]
+    Model(#[from] sw_model::Error),
+    /// The backward pass does not know something of this model.
+    #[error("{family}: the backward pass does not know {what}; it knows Llama-like models")]
+    Unsupported {
+        /// `model_type` of the config.
+        family: &'static str,
+        /// What it does not know.
+        what: &'static str,
+    },
     /// Numbers that do not fit together.
     #[error("{0}")]
     Shape(String),

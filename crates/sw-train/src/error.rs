@@ -26,7 +26,7 @@ pub enum Error {
     #[error(transparent)]
     Model(#[from] sw_model::Error),
     /// The backward pass does not know something of this model.
-    #[error("{family}: the backward pass does not know {what}; it knows Llama-like models")]
+    #[error("{family} has {what}, which the backward pass does not know")]
     Unsupported {
         /// `model_type` of the config.
         family: &'static str,

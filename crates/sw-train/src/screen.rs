@@ -29,8 +29,8 @@ pub struct Screened {
 /// of every token but the first of each text.
 ///
 /// The gradient of no more than one matrix is in memory at a time. The result does not depend on the number of threads. The
-/// score is of first order (it is Molchanov's importance, arXiv 1906.10771, equation 5, before squaring): a weight whose effect is
-/// large and far from linear may have a small one, so what is found is to be zeroed and measured.
+/// score is of first order (before its normalization it is the saliency of SNIP, arXiv 1810.02340): a weight whose effect is large
+/// and far from linear may have a small one, so what is found is to be zeroed and measured.
 ///
 /// # Errors
 /// [`Error::Unsupported`] where the backward pass does not know the model; see [`mapped::backward`]. A gradient that is not

@@ -32,6 +32,7 @@ def main():
     parser.add_argument("--data", help="a plain text whose first tokens are taken")
     parser.add_argument("--tokens", type=int, default=64, help="tokens of a text")
     parser.add_argument("--texts", type=int, default=2)
+    parser.add_argument("--profile", default="release", help="of the build of the example")
     args = parser.parse_args()
 
     tokenizer = AutoTokenizer.from_pretrained(args.model)
@@ -51,7 +52,7 @@ def main():
         folder = pathlib.Path(folder)
         (folder / "texts.json").write_text(json.dumps(texts))
         out = folder / "gradients.safetensors"
-        command = ["cargo", "run", "--release", "-q", "-p", "sw-train", "--example", "gradients", "--"]
+        command = ["cargo", "run", "--profile", args.profile, "-q", "-p", "sw-train", "--example", "gradients", "--"]
         run = subprocess.run(
             [*command, args.model, str(folder / "texts.json"), str(out)],
             cwd=pathlib.Path(__file__).parent,

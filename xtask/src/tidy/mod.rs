@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use serde_json::Value;
 
-use crate::output::say;
+use sw_cli::program::say;
 
 /// Check the architecture's rules: which crate uses which, where `unsafe`, printing and the environment may stand, lengths
 /// of files, links between documents, licences of dependencies.

@@ -13,9 +13,10 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use sw_detect::{Candidate, DetectOptions, Directory, Report, Unit, detect, measure};
 use sw_eval::{
-    DataDir, EvalResults, Intervention, Journal, Key, Metric, Options, Run, Runtime, Split, Task,
-    Workload, evaluate_workload,
+    DataDir, EvalResults, Journal, Key, Metric, Options, Run, Runtime, Split, Task, Workload,
+    evaluate_workload,
 };
+use sw_intervene::Intervention;
 use sw_model::{Fingerprint, Model, WeightCoord};
 
 use crate::{

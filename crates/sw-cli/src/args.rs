@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use sw_eval::{Bos, DataDir, Options, PackedReader};
+use sw_eval::{Bos, DataDir, Options};
+use sw_intervene::PackedReader;
 use sw_model::{Model, OpenOptions, locate_model};
 
 /// Which model, and how it is opened.

@@ -14,9 +14,10 @@ use comfy_table::{CellAlignment, Table, presets::UTF8_FULL_CONDENSED};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::Value;
 use sw_eval::{
-    EvalResults, Intervention, Options, Output, Runtime, Shard, Split, TASKS, Written, evaluate_to,
+    EvalResults, Options, Output, Runtime, Shard, Split, TASKS, Written, evaluate_to,
     evaluate_with, merge, shards_in, stamp,
 };
+use sw_intervene::Intervention;
 
 use crate::{args::TaskArgs, say};
 

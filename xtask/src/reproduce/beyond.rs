@@ -7,7 +7,8 @@ use sw_detect::{
     Candidate, Effect, ProofOptions, SinkOptions, Sinks, proof_texts, prove_candidates, pruned,
     sinks,
 };
-use sw_eval::{Constant, Intervention, Metric, SetWeight};
+use sw_eval::Metric;
+use sw_intervene::{Constant, Intervention, SetWeight};
 use sw_model::{Hook, Model, Seq, Site, SiteView, WeightCoord};
 
 use super::Experiment;

@@ -22,7 +22,7 @@ use sw_detect::{Candidate, DetectOptions, Directory, Report, detect, measure};
 use sw_eval::{
     DataDir, Intervention, Journal, Key, Options, Run, Runtime, Task, Workload, evaluate_workload,
 };
-use sw_model::{Fingerprint, Model};
+use sw_model::{Fingerprint, LinearAt, Model};
 
 use crate::{
     inputs::{Inputs, super_weights},
@@ -206,6 +206,17 @@ impl Lab {
         grouped(maps.map(|w| w.rows() * w.cols()).sum())
     }
 
+    /// The magnitudes of a linear map's weights.
+    pub(crate) fn magnitudes(&self, at: LinearAt) -> Vec<f32> {
+        let Some(w) = self.model.weight_at(at) else {
+            return Vec::new();
+        };
+        let mut values = vec![0.0; w.rows() * w.cols()];
+        w.widen(0..w.rows(), 0..w.cols(), &mut values);
+        values.iter_mut().for_each(|v| *v = v.abs());
+        values
+    }
+
     /// How evaluations are run.
     pub(crate) fn options(&self, limit: Option<usize>) -> Options {
         let mut options = Options::default();
@@ -222,24 +233,32 @@ impl Lab {
         interventions: &[Intervention],
         limit: Option<usize>,
     ) -> Result<Scores> {
-        let mut options = self.options(limit);
-        options.interventions = interventions.to_vec();
-        let mut runtime = None;
+        let options = self.options_for(interventions, limit);
+        if let Some(runs) = self.known_runs(tasks, &options)? {
+            return Ok(Scores { runs });
+        }
+        let runtime = self.runtime(interventions)?;
+        self.evaluate_on(label, tasks, interventions, limit, &runtime)
+    }
+
+    /// The same with the edited model at hand; `interventions` are recorded, `runtime` is run.
+    pub(crate) fn evaluate_on(
+        &self,
+        label: &str,
+        tasks: &[&str],
+        interventions: &[Intervention],
+        limit: Option<usize>,
+        runtime: &Runtime,
+    ) -> Result<Scores> {
+        let options = self.options_for(interventions, limit);
         let mut runs = Vec::new();
         for task in tasks {
-            let key = serde_json::to_string(&(task, &options))?;
+            let key = key(task, &options)?;
             let known = self.runs.borrow().get(&key).cloned();
             let run = match known {
                 Some(run) => run,
                 None => {
-                    let lm = match &runtime {
-                        Some(lm) => lm,
-                        None => runtime.insert(
-                            Runtime::new(&self.model, interventions)?
-                                .named(self.inputs.model.clone()),
-                        ),
-                    };
-                    let run = Rc::new(self.run(label, task, lm, &options)?);
+                    let run = Rc::new(self.run(label, task, runtime, &options)?);
                     self.runs.borrow_mut().insert(key, run.clone());
                     run
                 }
@@ -247,6 +266,27 @@ impl Lab {
             runs.push(run);
         }
         Ok(Scores { runs })
+    }
+
+    fn options_for(&self, interventions: &[Intervention], limit: Option<usize>) -> Options {
+        let mut options = self.options(limit);
+        options.interventions = interventions.to_vec();
+        options
+    }
+
+    /// The runs of all these tasks, if there are all of them.
+    fn known_runs(&self, tasks: &[&str], options: &Options) -> Result<Option<Vec<Rc<Run>>>> {
+        let keys: Vec<String> = tasks
+            .iter()
+            .map(|task| key(task, options))
+            .collect::<Result<_>>()?;
+        let runs = self.runs.borrow();
+        Ok(keys.iter().map(|key| runs.get(key).cloned()).collect())
+    }
+
+    /// The model under interventions, by the name that it was asked for.
+    pub(crate) fn runtime(&self, interventions: &[Intervention]) -> Result<Runtime> {
+        Ok(Runtime::new(&self.model, interventions)?.named(&self.inputs.model))
     }
 
     /// What a task asks; read and encoded once for all settings.
@@ -317,6 +357,11 @@ impl Lab {
             _ => self.inputs.model.clone(),
         }
     }
+}
+
+/// What tells evaluations apart.
+fn key(task: &str, options: &Options) -> Result<String> {
+    Ok(serde_json::to_string(&(task, options))?)
 }
 
 /// The directory's id of a model that has both the name and the shape of one it knows.

@@ -100,14 +100,32 @@ pub(super) const LISTED: &str = "ours, z of the paper's list";
 
 /// What all sizes share.
 pub(super) struct Bench<'a> {
-    pub(super) lab: &'a Lab,
-    pub(super) shared: &'a Shared,
+    lab: &'a Lab,
+    shared: &'a Shared,
+    tasks: Vec<&'static str>,
+    limit: Option<usize>,
+    calibration: Calibration,
+    /// What z is searched on.
+    searched_on: String,
+    original: Scores,
+}
+
+/// What was measured beside the sizes.
+pub(super) struct Subject {
     pub(super) tasks: Vec<&'static str>,
-    pub(super) limit: Option<usize>,
-    pub(super) calibration: Calibration,
     /// What z is searched on.
     pub(super) searched_on: String,
+    /// The model as it is.
     pub(super) original: Scores,
+}
+
+impl Subject {
+    pub(super) fn note(&self) -> String {
+        format!(
+            "z is searched by the output error on {}; no test text is among them.",
+            self.searched_on
+        )
+    }
 }
 
 impl<'a> Bench<'a> {
@@ -267,10 +285,11 @@ impl<'a> Bench<'a> {
         maps.map(|w| w.rows() * w.cols()).max().unwrap_or(0)
     }
 
-    pub(super) fn note(&self) -> String {
-        format!(
-            "z is searched by the output error on {}; no test text is among them.",
-            self.searched_on
-        )
+    pub(super) fn measured(self) -> Subject {
+        Subject {
+            tasks: self.tasks,
+            searched_on: self.searched_on,
+            original: self.original,
+        }
     }
 }

@@ -28,6 +28,8 @@ pub(super) struct Setting {
     pub(super) perplexities: Perplexities,
     /// The same quantization computed in integers, where there is one.
     pub(super) integer: Option<Integer>,
+    #[serde(skip)]
+    scores: Scores,
 }
 
 /// Perplexity of each text.
@@ -109,10 +111,15 @@ pub(super) fn weights() -> Scheme {
 
 /// The rows of one table as they are evaluated.
 pub(super) struct Bench<'a> {
-    pub(super) lab: &'a Lab,
-    pub(super) tasks: Vec<&'static str>,
-    pub(super) settings: Vec<Setting>,
-    pub(super) scores: Option<Scores>,
+    lab: &'a Lab,
+    tasks: Vec<&'static str>,
+    settings: Vec<Setting>,
+}
+
+/// The rows of one table as they were measured.
+pub(crate) struct Rows {
+    tasks: Vec<&'static str>,
+    settings: Vec<Setting>,
 }
 
 impl<'a> Bench<'a> {
@@ -122,11 +129,18 @@ impl<'a> Bench<'a> {
             lab,
             tasks,
             settings: vec![],
-            scores: None,
         };
         let stored = format!("{}, as stored", lab.model.dtype());
-        bench.scores = Some(bench.add("fp16", stored, vec![])?);
+        bench.add("fp16", stored, vec![])?;
         Ok(bench)
+    }
+
+    /// What was measured.
+    pub(super) fn rows(self) -> Rows {
+        Rows {
+            tasks: self.tasks,
+            settings: self.settings,
+        }
     }
 
     pub(super) fn add(
@@ -134,7 +148,7 @@ impl<'a> Bench<'a> {
         name: &'static str,
         label: impl Into<String>,
         interventions: Vec<Intervention>,
-    ) -> Result<Scores> {
+    ) -> Result<()> {
         let label = label.into();
         let scores = self.evaluate(&label, &interventions)?;
         let integer = in_integers(&interventions);
@@ -147,8 +161,9 @@ impl<'a> Bench<'a> {
             interventions,
             perplexities: self.perplexities(&scores),
             integer,
+            scores,
         });
-        Ok(scores)
+        Ok(())
     }
 
     fn integer(&self, label: &str, interventions: Vec<Intervention>) -> Result<Integer> {
@@ -184,10 +199,11 @@ impl<'a> Bench<'a> {
         reading: &Reading,
     ) -> Result<()> {
         let interventions = reading.interventions(self.lab)?;
-        self.add(name, label, interventions)?;
-        Ok(())
+        self.add(name, label, interventions)
     }
+}
 
+impl Rows {
     fn value(&self, name: &str, task: &str) -> Option<f64> {
         let setting = self.settings.iter().find(|s| s.name == name)?;
         of(&setting.perplexities, task)
@@ -202,13 +218,13 @@ impl<'a> Bench<'a> {
     }
 
     /// The table; `best`: which row counts as all damage undone.
-    pub(super) fn table(&self, best: &str) -> Table {
+    pub(super) fn table(&self, best: &str, lab: &Lab) -> Table {
         let headings: Vec<_> = PERPLEXITIES
             .iter()
             .rev()
             .filter(|t| self.tasks.contains(&t.0))
             .collect();
-        let published = self.lab.known.as_deref().map_or(&[][..], published::w8a8);
+        let published = lab.known.as_deref().map_or(&[][..], published::w8a8);
         let mut header = vec!["Setting".to_owned()];
         for (_, heading) in &headings {
             header.extend([
@@ -244,11 +260,8 @@ impl<'a> Bench<'a> {
                     None => String::new(),
                 });
                 if !published.is_empty() {
-                    let column = usize::from(*task == "c4");
-                    let paper = published
-                        .iter()
-                        .find(|p| p.name == setting.name)
-                        .map(|p| p.values[column]);
+                    let paper = published.iter().find(|p| p.name == setting.name);
+                    let paper = paper.and_then(|p| p.perplexity(task));
                     row.push(fixed(paper, 2));
                     row.push(signed(value.zip(paper).map(|(v, p)| v - p), 2));
                 }
@@ -312,8 +325,9 @@ impl<'a> Bench<'a> {
         format!("Perplexity on {heading}: {}.", parts.join(", "))
     }
 
-    pub(super) fn finish(self, outcome: &mut Outcome) -> Result<()> {
-        if let Some(scores) = &self.scores {
+    pub(super) fn finish(&self, lab: &Lab, outcome: &mut Outcome) -> Result<()> {
+        if let Some(stored) = self.settings.first() {
+            let scores = &stored.scores;
             for task in scores.tasks() {
                 outcome.notes.push(format!(
                     "{}: split {}, {} windows of {} tokens.",
@@ -334,7 +348,7 @@ impl<'a> Bench<'a> {
             ))
         });
         outcome.notes.extend(refused);
-        outcome.data("super_weights", self.lab.found()?.json())?;
+        outcome.data("super_weights", lab.found()?.json())?;
         outcome.data("settings", &self.settings)
     }
 }

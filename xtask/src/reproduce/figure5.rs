@@ -49,28 +49,55 @@ pub(super) struct Next {
     pub(super) mass: f64,
 }
 
+/// What Figure 5 measures.
+pub(crate) struct Measured {
+    /// How many prompts there are.
+    prompts: usize,
+    original: Next,
+    pruned: Next,
+    /// Ids by their original probability, the most probable first.
+    order: Vec<usize>,
+}
+
 impl Experiment for Figure5 {
     const NAME: &'static str = "figure5";
 
-    fn run(&self, lab: &Lab) -> Result<Outcome> {
+    type Measured = Measured;
+
+    fn measure(&self, lab: &Lab) -> Result<Measured> {
         let prompts = lambada(lab, lab.inputs.limit.unwrap_or(PROMPTS))?;
         let tokens: Vec<_> = prompts
             .iter()
             .map(|text| lab.inputs.encode(&lab.model, text))
             .collect::<Result<_>>()?;
-        let mut original = next(&Runtime::new(&lab.model, &[])?, &tokens)?;
-        let mut pruned = next(&Runtime::new(&lab.model, &[lab.prune()?])?, &tokens)?;
+        let mut original = next(&lab.runtime(&[])?, &tokens)?;
+        let mut pruned = next(&lab.runtime(&[lab.prune()?])?, &tokens)?;
         let order = most_probable(&original.mean);
         for setting in [&mut original, &mut pruned] {
             setting.mass = order.iter().take(MASS).map(|&id| setting.mean[id]).sum();
         }
+        Ok(Measured {
+            prompts: tokens.len(),
+            original,
+            pruned,
+            order,
+        })
+    }
+
+    fn show(&self, lab: &Lab, measured: Measured) -> Result<Outcome> {
+        let Measured {
+            prompts,
+            original,
+            pruned,
+            order,
+        } = measured;
         let tokenizer = lab.model.tokenizer()?;
         let shown: Vec<usize> = order.iter().copied().take(self.top.max(1)).collect();
         let mut outcome = Outcome::new("Figures 5 and 11. What the model says next");
         let best = shown[0];
         outcome.finding = format!(
             "Over {} prompts, the most probable next token {:?} goes from {:.4} to {:.4} on average; the {MASS} most probable tokens together from {:.3} to {:.3}; the entropy from {:.2} to {:.2} nats.",
-            tokens.len(),
+            prompts,
             spelled(tokenizer, best),
             original.mean[best],
             pruned.mean[best],
@@ -109,7 +136,7 @@ impl Experiment for Figure5 {
         };
         let caption = format!(
             "Mean over {} LAMBADA test texts without their last word; tokens by their original probability. The space that begins a token is drawn as \u{2423}.",
-            tokens.len()
+            prompts
         );
         let few = &shown[..FIRST.min(shown.len())];
         outcome.figure(

@@ -3,10 +3,13 @@
 use anyhow::{Result, ensure};
 use clap::Args;
 use serde::Serialize;
+use sw_model::WeightCoord;
 
 use super::{
     Experiment,
-    blocks::{Bench, CLIP, Layout, PAPER, Quantized, RESTORE, RTN, SEARCHED, Shared, Size},
+    blocks::{
+        Bench, CLIP, Layout, PAPER, Quantized, RESTORE, RTN, SEARCHED, Shared, Size, Subject,
+    },
 };
 use crate::{
     lab::Lab,
@@ -15,7 +18,7 @@ use crate::{
         chart::{Along, Axis, Chart, Guide, Mark, Panel, Series, Tone, points},
         table::{Table, fixed, grouped, p_value, signed},
     },
-    published,
+    published::{self, AtSize},
 };
 
 /// Show accuracy of 4-bit weights against block size: round-to-nearest, the paper's method, and its parts (Figure 7).
@@ -38,10 +41,27 @@ pub(crate) struct Figure7 {
     shared: Shared,
 }
 
+/// What Figure 7 measures.
+pub(crate) struct Measured {
+    of: Subject,
+    sizes: Vec<Size>,
+    /// Sides of blocks that hold every matrix whole.
+    whole: Vec<usize>,
+    /// Weights of the largest matrix.
+    largest: usize,
+    /// The first super weight.
+    coord: WeightCoord,
+    value: f32,
+    /// Magnitudes of its matrix.
+    magnitudes: Vec<f32>,
+}
+
 impl Experiment for Figure7 {
     const NAME: &'static str = "figure7";
 
-    fn run(&self, lab: &Lab) -> Result<Outcome> {
+    type Measured = Measured;
+
+    fn measure(&self, lab: &Lab) -> Result<Measured> {
         let bench = Bench::new(lab, &self.shared)?;
         let largest = bench.largest();
         ensure!(
@@ -54,6 +74,26 @@ impl Experiment for Figure7 {
         let sizes: Vec<Size> = sides
             .map(|side| bench.size(side, true))
             .collect::<Result<_>>()?;
+        let coord = lab.found()?.coords[0];
+        Ok(Measured {
+            of: bench.measured(),
+            sizes,
+            whole,
+            largest,
+            coord,
+            value: lab.model.value(coord)?,
+            magnitudes: lab.magnitudes(coord.at()),
+        })
+    }
+
+    fn show(&self, lab: &Lab, measured: Measured) -> Result<Outcome> {
+        let Measured {
+            of: bench,
+            sizes,
+            whole,
+            largest,
+            ..
+        } = &measured;
         let base = bench.original.average(bench.tasks.iter().copied());
         let bits = self.shared.bits;
 
@@ -61,7 +101,7 @@ impl Experiment for Figure7 {
             "Figure 7. {bits}-bit weights against the size of the blocks"
         ));
         let sentences = [
-            Some(finding(&sizes, base)),
+            Some(finding(sizes, base)),
             bench.original.caution(&bench.tasks),
         ];
         outcome.finding = sentences
@@ -69,22 +109,45 @@ impl Experiment for Figure7 {
             .flatten()
             .collect::<Vec<_>>()
             .join(" ");
+        let panels = [
+            with_published(
+                accuracy_chart(
+                    sizes,
+                    base,
+                    &[RTN, PAPER, SEARCHED],
+                    Layout::Flat,
+                    "Accuracy",
+                ),
+                sizes,
+                lab,
+            ),
+            error_chart(sizes, &[RTN, PAPER, SEARCHED]),
+            accuracy_chart(
+                sizes,
+                base,
+                &[RTN, SEARCHED, CLIP, RESTORE],
+                Layout::Flat,
+                "The method's parts",
+            ),
+            accuracy_chart(
+                &sizes[..sizes.len() - 1],
+                base,
+                &[RTN, SEARCHED],
+                Layout::Tiles,
+                "True tiles instead of flat blocks",
+            ),
+        ];
         outcome.figure(
             "figure7",
             "",
-            vec![
-                accuracy_chart(&sizes, base, &[RTN, PAPER, SEARCHED], Layout::Flat, "Accuracy", lab),
-                error_chart(&sizes, &[RTN, PAPER, SEARCHED]),
-                accuracy_chart(&sizes, base, &[RTN, SEARCHED, CLIP, RESTORE], Layout::Flat, "The method's parts", lab),
-                accuracy_chart(&sizes[..sizes.len() - 1], base, &[RTN, SEARCHED], Layout::Tiles, "True tiles instead of flat blocks", lab),
-            ],
+            panels.map(Panel::Chart).into(),
             format!(
                 "Mean accuracy of {} tasks (percent) with all linear maps of the layers at {bits} bits, and the reconstruction error: over all linear maps, the mean of the output error relative to the output. A block of N\u{b2} is N*N consecutive weights, as in the released code; the last place is one block for each matrix. {} documents.",
                 bench.tasks.len(),
                 bench.original.tasks().map(|t| t.samples.len()).sum::<usize>(),
             ),
         );
-        let (histogram, caption) = histogram(&bench, &sizes)?;
+        let (histogram, caption) = histogram(&measured, self.shared.paper_z[0]);
         outcome.figure(
             "figure7-histogram",
             "The super weight's place in its matrix",
@@ -94,17 +157,17 @@ impl Experiment for Figure7 {
         outcome.table(
             "figure7-accuracy",
             "Accuracy",
-            accuracy_table(&sizes, lab),
+            accuracy_table(sizes, lab),
             "Mean accuracy (percent) by size of the blocks.",
         );
-        outcome.table("figure7-search", "The searched z beside the paper's list", search_table(&sizes, &self.shared.paper_z), "Reconstruction error of the searched z and of the best of the paper's list by that error; accuracy of the searched z minus that of the listed z with the best accuracy, in points, with the paired 95 % interval and McNemar's exact test.");
+        outcome.table("figure7-search", "The searched z beside the paper's list", search_table(sizes, &self.shared.paper_z), "Reconstruction error of the searched z and of the best of the paper's list by that error; accuracy of the searched z minus that of the listed z with the best accuracy, in points, with the paired 95 % interval and McNemar's exact test.");
         outcome.notes.push(bench.note());
         if !whole.is_empty() {
             let names: Vec<_> = whole.iter().map(|n| format!("{n}\u{b2}")).collect();
             outcome.notes.push(format!(
                 "Blocks of {} would hold every matrix whole (the largest has {} weights): they are the last place.",
                 names.join(", "),
-                grouped(largest)
+                grouped(*largest)
             ));
         }
         outcome.notes.push("Where blocks do not divide a matrix the last one is shorter; the released code silently takes the whole matrix then.".into());
@@ -114,7 +177,7 @@ impl Experiment for Figure7 {
             bench.original.average(bench.tasks.iter().copied()),
         )?;
         outcome.data("searched_on", &bench.searched_on)?;
-        outcome.data("sizes", &sizes)?;
+        outcome.data("sizes", sizes)?;
         outcome.data("sources", bench.original.sources())?;
         Ok(outcome)
     }
@@ -189,59 +252,58 @@ fn accuracy_chart(
     methods: &[&'static str],
     layout: Layout,
     title: &str,
-    lab: &Lab,
-) -> Panel {
-    let mut series = lines(sizes, methods, layout, |s| s.average.map(|v| 100.0 * v));
-    if title == "Accuracy" {
-        for (name, of) in [("RTN, the paper", 0), ("ours, the paper", 1)] {
-            let published = lab.known.as_deref().map_or(&[][..], published::figure7);
-            let place = |p: &(usize, [f64; 2])| {
-                let i = sizes.iter().position(|s| s.side == Some(p.0))?;
-                Some((i as f64, p.1[of]))
-            };
-            let xy: Vec<_> = published.iter().filter_map(place).collect();
-            if !xy.is_empty() {
-                series.push(Series::new(name, Mark::Line, Tone::Muted, points(xy)).dashed());
-            }
-        }
-    }
+) -> Chart {
     let guide = |base: f64| Guide {
         along: Along::Y,
         at: 100.0 * base,
         label: "unquantized".into(),
         tone: Tone::Original,
     };
-    Panel::Chart(Chart {
+    Chart {
         title: title.into(),
         x: Axis::bands("weights that share a scale", sizes.iter().map(Size::name)),
         y: Axis::linear("mean accuracy (percent)"),
-        series,
+        series: lines(sizes, methods, layout, |s| s.average.map(|v| 100.0 * v)),
         guides: base.map(guide).into_iter().collect(),
-    })
+    }
 }
 
-fn error_chart(sizes: &[Size], methods: &[&'static str]) -> Panel {
-    Panel::Chart(Chart {
+/// The same with what the paper published.
+fn with_published(mut chart: Chart, sizes: &[Size], lab: &Lab) -> Chart {
+    let published = lab.known.as_deref().map_or(&[][..], published::figure7);
+    let methods: [(&str, fn(&AtSize) -> f64); 2] = [
+        ("RTN, the paper", |p| p.rtn),
+        ("ours, the paper", |p| p.ours),
+    ];
+    for (name, of) in methods {
+        let place = |p: &AtSize| {
+            let i = sizes.iter().position(|s| s.side == Some(p.side))?;
+            Some((i as f64, of(p)))
+        };
+        let xy: Vec<_> = published.iter().filter_map(place).collect();
+        if !xy.is_empty() {
+            let line = Series::new(name, Mark::Line, Tone::Muted, points(xy));
+            chart.series.push(line.dashed());
+        }
+    }
+    chart
+}
+
+fn error_chart(sizes: &[Size], methods: &[&'static str]) -> Chart {
+    Chart {
         title: "Reconstruction error".into(),
         x: Axis::bands("weights that share a scale", sizes.iter().map(Size::name)),
         y: Axis::log("mean relative output error (logarithmic)"),
         series: lines(sizes, methods, Layout::Flat, |s| s.reconstruction),
         guides: vec![],
-    })
+    }
 }
 
 /// Magnitudes of the super weight's matrix, with the first super weight and the clip thresholds of the whole matrix.
-fn histogram(bench: &Bench<'_>, sizes: &[Size]) -> Result<(Panel, String)> {
+fn histogram(measured: &Measured, paper_z: f32) -> (Panel, String) {
     const BINS: usize = 60;
-    let coord = bench.lab.found()?.coords[0];
-    let model = &bench.lab.model;
-    let value = model.value(coord)?.abs();
-    let mut magnitudes = Vec::new();
-    if let Some(w) = model.weight_at(coord.at()) {
-        magnitudes = vec![0.0; w.rows() * w.cols()];
-        w.widen(0..w.rows(), 0..w.cols(), &mut magnitudes);
-        magnitudes.iter_mut().for_each(|v| *v = v.abs());
-    }
+    let (coord, magnitudes) = (measured.coord, &measured.magnitudes);
+    let value = measured.value.abs();
     let n = magnitudes.len().max(1) as f64;
     let mean = magnitudes.iter().map(|&v| f64::from(v)).sum::<f64>() / n;
     let variance = magnitudes
@@ -251,7 +313,7 @@ fn histogram(bench: &Bench<'_>, sizes: &[Size]) -> Result<(Panel, String)> {
         / (n - 1.0).max(1.0);
     let top = f64::from(magnitudes.iter().copied().fold(0.0, f32::max)).max(f64::MIN_POSITIVE);
     let mut counts = [0usize; BINS];
-    for &v in &magnitudes {
+    for &v in magnitudes {
         counts[((f64::from(v) / top * BINS as f64) as usize).min(BINS - 1)] += 1;
     }
     let edge = |i: usize| top * i as f64 / BINS as f64;
@@ -267,11 +329,8 @@ fn histogram(bench: &Bench<'_>, sizes: &[Size]) -> Result<(Panel, String)> {
         format!("super weight, {value:.3}"),
         Tone::Super,
     )];
-    let searched = sizes.last().map(|s| s.searched_z);
-    for (z, tone) in [
-        (Some(bench.shared.paper_z[0]), Tone::Third),
-        (searched, Tone::Fourth),
-    ] {
+    let searched = measured.sizes.last().map(|s| s.searched_z);
+    for (z, tone) in [(Some(paper_z), Tone::Third), (searched, Tone::Fourth)] {
         let at = z.map(|z| (z, mean + f64::from(z) * variance.sqrt()));
         if let Some((z, at)) = at.filter(|a| a.1 <= top) {
             guides.push(guide(at, format!("z = {z}"), tone));
@@ -290,7 +349,7 @@ fn histogram(bench: &Bench<'_>, sizes: &[Size]) -> Result<(Panel, String)> {
         grouped(magnitudes.len()),
         grouped(rank)
     );
-    Ok((panel, caption))
+    (panel, caption)
 }
 
 fn accuracy_table(sizes: &[Size], lab: &Lab) -> Table {
@@ -324,8 +383,8 @@ fn accuracy_table(sizes: &[Size], lab: &Lab) -> Table {
             )
         }));
         if !published.is_empty() {
-            let paper = published.iter().find(|p| Some(p.0) == size.side);
-            row.extend([0, 1].map(|i| fixed(paper.map(|p| p.1[i]), 2)));
+            let paper = published.iter().find(|p| Some(p.side) == size.side);
+            row.extend([paper.map(|p| p.rtn), paper.map(|p| p.ours)].map(|v| fixed(v, 2)));
         }
         table.push(row);
     }

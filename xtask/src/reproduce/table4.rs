@@ -8,7 +8,7 @@ use sw_quant::{Fill, Grouping, Levels, Pick};
 
 use super::{
     Experiment,
-    eight_bit::{Bench, Reading, SHARES, SIMULATED},
+    eight_bit::{Bench, Reading, Rows, SHARES, SIMULATED},
 };
 use crate::{lab::Lab, outcome::Outcome};
 
@@ -23,7 +23,9 @@ pub(crate) struct Table4 {}
 impl Experiment for Table4 {
     const NAME: &'static str = "table4";
 
-    fn run(&self, lab: &Lab) -> Result<Outcome> {
+    type Measured = Rows;
+
+    fn measure(&self, lab: &Lab) -> Result<Rows> {
         let mut bench = Bench::new(lab)?;
         let (naive, ours) = (Reading::naive(), Reading::ours());
         bench.reading("naive", "naive W8A8", &naive)?;
@@ -33,7 +35,7 @@ impl Experiment for Table4 {
             change(&mut reading);
             reading
         };
-        let rows: [(&'static str, &str, Reading); 13] = [
+        let readings: [(&'static str, &str, Reading); 13] = [
             (
                 "option",
                 "naive, asymmetric activations",
@@ -100,27 +102,31 @@ impl Experiment for Table4 {
                 with(&ours, &|r| r.hold = true),
             ),
         ];
-        for (name, label, reading) in rows {
+        for (name, label, reading) in readings {
             bench.reading(name, label, &reading)?;
         }
+        Ok(bench.rows())
+    }
+
+    fn show(&self, lab: &Lab, rows: Rows) -> Result<Outcome> {
         let mut outcome = Outcome::new("Table 4. 8-bit weights and activations, in every reading");
-        outcome.finding = bench.sentence(&[
+        outcome.finding = rows.sentence(&[
             ("fp16", "as stored"),
             ("naive", "naive W8A8"),
             ("ours", "ours"),
         ]);
-        outcome.table("table4", "", bench.table("fp16"), format!(
+        outcome.table("table4", "", rows.table("fp16", lab), format!(
             "Perplexity, its change against the stored weights, and the share of naive's damage that is taken back, (naive \u{2212} x) / (naive \u{2212} stored), as the paper counts. {SIMULATED}"
         ));
         outcome.figure(
             "table4-change",
             "Perplexity above that of the stored weights",
-            vec![bench.chart()],
+            vec![rows.chart()],
             "Smaller is better.",
         );
         outcome.notes.push("The paper does not say which element is replaced, over what the median goes, where, nor whether activations are symmetric: the rows are these readings. Its code for activations is not published.".into());
         outcome.notes.push(SHARES.into());
-        bench.finish(&mut outcome)?;
+        rows.finish(lab, &mut outcome)?;
         Ok(outcome)
     }
 }

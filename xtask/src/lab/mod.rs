@@ -197,13 +197,15 @@ impl Lab {
         Ok(there)
     }
 
-    /// Weights of the layers' linear maps, of which the super weights are some.
+    /// Weights of the linear maps, the embedding and the head, of which the super weights are some.
     pub(crate) fn parameters(&self) -> String {
         let maps = self
             .model
             .linears()
             .filter_map(|at| self.model.weight_at(at));
-        grouped(maps.map(|w| w.rows() * w.cols()).sum())
+        let spec = self.model.spec();
+        let ends = spec.vocab_size * spec.hidden_size * if spec.tied { 1 } else { 2 };
+        grouped(ends + maps.map(|w| w.rows() * w.cols()).sum::<usize>())
     }
 
     /// The magnitudes of a linear map's weights.
@@ -241,7 +243,32 @@ impl Lab {
         self.evaluate_on(label, tasks, interventions, limit, &runtime)
     }
 
-    /// The same with the edited model at hand; `interventions` are recorded, `runtime` is run.
+    /// Evaluates a setting on several lists of tasks, each with a limit of its own; the model is edited once, if at all.
+    pub(crate) fn evaluate_each(
+        &self,
+        label: &str,
+        lists: &[(&[&str], Option<usize>)],
+        interventions: &[Intervention],
+    ) -> Result<Vec<Scores>> {
+        let mut runtime = None;
+        let mut each = Vec::new();
+        for &(tasks, limit) in lists {
+            let options = self.options_for(interventions, limit);
+            each.push(match self.known_runs(tasks, &options)? {
+                Some(runs) => Scores { runs },
+                None => {
+                    let runtime = match &runtime {
+                        Some(runtime) => runtime,
+                        None => runtime.insert(self.runtime(interventions)?),
+                    };
+                    self.evaluate_on(label, tasks, interventions, limit, runtime)?
+                }
+            });
+        }
+        Ok(each)
+    }
+
+    /// Evaluates a setting whose edited model is at hand: `interventions` are recorded, `runtime` is run.
     pub(crate) fn evaluate_on(
         &self,
         label: &str,

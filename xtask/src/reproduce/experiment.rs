@@ -212,7 +212,7 @@ fn plain(value: &Value) -> String {
     }
 }
 
-/// As a shell takes it.
+/// A word of a command line, in quotes where a shell needs them.
 fn quoted(text: &str) -> String {
     let safe = |c: char| c.is_ascii_alphanumeric() || "-_./:,@+=".contains(c);
     if !text.is_empty() && text.chars().all(safe) {

@@ -84,7 +84,7 @@ impl Experiment for Figure2 {
                 title: "One weight".into(),
                 value: format!("{:.4}", c.value),
                 note: format!(
-                    "{}[{}, {}], one of {} in the layers' linear maps; number {} of the {} of its matrix by magnitude, {:.0} times their median.",
+                    "{}[{}, {}], one of {} in its linear maps, embedding and head; number {} of the {} of its matrix by magnitude, {:.0} times their median.",
                     c.tensor,
                     c.row,
                     c.col,

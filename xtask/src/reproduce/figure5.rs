@@ -162,6 +162,25 @@ impl Experiment for Figure5 {
             &caption,
         );
 
+        let rising = risen(&original.mean, &pruned.mean, FIRST);
+        if let [most, ..] = rising[..] {
+            outcome.finding += &format!(
+                " What rises most is {:?}, from {:.4} to {:.4}.",
+                spelled(tokenizer, most),
+                original.mean[most],
+                pruned.mean[most]
+            );
+            outcome.figure(
+                "figure5-rising",
+                "What rises",
+                vec![panel(
+                    &rising,
+                    format!("The {} tokens that gain most", rising.len()),
+                )],
+                "The same prompts; tokens by what their mean probability gains when the super weight is set to zero.",
+            );
+        }
+
         let published = lab.known.as_deref().map_or(&[][..], published::figure5);
         let mut header = vec!["Token", "as it is", "super weight at zero", "ratio"];
         if !published.is_empty() {
@@ -189,7 +208,7 @@ impl Experiment for Figure5 {
             "figure5-tokens",
             "Token by token",
             table,
-            "Mean probabilities, and after over before.",
+            "Mean probabilities, and after over before; by the original probability.",
         );
         let mut table = Table::new(["Setting", "Top-100 mass", "Entropy (nats)"]);
         for (name, next) in [("as it is", &original), ("super weight at zero", &pruned)] {
@@ -262,6 +281,15 @@ pub(super) fn most_probable(mean: &[f64]) -> Vec<usize> {
     let mut order: Vec<usize> = (0..mean.len()).collect();
     order.sort_by(|&a, &b| mean[b].total_cmp(&mean[a]));
     order
+}
+
+/// Ids of the tokens whose probability gains most, the largest gain first; those that lose are not among them.
+fn risen(before: &[f64], after: &[f64], count: usize) -> Vec<usize> {
+    let gain = |&id: &usize| after[id] - before[id];
+    let mut ids: Vec<usize> = (0..before.len()).filter(|id| gain(id) > 0.0).collect();
+    ids.sort_by(|a, b| gain(b).total_cmp(&gain(a)));
+    ids.truncate(count);
+    ids
 }
 
 /// A token as people read it.

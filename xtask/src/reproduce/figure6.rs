@@ -29,7 +29,7 @@ pub(crate) struct Figure6 {
         long,
         value_name = "X,...",
         value_delimiter = ',',
-        default_value = "0,0.1,0.2,0.3,0.5,0.8,1,1.2,1.5,2,3"
+        default_value = "0,0.1,0.2,0.3,0.4,0.5,0.8,1,1.1,1.2,1.3,1.5,1.8,2,3"
     )]
     factors: Vec<f64>,
 }

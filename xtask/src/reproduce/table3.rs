@@ -7,7 +7,7 @@ use sw_eval::Intervention;
 
 use super::{
     Experiment,
-    eight_bit::{Bench, Reading, Rows, SHARES, SIMULATED, weights},
+    eight_bit::{Bench, NAIVE, Reading, Rows, SHARES, SIMULATED, weights},
 };
 use crate::{
     calibrate::{Calibration, Searched},
@@ -65,7 +65,7 @@ impl Experiment for Table3 {
         let texts = lab.calibration_texts(self.search_tokens.div_ceil(2), TOKENS)?;
         let mut bench = Bench::new(lab)?;
         let naive = Reading::naive();
-        bench.reading("naive", "naive W8A8", &naive)?;
+        bench.reading("naive", NAIVE, NAIVE, &naive)?;
         let calibration = Calibration::run(&lab.model, &texts.texts, self.search_tokens)?;
         let found: Searched = calibration.best_alpha(&lab.model, &naive.act, &weights())?;
         let smooth = |alpha| -> Result<Vec<Intervention>> {
@@ -81,14 +81,16 @@ impl Experiment for Table3 {
         bench.add(
             "smoothquant",
             format!("SmoothQuant, alpha {}", self.alpha),
+            NAIVE,
             smooth(self.alpha)?,
         )?;
         bench.add(
             "smoothquant_searched",
             format!("SmoothQuant, searched alpha {}", found.best),
+            NAIVE,
             smooth(found.best)?,
         )?;
-        bench.reading("ours", "ours", &Reading::ours())?;
+        bench.reading("ours", "ours", NAIVE, &Reading::ours())?;
         Ok(Measured {
             rows: bench.rows(),
             found,
@@ -141,6 +143,17 @@ impl Experiment for Table3 {
             vec![curve],
             format!("Searched on {} tokens of {source}.", self.search_tokens),
         );
+        let tried = || found.curve.iter().map(|c| c.0);
+        let (low, high) = (
+            tried().fold(f32::INFINITY, f32::min),
+            tried().fold(0.0, f32::max),
+        );
+        if found.best == low || found.best == high {
+            outcome.notes.push(format!(
+                "The searched alpha, {}, is at the edge of what was tried ({low} to {high}); a better one may lie beyond.",
+                found.best
+            ));
+        }
         outcome.notes.push(SHARES.into());
         outcome.notes.push(format!(
             "SmoothQuant is calibrated on {source}; no test text is among it."

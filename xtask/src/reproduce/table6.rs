@@ -74,6 +74,9 @@ impl Experiment for Table6 {
             "to",
             "p",
         ];
+        if of.text.is_some() {
+            header.extend(["perplexity of RTN", "ours - RTN ", "from ", "to "]);
+        }
         if !published.is_empty() {
             header.extend(["RTN, the paper", "ours, the paper"]);
         }
@@ -95,6 +98,16 @@ impl Experiment for Table6 {
                 signed(p.map(|p| 100.0 * p.interval[1]), 2),
                 p.map_or("-".into(), |p| p_value(p.mcnemar.p_value)),
             ];
+            if of.text.is_some() {
+                let rtn = size.get(RTN, Layout::Flat).and_then(|s| s.perplexity);
+                let p = size.perplexity_against_rtn.as_ref();
+                row.extend([
+                    fixed(rtn, 3),
+                    signed(p.map(|p| p.difference), 3),
+                    signed(p.map(|p| p.interval[0]), 3),
+                    signed(p.map(|p| p.interval[1]), 3),
+                ]);
+            }
             if !published.is_empty() {
                 let paper = published.iter().find(|p| Some(p.side) == size.side);
                 row.push(fixed(paper.map(|p| p.rtn), 2));
@@ -114,10 +127,11 @@ impl Experiment for Table6 {
         });
         outcome.finding = sentences.collect::<Vec<_>>().join(" ");
         outcome.table("table6", "", table, format!(
-            "Mean accuracy of {} tasks (percent) with all linear maps at {} bits; ours clips at z deviations and restores the super weight. The difference is of the searched z, with its paired 95 % interval and McNemar's exact test.",
+            "Mean accuracy of {} tasks (percent) with all linear maps at {} bits; ours clips at z deviations and restores the super weight. The difference is of the searched z, with its paired 95 % interval and McNemar's exact test; beside it, where there is a text, the same for the perplexity, by windows.",
             of.tasks.len(), self.shared.bits
         ));
         outcome.notes.push(of.note());
+        outcome.notes.push(of.about_z(&self.shared));
         outcome.data("super_weights", lab.found()?.json())?;
         outcome.data("searched_on", &of.searched_on)?;
         outcome.data("sizes", &sizes)?;

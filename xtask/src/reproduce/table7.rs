@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::{
     Experiment,
-    eight_bit::{Bench, Reading, Rows, SHARES, SIMULATED},
+    eight_bit::{Bench, NAIVE, Reading, Rows, SHARES, SIMULATED},
 };
 use crate::{lab::Lab, outcome::Outcome};
 
@@ -25,8 +25,8 @@ impl Experiment for Table7 {
 
     fn measure(&self, lab: &Lab) -> Result<Rows> {
         let mut bench = Bench::new(lab)?;
-        bench.reading("naive", "naive W8A8", &Reading::naive())?;
-        bench.reading("ours", "ours", &Reading::ours())?;
+        bench.reading("naive", NAIVE, NAIVE, &Reading::naive())?;
+        bench.reading("ours", "ours", NAIVE, &Reading::ours())?;
         Ok(bench.rows())
     }
 

@@ -15,7 +15,11 @@ use crate::{
     published::{self, AtSize},
 };
 
-pub(super) fn perplexity_chart(sizes: &[Size], of: &Subject, methods: &[&'static str]) -> Option<Chart> {
+pub(super) fn perplexity_chart(
+    sizes: &[Size],
+    of: &Subject,
+    methods: &[&'static str],
+) -> Option<Chart> {
     let text = of.text?;
     let base = of.windows.as_ref()?.value(text, Metric::Perplexity)?;
     let heading = PERPLEXITIES.iter().find(|t| t.0 == text)?.1;
@@ -43,6 +47,7 @@ fn tone(method: &str) -> Tone {
     }
 }
 
+/// One line for each method; the places of `sizes`.
 fn lines(
     sizes: &[Size],
     methods: &[&'static str],
@@ -83,6 +88,7 @@ pub(super) fn accuracy_chart(
     }
 }
 
+/// An accuracy chart with the lines that the paper published.
 pub(super) fn with_published(mut chart: Chart, sizes: &[Size], lab: &Lab) -> Chart {
     let published = lab.known.as_deref().map_or(&[][..], published::figure7);
     let rtn = |p: &AtSize| p.rtn;
@@ -113,6 +119,7 @@ pub(super) fn error_chart(sizes: &[Size], methods: &[&'static str]) -> Chart {
     }
 }
 
+/// Magnitudes of the super weight's matrix, with the first super weight and the clip thresholds of the whole matrix.
 pub(super) fn histogram(measured: &Measured, paper_z: f32) -> (Panel, String) {
     const BINS: usize = 60;
     let (coord, magnitudes) = (measured.coord, &measured.magnitudes);

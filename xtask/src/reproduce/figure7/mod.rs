@@ -263,7 +263,3 @@ fn perplexity_finding(sizes: &[Size], of: &Subject) -> Option<String> {
         worse(|s| s.perplexity_against_paper.as_ref()),
     ))
 }
-
-/// One line for each method; the places of `sizes`.
-/// An accuracy chart with the lines that the paper published.
-/// Magnitudes of the super weight's matrix, with the first super weight and the clip thresholds of the whole matrix.

@@ -298,11 +298,11 @@ fn what_sw_quantize_packed_is_opened() {
     let dir = tempfile::tempdir().unwrap();
     let packed = dir.path().join("packed");
     let model = sw_model::Model::open(nano("model")).unwrap();
-    let mut export = sw_eval::Export::default();
-    export.format = sw_eval::Format::PackedSw;
+    let mut export = sw_intervene::Export::default();
+    export.format = sw_intervene::Format::PackedSw;
     export.rule.scheme =
         sw_quant::Scheme::new(sw_quant::Levels::asymmetric(8), sw_quant::Grouping::Row);
-    let plan = sw_eval::Plan::new(&model, &export).unwrap();
+    let plan = sw_intervene::Plan::new(&model, &export).unwrap();
     plan.write(&packed, false, &mut |_| ()).unwrap();
     let out = dir.path().join("out");
     let args = [

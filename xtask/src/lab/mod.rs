@@ -19,9 +19,8 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use sw_cli::program::Bar;
 use sw_detect::{Candidate, DetectOptions, Directory, Report, detect, measure};
-use sw_eval::{
-    DataDir, Intervention, Journal, Key, Options, Run, Runtime, Task, Workload, evaluate_workload,
-};
+use sw_eval::{DataDir, Journal, Key, Options, Run, Runtime, Task, Workload, evaluate_workload};
+use sw_intervene::Intervention;
 use sw_model::{Fingerprint, LinearAt, Model};
 
 use crate::{

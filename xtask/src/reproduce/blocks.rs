@@ -3,7 +3,8 @@
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 use serde::Serialize;
-use sw_eval::{Intervention, Metric};
+use sw_eval::Metric;
+use sw_intervene::Intervention;
 use sw_quant::{Clip, Grouping, Levels, Scheme, Tail, search::ZS};
 
 use crate::{

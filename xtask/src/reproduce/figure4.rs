@@ -4,7 +4,7 @@ use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
 use sw_detect::{Candidate, Trace, trace};
-use sw_eval::{Intervention, Largest, largest};
+use sw_intervene::{Intervention, Largest, largest};
 
 use super::Experiment;
 use crate::{

@@ -39,9 +39,13 @@ pub(crate) struct Inputs {
     /// Worker threads [default: one per core]
     #[arg(long, value_name = "N")]
     pub(crate) threads: Option<std::num::NonZeroUsize>,
-    /// Pass over a config field that is not implemented (repeatable); recorded in the results
+    /// Pass over a config field that is not implemented, such as alibi or rope_scaling.factor (repeatable); recorded in the
+    /// results
     #[arg(long, value_name = "NAME")]
     pub(crate) ignore_config_field: Vec<String>,
+    /// Refuse config fields that no known model reads, instead of passing over them with a warning
+    #[arg(long)]
+    pub(crate) strict_config: bool,
 }
 
 impl Inputs {
@@ -57,10 +61,15 @@ impl Inputs {
         options
             .ignore_config_fields
             .clone_from(&self.ignore_config_field);
+        options.strict_config = self.strict_config;
         if self.is_embedded() {
             present(Path::new(&self.model))?;
         }
-        Ok(Model::open_with(locate_model(&self.model)?, &options)?)
+        let model = Model::open_with(locate_model(&self.model)?, &options)?;
+        for warning in model.warnings() {
+            eprintln!("warning: {warning}");
+        }
+        Ok(model)
     }
 
     /// A text's tokens, under the BOS rule of the evaluation.

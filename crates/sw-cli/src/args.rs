@@ -15,9 +15,12 @@ pub(crate) struct ModelArgs {
     /// Branch, tag or commit in the cache
     #[arg(long, value_name = "REV")]
     revision: Option<String>,
-    /// Pass over a config field that is not implemented (repeatable); recorded in results
+    /// Pass over a config field that is not implemented, such as alibi or rope_scaling.factor (repeatable); recorded in results
     #[arg(long, value_name = "NAME", alias = "ignore_config_field")]
     pub(crate) ignore_config_field: Vec<String>,
+    /// Refuse config fields that no known model reads, instead of passing over them with a warning
+    #[arg(long, alias = "strict_config")]
+    strict_config: bool,
     /// Worker threads [default: one per core]
     #[arg(long, value_name = "N")]
     threads: Option<std::num::NonZeroUsize>,
@@ -44,15 +47,11 @@ impl ModelArgs {
         options
             .ignore_config_fields
             .clone_from(&self.ignore_config_field);
+        options.strict_config = self.strict_config;
         options.decoder = Some(std::sync::Arc::new(PackedReader));
         let model = Model::open_with(dir, &options)?;
-        if let Ok(tokenizer) = model.tokenizer() {
-            let (known, vocab) = (tokenizer.vocab_size(), model.spec().vocab_size);
-            if known > vocab {
-                eprintln!(
-                    "warning: the tokenizer knows {known} tokens, the model {vocab}: a text that needs the others is refused"
-                );
-            }
+        for warning in model.warnings() {
+            eprintln!("warning: {warning}");
         }
         Ok(model)
     }

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::{chart::Panel, table::Table};
+use crate::page::{chart::Panel, table::Table};
 
 /// Tables and figures with what they show, in words.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -35,7 +35,7 @@ pub(crate) struct Headline {
 pub(crate) struct Block {
     /// Stem of its files' names.
     pub(crate) id: String,
-    /// Its heading, where the experiment has several; may be empty.
+    /// The heading of this block, where the experiment has several; may be empty.
     pub(crate) title: String,
     /// What is shown, in which units, over what.
     pub(crate) caption: String,

@@ -109,6 +109,7 @@ impl EvalResults {
                 .into()
         };
         let options = &run.options;
+        let warnings = [&run.model.warnings[..], &run.warnings()].concat();
         let shots = |r: &TaskRun| {
             if r.source.fewshot_split.is_some() {
                 options.num_fewshot
@@ -161,7 +162,7 @@ impl EvalResults {
                 "interventions": options.interventions,
                 "shard": run.shard,
                 "tasks": each(&|r, _| serde_json::to_value(&r.source).unwrap_or_default()),
-                "warnings": [&run.model.warnings[..], &run.warnings()].concat(),
+                "warnings": warnings,
                 "environment": run.environment,
             },
         })

@@ -17,7 +17,6 @@ const INERT: &[&str] = &[
     "_attn_implementation_autoset",
     "_commit_hash",
     "_model_name_or_path",
-    "add_cross_attention", // of an encoder, which no model here has; GPT-2 refuses it
     "_name_or_path",
     "architectures",
     "attention_dropout",

@@ -26,7 +26,7 @@ INERT_PART = re.compile(
 )
 # Whole names: the framework's, the tokenizer's, those of kernels that compute the same.
 INERT = set(
-    """add_cross_attention architectures args attribute_map auto_map base_config_key begin_suppress_tokens
+    """architectures args attribute_map auto_map base_config_key begin_suppress_tokens
     cache_implementation chunk_size_feed_forward default_language dtype extra_config_files extra_files has_no_defaults_at_init
     id2label inference_state_dtype init_device is_decoder is_encoder is_encoder_decoder keys_to_ignore_at_inference kwargs
     layer_norm_elementwise_affine max_length max_seq_len model_type name_or_path num_labels num_logits_to_keep

@@ -43,9 +43,13 @@ pub(crate) struct Inputs {
     /// Worker threads [default: one per core]
     #[arg(long, value_name = "N")]
     pub(crate) threads: Option<std::num::NonZeroUsize>,
-    /// Pass over a config field that is not implemented (repeatable); recorded in the results
+    /// Pass over a config field that is not implemented, such as alibi or rope_scaling.factor (repeatable); recorded in the
+    /// results
     #[arg(long, value_name = "NAME")]
     pub(crate) ignore_config_field: Vec<String>,
+    /// Refuse config fields that no known model reads, instead of passing over them with a warning
+    #[arg(long)]
+    pub(crate) strict_config: bool,
 }
 
 impl Inputs {
@@ -58,7 +62,7 @@ impl Inputs {
         if self.is_embedded() {
             present(Path::new(&self.model))?;
         }
-        open_model(&self.model, &self.ignore_config_field)
+        open_model(&self.model, &self.ignore_config_field, self.strict_config)
     }
 
     /// A text's tokens, under the BOS rule of the evaluation.

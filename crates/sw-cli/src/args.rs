@@ -20,9 +20,12 @@ pub(crate) struct ModelArgs {
     /// Branch, tag or commit in the cache
     #[arg(long, value_name = "REV")]
     revision: Option<String>,
-    /// Pass over a config field that is not implemented (repeatable); recorded in results
+    /// Pass over a config field that is not implemented, such as alibi or rope_scaling.factor (repeatable); recorded in results
     #[arg(long, value_name = "NAME", alias = "ignore_config_field")]
     pub(crate) ignore_config_field: Vec<String>,
+    /// Refuse config fields that no known model reads, instead of passing over them with a warning
+    #[arg(long, alias = "strict_config")]
+    strict_config: bool,
     /// Worker threads [default: one per core]
     #[arg(long, value_name = "N")]
     threads: Option<std::num::NonZeroUsize>,
@@ -37,7 +40,7 @@ impl ModelArgs {
             }
             _ => self.model.clone(),
         };
-        open_model(&name, &self.ignore_config_field)
+        open_model(&name, &self.ignore_config_field, self.strict_config)
     }
 }
 

@@ -46,6 +46,7 @@ impl Inspect {
             "kernel": sw_tensor::isa_name(),
             "bos": model.tokenizer().ok().and_then(|t| t.bos()),
             "adds_bos": model.tokenizer().ok().map(|t| t.adds_bos()),
+            "unknown_config_fields": model.unknown_config_fields(),
             "fingerprint": model.fingerprint()?,
         });
         if self.json {

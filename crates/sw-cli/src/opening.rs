@@ -8,22 +8,24 @@ use sw_intervene::PackedReader;
 use sw_model::{Model, OpenOptions, locate_model};
 
 /// Opens a model: a directory in Hugging Face layout, or `ORG/NAME` or `ORG/NAME@REVISION` in the Hugging Face cache;
-/// what `sw quantize --format packed-sw` wrote opens, too. Unknown config fields are passed over where they are named.
+/// what `sw quantize --format packed-sw` wrote opens, too. Config fields that
+/// are not implemented are passed over where they are named. What the model noticed while opening is printed as warnings;
+/// with `strict_config`, a field that no known model reads is an error instead.
 ///
 /// # Errors
 /// A model that is not there, or that is not supported.
-pub fn open_model(name: &str, ignore_config_fields: &[String]) -> Result<Model> {
+pub fn open_model(
+    name: &str,
+    ignore_config_fields: &[String],
+    strict_config: bool,
+) -> Result<Model> {
     let mut options = OpenOptions::default();
     options.ignore_config_fields = ignore_config_fields.to_vec();
+    options.strict_config = strict_config;
     options.decoder = Some(Arc::new(PackedReader));
     let model = Model::open_with(locate_model(name)?, &options)?;
-    if let Ok(tokenizer) = model.tokenizer() {
-        let (known, vocab) = (tokenizer.vocab_size(), model.spec().vocab_size);
-        if known > vocab {
-            eprintln!(
-                "warning: the tokenizer knows {known} tokens, the model {vocab}: a text that needs the others is refused"
-            );
-        }
+    for warning in model.warnings() {
+        eprintln!("warning: {warning}");
     }
     Ok(model)
 }

@@ -76,6 +76,12 @@ pub struct ModelInfo {
     /// Fields of the model's configuration that it was told to pass over.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ignored_config_fields: Vec<String>,
+    /// Fields of the model's configuration that no known model reads, and that were passed over.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unknown_config_fields: Vec<String>,
+    /// What was noticed when the model was opened.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }
 
 /// Receives answers as they are found, in any order; `Break` stops the run after the current batch, of which it may still

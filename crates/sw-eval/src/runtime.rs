@@ -268,6 +268,8 @@ impl LanguageModel for Runtime {
             dtype: format!("{:?}", self.base.dtype()).to_lowercase(),
             kernel: sw_tensor::isa_name().into(),
             ignored_config_fields: self.base.ignored_config_fields().to_vec(),
+            unknown_config_fields: self.base.unknown_config_fields().to_vec(),
+            warnings: self.base.warnings().to_vec(),
         }
     }
 

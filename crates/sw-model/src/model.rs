@@ -34,8 +34,12 @@ use crate::{
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct OpenOptions {
-    /// Config fields to pass over although they are not implemented.
+    /// Config fields to pass over although they are not implemented; one inside an object with the object's name before
+    /// it, as in `rope_scaling.factor`.
     pub ignore_config_fields: Vec<String>,
+    /// Whether a config field that no model is known to read is an error; otherwise it is passed over, and
+    /// [`Model::unknown_config_fields`] names it.
+    pub strict_config: bool,
     /// Who reads the matrices of a quantized checkpoint; without it, or for another method, one is refused.
     pub decoder: Option<Arc<dyn Decoder>>,
 }
@@ -73,6 +77,8 @@ struct Opened {
     dtype: Dtype,
     ropes: RopeTables,
     ignored: Vec<String>,
+    unknown: Vec<String>,
+    warnings: Vec<String>,
     /// The error is kept: a model without a tokenizer still runs on token ids.
     tokenizer: Result<Tokenizer, (PathBuf, String)>,
     /// What the last forward pass worked in, for the next.
@@ -127,15 +133,39 @@ impl Model {
         }
         other_format(dir)?;
         let checkpoint = Checkpoint::open(dir)?;
-        let mut spec = family::spec(
+        let (mut spec, unknown) = family::spec(
             &path,
             &config,
             checkpoint.names().count(),
             &options.ignore_config_fields,
         )?;
+        if let (true, [first, ..]) = (options.strict_config, &unknown[..]) {
+            return Err(config::config_error(
+                &path,
+                unknown.join(", "),
+                format!(
+                    "no implemented or known model reads this; leave it out, open without --strict-config, or pass --ignore-config-field {first}"
+                ),
+            ));
+        }
         spec.names.fit(&checkpoint);
         let weights = Weights::load(&spec, &checkpoint, decoder)?;
         let tokenizer = Tokenizer::open(dir, &config);
+        let mut warnings = Vec::new();
+        if !unknown.is_empty() {
+            let (file, fields) = (path.display(), unknown.join(", "));
+            warnings.push(format!(
+                "{file}: passed over, since no known model reads them: {fields}"
+            ));
+        }
+        if let Ok(tokenizer) = &tokenizer {
+            let (known, vocab) = (tokenizer.vocab_size(), spec.vocab_size);
+            if known > vocab {
+                warnings.push(format!(
+                    "the tokenizer knows {known} tokens, the model {vocab}: a text that needs the others is refused"
+                ));
+            }
+        }
         let ropes = spec.rope_tables();
         let o = weights.layers.first().map(|l| l[(None, Linear::O)].w.mat());
         let dtype = o.unwrap_or(&weights.embed).dtype();
@@ -145,6 +175,8 @@ impl Model {
             dtype,
             ropes,
             ignored: options.ignore_config_fields.clone(),
+            unknown,
+            warnings,
             tokenizer,
             scratch: Mutex::default(),
         };
@@ -169,6 +201,16 @@ impl Model {
     /// Config fields that it was told to pass over.
     pub fn ignored_config_fields(&self) -> &[String] {
         &self.opened.ignored
+    }
+
+    /// Config fields that were passed over because no model is known to read them.
+    pub fn unknown_config_fields(&self) -> &[String] {
+        &self.opened.unknown
+    }
+
+    /// What was noticed while opening that does not stop the model from running: one line each, for a person.
+    pub fn warnings(&self) -> &[String] {
+        &self.opened.warnings
     }
 
     /// The type its large weights are stored in (of the first layer's attention output, where they differ).

@@ -369,6 +369,7 @@ impl Lab {
             "fingerprint": self.fingerprint,
             "family": self.model.spec().family,
             "dtype": self.model.dtype().to_string(),
+            "unknown_config_fields": self.model.unknown_config_fields(),
         })
     }
 

@@ -10,7 +10,7 @@ use sw_model::{Linear, Model, OpenOptions, WeightCoord, locate_model};
 /// Which model, which data, where to.
 #[derive(Args, Clone)]
 pub(crate) struct Inputs {
-    /// A directory in Hugging Face layout, or ORG/NAME or ORG/NAME@REVISION in the Hugging Face cache
+    /// A directory in Hugging Face layout, a GGUF file or a directory that holds one, or ORG/NAME or ORG/NAME@REVISION in the Hugging Face cache
     /// [default: the checkpoint of this repository]
     #[arg(long, default_value_t = embedded("model"), hide_default_value = true)]
     pub(crate) model: String,
@@ -39,6 +39,9 @@ pub(crate) struct Inputs {
     /// Worker threads [default: one per core]
     #[arg(long, value_name = "N")]
     pub(crate) threads: Option<std::num::NonZeroUsize>,
+    /// Which GGUF file of the directory, where it holds several
+    #[arg(long, value_name = "NAME")]
+    pub(crate) gguf: Option<String>,
     /// Pass over a config field that is not implemented (repeatable); recorded in the results
     #[arg(long, value_name = "NAME")]
     pub(crate) ignore_config_field: Vec<String>,
@@ -57,6 +60,7 @@ impl Inputs {
         options
             .ignore_config_fields
             .clone_from(&self.ignore_config_field);
+        options.gguf.clone_from(&self.gguf);
         if self.is_embedded() {
             present(Path::new(&self.model))?;
         }

@@ -386,7 +386,7 @@ impl Lab {
             "name": self.inputs.model,
             "fingerprint": self.fingerprint,
             "family": self.model.spec().family,
-            "dtype": self.model.dtype().to_string(),
+            "dtype": self.model.coding().to_string(),
         })
     }
 

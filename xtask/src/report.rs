@@ -46,7 +46,7 @@ pub(crate) fn page(lab: &Lab, found: &str, records: &[Record], missing: &[Missin
                 .take(16)
                 .collect::<String>()
         ),
-        lab.model.dtype(),
+        lab.model.coding(),
         sw_tensor::isa_name(),
         &lab.data_digest[..16],
         date.split('T').next().unwrap_or(&date),

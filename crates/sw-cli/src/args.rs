@@ -10,7 +10,7 @@ use sw_model::{Model, OpenOptions, locate_model};
 /// Which model, and how it is opened.
 #[derive(Args)]
 pub(crate) struct ModelArgs {
-    /// A directory in Hugging Face layout, or ORG/NAME or ORG/NAME@REVISION in the Hugging Face cache
+    /// A directory in Hugging Face layout, a GGUF file or a directory that holds one, or ORG/NAME or ORG/NAME@REVISION in the Hugging Face cache
     pub(crate) model: String,
     /// Branch, tag or commit in the cache
     #[arg(long, value_name = "REV")]
@@ -18,6 +18,9 @@ pub(crate) struct ModelArgs {
     /// Pass over a config field that is not implemented (repeatable); recorded in results
     #[arg(long, value_name = "NAME", alias = "ignore_config_field")]
     pub(crate) ignore_config_field: Vec<String>,
+    /// Which GGUF file of the directory, where it holds several
+    #[arg(long, value_name = "NAME")]
+    gguf: Option<String>,
     /// Worker threads [default: one per core]
     #[arg(long, value_name = "N")]
     threads: Option<std::num::NonZeroUsize>,
@@ -35,7 +38,7 @@ impl ModelArgs {
             Some(revision) => format!("{}@{revision}", self.model),
             None => self.model.clone(),
         };
-        let dir = if std::path::Path::new(&self.model).is_dir() {
+        let dir = if std::path::Path::new(&self.model).exists() {
             locate_model(&self.model)?
         } else {
             locate_model(&name)?
@@ -44,6 +47,7 @@ impl ModelArgs {
         options
             .ignore_config_fields
             .clone_from(&self.ignore_config_field);
+        options.gguf.clone_from(&self.gguf);
         options.decoder = Some(std::sync::Arc::new(PackedReader));
         let model = Model::open_with(dir, &options)?;
         if let Ok(tokenizer) = model.tokenizer() {
@@ -133,7 +137,7 @@ impl PromptArgs {
             let Some(bos) = tokenizer.bos() else {
                 bail!(
                     "--bos on: the tokenizer of {} has no BOS token",
-                    model.dir().display()
+                    model.source().display()
                 );
             };
             if tokens.first() != Some(&bos) {

@@ -39,7 +39,7 @@ impl Runtime {
     /// An intervention that the model cannot take.
     pub fn new(model: &Model, interventions: &[Intervention]) -> Result<Self> {
         let applied = Applied::new(model, interventions)?;
-        let name = model.dir().display().to_string();
+        let name = model.source().display().to_string();
         Ok(Self {
             base: model.clone(),
             applied,
@@ -256,7 +256,7 @@ impl LanguageModel for Runtime {
                 .fingerprint()
                 .map(|f| f.to_string())
                 .unwrap_or_default(),
-            dtype: format!("{:?}", self.base.dtype()).to_lowercase(),
+            dtype: self.base.coding().to_string().to_lowercase(),
             kernel: sw_tensor::isa_name().into(),
             ignored_config_fields: self.base.ignored_config_fields().to_vec(),
         }

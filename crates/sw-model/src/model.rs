@@ -11,7 +11,7 @@ use std::{
 };
 
 use ndarray::{Array2, Axis, Slice};
-use sw_tensor::{Checkpoint, Dtype, Mat, Order};
+use sw_tensor::{Checkpoint, Coding, Dtype, Mat, Order};
 
 use crate::{
     block::Scratch,
@@ -21,6 +21,7 @@ use crate::{
     family,
     fingerprint::Fingerprint,
     forward::{self, Batch, Seq},
+    gguf::{self, GgufFile},
     kv::Kv,
     product::Weight,
     rope::RopeTables,
@@ -36,6 +37,8 @@ use crate::{
 pub struct OpenOptions {
     /// Config fields to pass over although they are not implemented.
     pub ignore_config_fields: Vec<String>,
+    /// Which GGUF file of a folder is opened; `None`: the only one, where it has no safetensors.
+    pub gguf: Option<String>,
     /// Who reads the matrices of a quantized checkpoint; without it, or for another method, one is refused.
     pub decoder: Option<Arc<dyn Decoder>>,
 }
@@ -69,8 +72,11 @@ pub struct Model {
 /// What an edited model shares with the one it came from.
 struct Opened {
     dir: PathBuf,
+    /// The file, where it is GGUF.
+    gguf: Option<GgufFile>,
     spec: Spec,
     dtype: Dtype,
+    coding: Coding,
     ropes: RopeTables,
     ignored: Vec<String>,
     /// The error is kept: a model without a tokenizer still runs on token ids.
@@ -85,7 +91,8 @@ fn next_id() -> u64 {
 }
 
 impl Model {
-    /// Opens a directory in Hugging Face layout: `config.json`, `*.safetensors`, `tokenizer.json`.
+    /// Opens a directory in Hugging Face layout (`config.json`, `*.safetensors`, `tokenizer.json`), a GGUF file, or a
+    /// directory that holds one.
     ///
     /// Weights stay on disk, memory-mapped; only norms and biases are copied.
     ///
@@ -103,6 +110,9 @@ impl Model {
     /// See [`open`](Self::open).
     pub fn open_with(dir: impl AsRef<Path>, options: &OpenOptions) -> Result<Self> {
         let dir = dir.as_ref();
+        if let Some(file) = gguf::find(dir, options.gguf.as_deref())? {
+            return Self::open_gguf(&file, options);
+        }
         let path = dir.join("config.json");
         if !dir.is_dir() {
             return Err(Error::NotFound {
@@ -137,15 +147,39 @@ impl Model {
         let weights = Weights::load(&spec, &checkpoint, decoder)?;
         let tokenizer = Tokenizer::open(dir, &config);
         let ropes = spec.rope_tables();
-        let o = weights.layers.first().map(|l| l[(None, Linear::O)].w.mat());
-        let dtype = o.unwrap_or(&weights.embed).dtype();
+        let (dtype, coding) = weights.stored_as();
         let opened = Opened {
             dir: dir.into(),
+            gguf: None,
             spec,
             dtype,
+            coding,
             ropes,
             ignored: options.ignore_config_fields.clone(),
             tokenizer,
+            scratch: Mutex::default(),
+        };
+        Ok(Self {
+            id: next_id(),
+            opened: Arc::new(opened),
+            weights: Arc::new(weights),
+            order: Order::Fixed,
+        })
+    }
+
+    fn open_gguf(file: &Path, options: &OpenOptions) -> Result<Self> {
+        let source = gguf::open(file, &options.ignore_config_fields)?;
+        let weights = Weights::load(&source.spec, &source.checkpoint, None)?;
+        let (dtype, coding) = weights.stored_as();
+        let opened = Opened {
+            dir: source.checkpoint.dir().into(),
+            gguf: Some(source.file),
+            ropes: source.spec.rope_tables(),
+            spec: source.spec,
+            dtype,
+            coding,
+            ignored: options.ignore_config_fields.clone(),
+            tokenizer: source.tokenizer,
             scratch: Mutex::default(),
         };
         Ok(Self {
@@ -161,9 +195,46 @@ impl Model {
         &self.opened.spec
     }
 
-    /// The directory it was opened from.
+    /// The directory it was opened from; of a GGUF file, the one that holds it.
     pub fn dir(&self) -> &Path {
         &self.opened.dir
+    }
+
+    /// What it was opened from: its directory, or its GGUF file.
+    pub fn source(&self) -> &Path {
+        self.gguf().map_or(self.dir(), |gguf| &gguf.file)
+    }
+
+    /// The GGUF file it was opened from; `None` where that was a directory in Hugging Face layout.
+    pub fn gguf(&self) -> Option<&GgufFile> {
+        self.opened.gguf.as_ref()
+    }
+
+    /// The stored tensors under the names of a checkpoint in Hugging Face layout.
+    ///
+    /// # Errors
+    /// When the files have changed since the model was opened.
+    pub fn checkpoint(&self) -> Result<Checkpoint> {
+        match self.gguf() {
+            Some(gguf) => gguf::checkpoint(&gguf.file),
+            None => Ok(Checkpoint::open(self.dir())?),
+        }
+    }
+
+    /// The content of a file of the checkpoint, such as `config.json`: what lies in its directory, or what the metadata of
+    /// its GGUF file say; `None` where there is no such file.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn file(&self, name: &str) -> Result<Option<Vec<u8>>> {
+        if let Some(gguf) = self.gguf() {
+            return gguf::beside(&gguf.file, name);
+        }
+        let path = self.dir().join(name);
+        match path.is_file() {
+            true => std::fs::read(&path).map(Some).map_err(|e| Error::io(&path, e)),
+            false => Ok(None),
+        }
     }
 
     /// Config fields that it was told to pass over.
@@ -174,6 +245,11 @@ impl Model {
     /// The type its large weights are stored in (of the first layer's attention output, where they differ).
     pub fn dtype(&self) -> Dtype {
         self.opened.dtype
+    }
+
+    /// How its large weights are coded where they lie; of a GGUF file, the type of most of them.
+    pub fn coding(&self) -> Coding {
+        self.opened.coding
     }
 
     /// Its tokenizer.
@@ -193,7 +269,10 @@ impl Model {
     /// # Errors
     /// When a file cannot be read.
     pub fn fingerprint(&self) -> Result<Fingerprint> {
-        Fingerprint::of(self.dir())
+        match self.gguf() {
+            Some(gguf) => Fingerprint::of_gguf(&gguf.file),
+            None => Fingerprint::of(self.dir()),
+        }
     }
 
     pub(crate) fn id(&self) -> u64 {
@@ -459,14 +538,11 @@ fn other_format(dir: &Path) -> Result<()> {
         return Ok(());
     }
     let found = |end: &str| names.iter().find(|n| n.ends_with(end));
-    let hint = match (found(".bin").or_else(|| found(".pth")), found(".gguf")) {
-        (Some(file), _) => format!(
+    let hint = match found(".bin").or_else(|| found(".pth")) {
+        Some(file) => format!(
             "only {file} is there; convert with transformers: AutoModelForCausalLM.from_pretrained(DIR).save_pretrained(OUT)"
         ),
-        (None, Some(file)) => {
-            format!("only {file} is there; GGUF is not read, use the original checkpoint")
-        }
-        (None, None) => "a checkpoint directory in Hugging Face layout has one or more".into(),
+        None => "a checkpoint directory in Hugging Face layout has one or more".into(),
     };
     Err(Error::MissingFile {
         dir: dir.into(),

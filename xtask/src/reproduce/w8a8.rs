@@ -161,7 +161,7 @@ impl<'a> Bench<'a> {
             settings: vec![],
             scores: None,
         };
-        let stored = format!("{}, as stored", lab.model.dtype());
+        let stored = format!("{}, as stored", lab.model.coding());
         bench.scores = Some(bench.add("fp16", stored, vec![])?);
         Ok(bench)
     }

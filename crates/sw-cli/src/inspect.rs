@@ -4,7 +4,7 @@ use anyhow::Result;
 use clap::Args;
 use serde_json::json;
 
-use crate::{args::ModelArgs, say};
+use crate::{args::ModelArgs, program::say};
 
 /// Show what a checkpoint is: family, sizes, dtype, fingerprint.
 ///
@@ -46,6 +46,7 @@ impl Inspect {
             "kernel": sw_tensor::isa_name(),
             "bos": model.tokenizer().ok().and_then(|t| t.bos()),
             "adds_bos": model.tokenizer().ok().map(|t| t.adds_bos()),
+            "gguf": model.gguf(),
             "fingerprint": model.fingerprint()?,
         });
         if self.json {

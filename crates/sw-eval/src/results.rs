@@ -154,6 +154,7 @@ impl EvalResults {
                 "fingerprint": run.model.fingerprint,
                 "kernel": run.model.kernel,
                 "dtype": run.model.dtype,
+                "gguf": run.model.gguf,
                 "ignored_config_fields": run.model.ignored_config_fields,
                 "bos": options.bos,
                 "seed": options.seed,

@@ -32,6 +32,7 @@ mod kv;
 mod locate;
 mod model;
 mod norm;
+mod parts;
 mod product;
 mod rope;
 mod score;

@@ -232,7 +232,9 @@ impl Model {
         }
         let path = self.dir().join(name);
         match path.is_file() {
-            true => std::fs::read(&path).map(Some).map_err(|e| Error::io(&path, e)),
+            true => std::fs::read(&path)
+                .map(Some)
+                .map_err(|e| Error::io(&path, e)),
             false => Ok(None),
         }
     }

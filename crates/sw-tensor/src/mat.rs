@@ -195,7 +195,8 @@ impl Mat {
             .and_then(|n| n.checked_add(offset))
             .expect("size of a matrix overflows");
         assert!(
-            end <= bytes.bytes().len() && blocks.coding.row_bytes(stored_cols) == Some(blocks.row_bytes),
+            end <= bytes.bytes().len()
+                && blocks.coding.row_bytes(stored_cols) == Some(blocks.row_bytes),
             "matrix ends at byte {end}, beyond its storage"
         );
         let strides = match blocks.is_transposed {

@@ -4,13 +4,14 @@ use anyhow::Result;
 use clap::Args;
 use ndarray::Axis as Dim;
 use serde::Serialize;
-use sw_eval::{Intervention, Largest, Runtime};
+use sw_eval::Runtime;
+use sw_intervene::{Intervention, Largest};
 
 use super::{
     Experiment,
     figure5::{lambada, spelled},
 };
-use crate::{lab::Lab, outcome::Outcome, table::Table};
+use crate::{lab::Lab, outcome::Outcome, page::table::Table};
 
 /// Continue prompts with and without the super weight: greedy decoding with a cache of keys and values.
 ///

@@ -4,15 +4,18 @@ use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
 use sw_detect::{Trace, trace};
-use sw_eval::{Intervention, Largest, Runtime, largest};
+use sw_eval::Runtime;
+use sw_intervene::{Intervention, Largest, largest};
 
 use super::Experiment;
 use crate::{
-    chart::{Axis, Chart, Mark, Panel, Series, Tone, points},
     lab::Lab,
     outcome::{Headline, Outcome},
+    page::{
+        chart::{Axis, Chart, Mark, Panel, Series, Tone, points},
+        table::Table,
+    },
     published,
-    table::Table,
 };
 
 /// Follow the super activation through the layers: as it is, without the super weight, without the largest others.

@@ -9,14 +9,15 @@ use anyhow::Result;
 use clap::Args;
 use serde::{Serialize, Serializer};
 use serde_json::{Map, Value, json};
-use sw_eval::{Intervention, Largest, Metric, Runtime, largest};
+use sw_eval::{Metric, Runtime};
+use sw_intervene::{Intervention, Largest, largest};
 
 use super::Experiment;
 use crate::{
     lab::{ACCURACIES, Found, Lab, PERPLEXITIES, Scores},
     outcome::{Headline, Outcome},
+    page::table::{Table, fixed, plain, signed},
     published,
-    table::{Table, fixed, plain, signed},
 };
 
 /// Print the paper's Table 1: what pruning one number does, beside pruning the largest others.

@@ -79,7 +79,9 @@ pub(super) fn config(meta: Meta<'_>, arch: &Arch) -> Result<Value> {
 
 /// What the file says, else what its tokenizer has, else what its embedding has.
 fn vocab_size(meta: Meta<'_>) -> Result<u64> {
-    let rows = meta.shape("token_embd.weight").and_then(|shape| shape.first());
+    let rows = meta
+        .shape("token_embd.weight")
+        .and_then(|shape| shape.first());
     let tokens = meta.texts("tokenizer.ggml.tokens")?.map(<[String]>::len);
     let found = tokens.or(rows.copied()).unwrap_or(0) as u64;
     Ok(meta.opt("vocab_size")?.unwrap_or(found))
@@ -134,7 +136,8 @@ fn llama_like(meta: Meta<'_>, arch: &Arch) -> Result<Map<String, Value>> {
     if let [Some(key), Some(value)] = widths
         && key != value
     {
-        let problem = format!("heads of keys and of values must be as wide, found {key} and {value}");
+        let problem =
+            format!("heads of keys and of values must be as wide, found {key} and {value}");
         return Err(meta.error(&meta.key("attention.value_length"), problem));
     }
     let head_dim = widths[0].unwrap_or(hidden / heads.max(1));
@@ -173,7 +176,10 @@ fn llama_like(meta: Meta<'_>, arch: &Arch) -> Result<Map<String, Value>> {
         "mixtral" => {
             put("sliding_window", window.into());
             put("num_local_experts", meta.required("expert_count")?.into());
-            put("num_experts_per_tok", meta.required("expert_used_count")?.into());
+            put(
+                "num_experts_per_tok",
+                meta.required("expert_used_count")?.into(),
+            );
         }
         "qwen2" => {
             put("use_sliding_window", false.into());
@@ -187,7 +193,10 @@ fn llama_like(meta: Meta<'_>, arch: &Arch) -> Result<Map<String, Value>> {
             put("attention_bias", has("blk.0.attn_q.bias").into());
             put("use_sliding_window", false.into());
             put("num_experts", meta.required("expert_count")?.into());
-            put("num_experts_per_tok", meta.required("expert_used_count")?.into());
+            put(
+                "num_experts_per_tok",
+                meta.required("expert_used_count")?.into(),
+            );
             put("moe_intermediate_size", inner.into());
             // Where no layer is dense, no width of one is there.
             let dense = meta.opt("feed_forward_length")?.filter(|&n| n > 0);
@@ -198,7 +207,10 @@ fn llama_like(meta: Meta<'_>, arch: &Arch) -> Result<Map<String, Value>> {
         }
         "phi3" => {
             put("sliding_window", window.into());
-            put("partial_rotary_factor", json!(rotated as f64 / head_dim.max(1) as f64));
+            put(
+                "partial_rotary_factor",
+                json!(rotated as f64 / head_dim.max(1) as f64),
+            );
             let original = meta.opt("rope.scaling.original_context_length")?;
             if let Some(original) = original {
                 put("original_max_position_embeddings", original.into());
@@ -212,14 +224,24 @@ fn llama_like(meta: Meta<'_>, arch: &Arch) -> Result<Map<String, Value>> {
             // Gemma 2 and 3. The files do not say what scores are divided by: it is the same in all sizes but the largest,
             // where it is the width that the heads would have without one of their own.
             let largest = if arch.model_type == "gemma2" { 46 } else { 62 };
-            let scalar = if layers == largest { hidden / heads.max(1) } else { 256 };
+            let scalar = if layers == largest {
+                hidden / heads.max(1)
+            } else {
+                256
+            };
             put("query_pre_attn_scalar", scalar.into());
             put("hidden_act", "gelu_pytorch_tanh".into());
             put("hidden_activation", "gelu_pytorch_tanh".into());
             put("sliding_window", window.into());
             let caps = [
-                ("attn_logit_softcapping", meta.number("attn_logit_softcapping")?),
-                ("final_logit_softcapping", meta.number("final_logit_softcapping")?),
+                (
+                    "attn_logit_softcapping",
+                    meta.number("attn_logit_softcapping")?,
+                ),
+                (
+                    "final_logit_softcapping",
+                    meta.number("final_logit_softcapping")?,
+                ),
             ];
             for (key, cap) in caps {
                 put(key, cap.filter(|&x| x > 0.0).into());
@@ -287,7 +309,10 @@ fn rope_scaling(meta: Meta<'_>, theta: f64, rotated: u64) -> Result<Value> {
                     scaling[key] = value;
                 }
             };
-            put("original_max_position_embeddings", original.map(Value::from));
+            put(
+                "original_max_position_embeddings",
+                original.map(Value::from),
+            );
             for (key, name) in [
                 ("beta_fast", "rope.scaling.yarn_beta_fast"),
                 ("beta_slow", "rope.scaling.yarn_beta_slow"),

@@ -7,7 +7,10 @@ use crate::error::{Error, Result};
 /// The GGUF file that a path means, if it means one: itself, the file of the folder that is named, or the only one of a
 /// folder without safetensors.
 pub(crate) fn find(path: &Path, name: Option<&str>) -> Result<Option<PathBuf>> {
-    let is_gguf = |path: &Path| path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf"));
+    let is_gguf = |path: &Path| {
+        path.extension()
+            .is_some_and(|e| e.eq_ignore_ascii_case("gguf"))
+    };
     if path.is_file() {
         return match is_gguf(path) || starts_as_gguf(path) {
             true => Ok(Some(path.into())),

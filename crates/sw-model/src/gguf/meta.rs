@@ -25,9 +25,9 @@ impl<'a> Meta<'a> {
             arch: "",
         };
         let key = "general.architecture";
-        meta.arch = meta.text(key)?.ok_or_else(|| {
-            meta.error(key, "required, but missing; this is no language model")
-        })?;
+        meta.arch = meta
+            .text(key)?
+            .ok_or_else(|| meta.error(key, "required, but missing; this is no language model"))?;
         Ok(meta)
     }
 
@@ -49,7 +49,9 @@ impl<'a> Meta<'a> {
             return Ok(None);
         };
         let problem = || format!("expected {expected}, found {}", value.kind());
-        read(value).map(Some).ok_or_else(|| self.error(key, problem()))
+        read(value)
+            .map(Some)
+            .ok_or_else(|| self.error(key, problem()))
     }
 
     pub(super) fn text(&self, key: &str) -> Result<Option<&'a str>> {

@@ -57,7 +57,10 @@ pub(crate) fn open(path: &Path, ignore: &[String]) -> Result<Opened> {
     let views = tensors::views(meta, arch, &config)?;
     let spec = family::spec(path, &config, views.len(), ignore)?;
     if let Some(tensor) = tensors::unread(&spec, &views) {
-        let problem = format!("a tensor that a {} of this config does not have", spec.family);
+        let problem = format!(
+            "a tensor that a {} of this config does not have",
+            spec.family
+        );
         return Err(meta.error(tensor, problem));
     }
     let tokenizer = tokenizer::parts(meta)
@@ -130,7 +133,6 @@ fn about(path: &Path, gguf: &Gguf) -> GgufFile {
         types,
     }
 }
-
 
 impl Error {
     fn several(dir: &Path, names: &[String]) -> Error {

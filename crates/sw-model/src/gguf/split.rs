@@ -19,12 +19,8 @@ pub(super) struct Split {
 
 /// The pre-tokenizer of a name.
 pub(super) fn split(name: &str) -> Option<Split> {
-    let byte_level = |use_regex: bool| {
-        json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": use_regex})
-    };
-    let then = |first: Value, use_regex| {
-        json!({"type": "Sequence", "pretokenizers": [first, byte_level(use_regex)]})
-    };
+    let byte_level = |use_regex: bool| json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": use_regex});
+    let then = |first: Value, use_regex| json!({"type": "Sequence", "pretokenizers": [first, byte_level(use_regex)]});
     let by = |regex: &str| {
         let split = json!({"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": false});
         then(split, false)
@@ -42,7 +38,10 @@ pub(super) fn split(name: &str) -> Option<Split> {
             plain(byte_level(true))
         }
         "smollm" | "starcoder" | "refact" | "command-r" | "codeshell" | "exaone" | "minerva-7b" => {
-            plain(then(json!({"type": "Digits", "individual_digits": true}), true))
+            plain(then(
+                json!({"type": "Digits", "individual_digits": true}),
+                true,
+            ))
         }
         "llama3" | "llama-v3" | "llama-bpe" | "falcon3" | "falcon-h1" | "pixtral" | "midm-2.0"
         | "lfm2" => Split {

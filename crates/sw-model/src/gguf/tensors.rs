@@ -40,7 +40,10 @@ pub(super) fn views(
             continue;
         }
         let no_place = || {
-            let problem = format!("a tensor that models of the family {} have no place for", arch.model_type);
+            let problem = format!(
+                "a tensor that models of the family {} have no place for",
+                arch.model_type
+            );
             meta.error(stored, problem)
         };
         let (layer, rest) = match stored.strip_prefix("blk.").and_then(|r| r.split_once('.')) {
@@ -53,10 +56,12 @@ pub(super) fn views(
         let mut view = TensorView::default();
         view.tensor.clone_from(stored);
         let rows = tensor.shape.first().copied().unwrap_or(0);
-        let ordered = |order: &Order| order.rows(rows).ok_or_else(|| {
-            let problem = format!("{rows} rows for {heads} heads do not fit together");
-            meta.error(stored, problem)
-        });
+        let ordered = |order: &Order| {
+            order.rows(rows).ok_or_else(|| {
+                let problem = format!("{rows} rows for {heads} heads do not fit together");
+                meta.error(stored, problem)
+            })
+        };
         match undo {
             Undo::Same => {}
             Undo::Queries => view.rows = Some(ordered(&turned[0])?),
@@ -158,5 +163,6 @@ pub(super) fn unread<'a>(spec: &Spec, views: &'a [(String, TensorView)]) -> Opti
     read.extend(ends.map(|name| format!("{}{name}", names.base)));
     read.insert(names.head.to_owned());
     let mut all = views.iter();
-    all.find(|(name, _)| !read.contains(name)).map(|(_, view)| view.tensor.as_str())
+    all.find(|(name, _)| !read.contains(name))
+        .map(|(_, view)| view.tensor.as_str())
 }

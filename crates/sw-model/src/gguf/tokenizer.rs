@@ -30,7 +30,12 @@ struct Vocabulary<'a> {
 /// `tokenizer.json` and `tokenizer_config.json`.
 pub(super) fn parts(meta: Meta<'_>) -> Result<[Value; 2]> {
     let kind = meta.text("tokenizer.ggml.model")?;
-    let missing = |key: &str| meta.error(key, "missing, so texts cannot be encoded; give token ids instead");
+    let missing = |key: &str| {
+        meta.error(
+            key,
+            "missing, so texts cannot be encoded; give token ids instead",
+        )
+    };
     let kind = kind.ok_or_else(|| missing("tokenizer.ggml.model"))?;
     let tokens = meta.texts("tokenizer.ggml.tokens")?;
     let id = |name: &str| meta.size(&format!("tokenizer.ggml.{name}_token_id"));
@@ -48,7 +53,8 @@ pub(super) fn parts(meta: Meta<'_>) -> Result<[Value; 2]> {
         "gpt2" => vocabulary.byte_level()?,
         "llama" => (vocabulary.sentencepiece()?, true),
         other => {
-            let problem = format!("expected gpt2 or llama, found {other}, which is not implemented");
+            let problem =
+                format!("expected gpt2 or llama, found {other}, which is not implemented");
             return Err(meta.error("tokenizer.ggml.model", problem));
         }
     };
@@ -84,7 +90,9 @@ pub(super) fn parts(meta: Meta<'_>) -> Result<[Value; 2]> {
 
 impl<'a> Vocabulary<'a> {
     fn token(&self, id: u64) -> Option<&'a str> {
-        self.tokens.get(usize::try_from(id).ok()?).map(String::as_str)
+        self.tokens
+            .get(usize::try_from(id).ok()?)
+            .map(String::as_str)
     }
 
     /// Tokens that are found in a text before it is cut.
@@ -99,23 +107,38 @@ impl<'a> Vocabulary<'a> {
             })
         };
         let all = self.tokens.iter().zip(self.kinds).enumerate();
-        all.filter(|(_, (token, _))| !token.is_empty()).filter_map(one).collect()
+        all.filter(|(_, (token, _))| !token.is_empty())
+            .filter_map(one)
+            .collect()
     }
 
     /// What is put around a text.
     fn template(&self, add_bos: bool, add_eos: bool) -> Value {
-        let bos = self.bos.filter(|_| add_bos).and_then(|id| Some((id, self.token(id)?)));
-        let eos = self.eos.filter(|_| add_eos).and_then(|id| Some((id, self.token(id)?)));
+        let bos = self
+            .bos
+            .filter(|_| add_bos)
+            .and_then(|id| Some((id, self.token(id)?)));
+        let eos = self
+            .eos
+            .filter(|_| add_eos)
+            .and_then(|id| Some((id, self.token(id)?)));
         let part = |which: &str, kind: usize| {
             let special = |token: Option<(u64, &str)>| {
                 token.map(|(_, token)| json!({"SpecialToken": {"id": token, "type_id": kind}}))
             };
             let text = json!({"Sequence": {"id": which, "type_id": kind}});
-            [special(bos), Some(text), special(eos)].into_iter().flatten()
+            [special(bos), Some(text), special(eos)]
+                .into_iter()
+                .flatten()
         };
         let specials = bos.into_iter().chain(eos);
         let specials: Map<String, Value> = specials
-            .map(|(id, token)| (token.to_owned(), json!({"id": token, "ids": [id], "tokens": [token]})))
+            .map(|(id, token)| {
+                (
+                    token.to_owned(),
+                    json!({"id": token, "ids": [id], "tokens": [token]}),
+                )
+            })
             .collect();
         json!({
             "type": "TemplateProcessing",
@@ -129,8 +152,16 @@ impl<'a> Vocabulary<'a> {
     fn byte_level(&self) -> Result<(Value, bool)> {
         let key = "tokenizer.ggml.pre";
         let name = self.meta.text(key)?.unwrap_or_default();
-        let Some(Split { pre_tokenizer, normalizer, ignore_merges, add_bos }) = split(name) else {
-            let problem = format!("the pre-tokenizer {name} is not implemented; give token ids instead of a text");
+        let Some(Split {
+            pre_tokenizer,
+            normalizer,
+            ignore_merges,
+            add_bos,
+        }) = split(name)
+        else {
+            let problem = format!(
+                "the pre-tokenizer {name} is not implemented; give token ids instead of a text"
+            );
             return Err(self.meta.error(key, problem));
         };
         let merges = self.given_merges()?.unwrap_or_default();
@@ -160,7 +191,8 @@ impl<'a> Vocabulary<'a> {
             Some([left.to_owned(), right[1..].to_owned()])
         };
         let pairs = merges.iter().map(|merge| {
-            let problem = || format!("expected two tokens and a space between them, found {merge:?}");
+            let problem =
+                || format!("expected two tokens and a space between them, found {merge:?}");
             pair(merge).ok_or_else(|| self.meta.error(key, problem()))
         });
         pairs.collect::<Result<_>>().map(Some)
@@ -169,7 +201,9 @@ impl<'a> Vocabulary<'a> {
     /// Ids by token; the last of equal ones.
     fn vocab(&self, spell: impl Fn(&str) -> String) -> Map<String, Value> {
         let tokens = self.tokens.iter().enumerate();
-        tokens.map(|(id, token)| (spell(token), id.into())).collect()
+        tokens
+            .map(|(id, token)| (spell(token), id.into()))
+            .collect()
     }
 
     /// BPE over characters that falls back to bytes, as a `sentencepiece` vocabulary is used.
@@ -179,10 +213,11 @@ impl<'a> Vocabulary<'a> {
         let prefixed = flag.unwrap_or(true);
         let spaces = json!({"String": " "});
         // Runs of spaces are written as such in files of Gemma, whose ranks are not its scores but its order.
-        let spell = |token: &str| match is_gemma && token.len() > 1 && token.bytes().all(|b| b == b' ') {
-            true => "\u{2581}".repeat(token.len()),
-            false => token.to_owned(),
-        };
+        let spell =
+            |token: &str| match is_gemma && token.len() > 1 && token.bytes().all(|b| b == b' ') {
+                true => "\u{2581}".repeat(token.len()),
+                false => token.to_owned(),
+            };
         let scores = self.meta.floats("tokenizer.ggml.scores")?;
         let rank = |id: usize| match scores {
             Some(scores) if !is_gemma => scores.get(id).copied().unwrap_or(f32::MIN),
@@ -196,7 +231,10 @@ impl<'a> Vocabulary<'a> {
         } else if self.meta.arch() == "phi3" && prefixed {
             let prepend = json!({"type": "Prepend", "prepend": "\u{2581}"});
             let replace = json!({"type": "Replace", "pattern": spaces, "content": "\u{2581}"});
-            (json!({"type": "Sequence", "normalizers": [prepend, replace]}), Value::Null)
+            (
+                json!({"type": "Sequence", "normalizers": [prepend, replace]}),
+                Value::Null,
+            )
         } else {
             let scheme = if prefixed { "first" } else { "never" };
             (
@@ -209,7 +247,10 @@ impl<'a> Vocabulary<'a> {
             Some(merges) => merges,
             None => self.merges(&tokens, rank)?,
         };
-        let unknown = self.unknown.and_then(|id| self.token(id)).filter(|_| is_gemma);
+        let unknown = self
+            .unknown
+            .and_then(|id| self.token(id))
+            .filter(|_| is_gemma);
         let model = json!({
             "type": "BPE", "dropout": null, "unk_token": unknown, "continuing_subword_prefix": null,
             "end_of_word_suffix": null, "fuse_unk": true, "byte_fallback": true, "ignore_merges": false,
@@ -231,11 +272,18 @@ impl<'a> Vocabulary<'a> {
 
     /// Every way to join two tokens to a third, best first: by its rank, then the longer left part.
     fn merges(&self, tokens: &[String], rank: impl Fn(usize) -> f32) -> Result<Vec<[String; 2]>> {
-        let ids: HashMap<&str, usize> = tokens.iter().enumerate().map(|(id, t)| (t.as_str(), id)).collect();
+        let ids: HashMap<&str, usize> = tokens
+            .iter()
+            .enumerate()
+            .map(|(id, t)| (t.as_str(), id))
+            .collect();
         let mut merges = Vec::new();
         for (id, token) in tokens.iter().enumerate() {
             if token.len() > LONGEST {
-                let problem = format!("token {id} has {} bytes; expected at most {LONGEST}", token.len());
+                let problem = format!(
+                    "token {id} has {} bytes; expected at most {LONGEST}",
+                    token.len()
+                );
                 return Err(self.meta.error("tokenizer.ggml.tokens", problem));
             }
             // Of equal tokens only the last is a token.
@@ -253,7 +301,12 @@ impl<'a> Vocabulary<'a> {
             ways.sort_by_key(|&(ids, _, _)| ids);
             let chars = |text: &str| text.chars().count();
             merges.extend(ways.into_iter().map(|(_, left, right)| {
-                (rank(last), chars(left), chars(right), [left.to_owned(), right.to_owned()])
+                (
+                    rank(last),
+                    chars(left),
+                    chars(right),
+                    [left.to_owned(), right.to_owned()],
+                )
             }));
         }
         merges.sort_by(|a, b| b.0.total_cmp(&a.0).then(b.1.cmp(&a.1)).then(b.2.cmp(&a.2)));

@@ -86,9 +86,15 @@ fn tensor(gguf: &Gguf, view: &TensorView) -> Result<Tensor, String> {
         [len] if view.rows.is_some() => (len, 1),
         [len] => (1, len),
         [rows, cols] => (rows, cols),
-        _ => return Err(format!("expected a vector or a matrix, found shape {shape:?}")),
+        _ => {
+            return Err(format!(
+                "expected a vector or a matrix, found shape {shape:?}"
+            ));
+        }
     };
-    let row_bytes = coding.row_bytes(cols).ok_or("its rows are not whole blocks")?;
+    let row_bytes = coding
+        .row_bytes(cols)
+        .ok_or("its rows are not whole blocks")?;
     if let Some(order) = &view.rows
         && (order.len() != rows || order.iter().any(|&row| row as usize >= rows))
     {

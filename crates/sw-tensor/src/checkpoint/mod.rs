@@ -216,7 +216,11 @@ impl Checkpoint {
         match &tensor.view {
             // Its elements are rows of one column where they have an order of their own.
             Some(view) => {
-                let shape = if view.blocks.has_order() { [len, 1] } else { [1, len] };
+                let shape = if view.blocks.has_order() {
+                    [len, 1]
+                } else {
+                    [1, len]
+                };
                 let mat = self.part(tensor, dtype, 0, shape);
                 mat.widen(0..shape[0], 0..shape[1], &mut out);
                 if view.plus != 0.0 {

@@ -11,8 +11,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::{Error, FileInfo};
 use crate::checkpoint::File;
+use crate::{Error, FileInfo};
 pub use coding::Coding;
 pub(crate) use decode::decode;
 pub use value::GgufValue;
@@ -124,7 +124,14 @@ impl Gguf {
         }
         let bytes = self.files[tensor.file].info().bytes;
         let bytes = bytes.get(tensor.offset..)?.get(..tensor.len)?;
-        Some(bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect())
+        Some(
+            bytes
+                .as_chunks()
+                .0
+                .iter()
+                .map(|b| f32::from_le_bytes(*b))
+                .collect(),
+        )
     }
 
     /// The tensors by name.

@@ -197,9 +197,7 @@ impl<'a> Cursor<'a> {
             4..=6 => 4,
             8 | 10..=12 => 8,
             9 => {
-                return Err(format!(
-                    "metadata key {key:?}: lists of lists are not read"
-                ));
+                return Err(format!("metadata key {key:?}: lists of lists are not read"));
             }
             _ => {
                 return Err(format!(
@@ -254,7 +252,9 @@ impl<'a> Cursor<'a> {
         let sizes: Option<Vec<usize>> = shape.iter().map(|&n| usize::try_from(n).ok()).collect();
         let elements = |sizes: &Vec<usize>| sizes.iter().try_fold(1usize, |n, s| n.checked_mul(*s));
         let too_large = || format!("{here}: its shape {shape:?} is beyond all memory");
-        let sizes = sizes.filter(|s| elements(s).is_some()).ok_or_else(too_large)?;
+        let sizes = sizes
+            .filter(|s| elements(s).is_some())
+            .ok_or_else(too_large)?;
         let len = match &coding {
             Ok(coding) => {
                 let cols = sizes.last().copied().unwrap_or(1);
@@ -264,7 +264,9 @@ impl<'a> Cursor<'a> {
                         coding.block_len()
                     )
                 })?;
-                let rows = elements(&sizes).and_then(|n| n.checked_div(cols)).unwrap_or(0);
+                let rows = elements(&sizes)
+                    .and_then(|n| n.checked_div(cols))
+                    .unwrap_or(0);
                 row.checked_mul(rows).ok_or_else(too_large)?
             }
             // Nobody may ask for its data.

@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
-use super::kernel::{Kernel, with_scratch};
 use super::K_BLOCK;
+use super::kernel::{Kernel, with_scratch};
 use crate::{Dtype, Mat};
 
 /// A kernel that packs with vectors, which take groups of rows.
@@ -126,7 +126,11 @@ pub(super) fn pack_scalar(
     if w.is_blocks() {
         for row in rows {
             let mut wide = [0.0; K_BLOCK];
-            for (part, out) in ks.clone().step_by(K_BLOCK).zip(out.chunks_mut(K_BLOCK * nr)) {
+            for (part, out) in ks
+                .clone()
+                .step_by(K_BLOCK)
+                .zip(out.chunks_mut(K_BLOCK * nr))
+            {
                 let wide = &mut wide[..K_BLOCK.min(ks.end - part)];
                 w.widen(row..row + 1, part..part + wide.len(), wide);
                 for (value, out) in wide.iter().zip(out.chunks_exact_mut(nr)) {

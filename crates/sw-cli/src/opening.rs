@@ -7,7 +7,8 @@ use sw_eval::{Bos, DataDir};
 use sw_intervene::PackedReader;
 use sw_model::{Model, OpenOptions, locate_model};
 
-/// Opens a model: a directory in Hugging Face layout, or `ORG/NAME` or `ORG/NAME@REVISION` in the Hugging Face cache;
+/// Opens a model: a directory in Hugging Face layout, a GGUF file or a directory that holds one (`gguf` says which of
+/// several), or `ORG/NAME` or `ORG/NAME@REVISION` in the Hugging Face cache;
 /// what `sw quantize --format packed-sw` wrote opens, too. Config fields that
 /// are not implemented are passed over where they are named. What the model noticed while opening is printed as warnings;
 /// with `strict_config`, a field that no known model reads is an error instead.
@@ -18,8 +19,10 @@ pub fn open_model(
     name: &str,
     ignore_config_fields: &[String],
     strict_config: bool,
+    gguf: Option<&str>,
 ) -> Result<Model> {
     let mut options = OpenOptions::default();
+    options.gguf = gguf.map(str::to_owned);
     options.ignore_config_fields = ignore_config_fields.to_vec();
     options.strict_config = strict_config;
     options.decoder = Some(Arc::new(PackedReader));
@@ -41,7 +44,7 @@ pub fn encode(model: &Model, text: &str, bos: Bos) -> Result<Vec<u32>> {
         let bos = tokenizer.bos().with_context(|| {
             format!(
                 "--bos on: the tokenizer of {} has no BOS token",
-                model.dir().display()
+                model.source().display()
             )
         })?;
         if tokens.first() != Some(&bos) {

@@ -86,7 +86,7 @@ pub fn detect(model: &Model, tokens: &[u32], options: &DetectOptions) -> Result<
         round += 1;
     }
     Ok(Report {
-        model: model.dir().display().to_string(),
+        model: model.source().display().to_string(),
         prompt: None,
         weak_candidate: weak_candidate.filter(|_| found.super_weights.is_empty()),
         groups: Groups::of(&found.super_weights),

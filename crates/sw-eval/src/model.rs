@@ -73,6 +73,9 @@ pub struct ModelInfo {
     pub dtype: String,
     /// The kernel that multiplies; results of different kernels are never mixed.
     pub kernel: String,
+    /// The GGUF file that was read, if it was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gguf: Option<String>,
     /// Fields of the model's configuration that it was told to pass over.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ignored_config_fields: Vec<String>,

@@ -155,6 +155,7 @@ impl EvalResults {
                 "fingerprint": run.model.fingerprint,
                 "kernel": run.model.kernel,
                 "dtype": run.model.dtype,
+                "gguf": run.model.gguf,
                 "ignored_config_fields": run.model.ignored_config_fields,
                 "unknown_config_fields": run.model.unknown_config_fields,
                 "bos": options.bos,

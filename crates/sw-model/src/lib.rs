@@ -27,6 +27,7 @@ pub mod family;
 mod fingerprint;
 mod forward;
 mod generate;
+mod gguf;
 mod kv;
 mod locate;
 mod model;
@@ -44,6 +45,7 @@ pub use edit::{EditOp, Linear, LinearAt, WeightCoord, WeightEdit};
 pub use error::{Error, Result};
 pub use fingerprint::Fingerprint;
 pub use forward::Seq;
+pub use gguf::GgufFile;
 pub use kv::Kv;
 pub use locate::{Repo, locate_dataset, locate_model};
 pub use model::{Decoder, Model, OpenOptions};
@@ -55,5 +57,5 @@ pub use spec::{
     Activation, Attention, Experts, LayerNorms, LayerSpec, Names, Norm, QkNorm, QkvLayout, Slot,
     Spec,
 };
-pub use sw_tensor::{Dtype, Mat};
+pub use sw_tensor::{Coding, Dtype, Mat};
 pub use tokenizer::Tokenizer;

@@ -11,7 +11,7 @@ use std::{
 };
 
 use ndarray::{Array2, Axis, Slice};
-use sw_tensor::{Checkpoint, Dtype, Mat, Order};
+use sw_tensor::{Checkpoint, Coding, Dtype, Mat, Order};
 
 use crate::{
     block::Scratch,
@@ -21,6 +21,7 @@ use crate::{
     family,
     fingerprint::Fingerprint,
     forward::{self, Batch, Seq},
+    gguf::{self, GgufFile},
     kv::Kv,
     product::Weight,
     rope::RopeTables,
@@ -40,6 +41,8 @@ pub struct OpenOptions {
     /// Whether a config field that no model is known to read is an error; otherwise it is passed over, and
     /// [`Model::unknown_config_fields`] names it.
     pub strict_config: bool,
+    /// Which GGUF file of a folder is opened; `None`: the only one, where it has no safetensors.
+    pub gguf: Option<String>,
     /// Who reads the matrices of a quantized checkpoint; without it, or for another method, one is refused.
     pub decoder: Option<Arc<dyn Decoder>>,
 }
@@ -73,8 +76,11 @@ pub struct Model {
 /// What an edited model shares with the one it came from.
 struct Opened {
     dir: PathBuf,
+    /// The file, where it is GGUF.
+    gguf: Option<GgufFile>,
     spec: Spec,
     dtype: Dtype,
+    coding: Coding,
     ropes: RopeTables,
     ignored: Vec<String>,
     unknown: Vec<String>,
@@ -90,8 +96,18 @@ fn next_id() -> u64 {
     NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
+/// A warning where the tokenizer makes tokens that the embedding has no row for.
+fn more_tokens_than_rows(tokenizer: &Result<Tokenizer, (PathBuf, String)>, spec: &Spec) -> Option<String> {
+    let known = tokenizer.as_ref().ok()?.vocab_size();
+    let vocab = spec.vocab_size;
+    (known > vocab).then(|| {
+        format!("the tokenizer knows {known} tokens, the model {vocab}: a text that needs the others is refused")
+    })
+}
+
 impl Model {
-    /// Opens a directory in Hugging Face layout: `config.json`, `*.safetensors`, `tokenizer.json`.
+    /// Opens a directory in Hugging Face layout (`config.json`, `*.safetensors`, `tokenizer.json`), a GGUF file, or a
+    /// directory that holds one.
     ///
     /// Weights stay on disk, memory-mapped; only norms and biases are copied.
     ///
@@ -109,6 +125,9 @@ impl Model {
     /// See [`open`](Self::open).
     pub fn open_with(dir: impl AsRef<Path>, options: &OpenOptions) -> Result<Self> {
         let dir = dir.as_ref();
+        if let Some(file) = gguf::find(dir, options.gguf.as_deref())? {
+            return Self::open_gguf(&file, options);
+        }
         let path = dir.join("config.json");
         if !dir.is_dir() {
             return Err(Error::NotFound {
@@ -158,21 +177,15 @@ impl Model {
                 "{file}: passed over, since no known model reads them: {fields}"
             ));
         }
-        if let Ok(tokenizer) = &tokenizer {
-            let (known, vocab) = (tokenizer.vocab_size(), spec.vocab_size);
-            if known > vocab {
-                warnings.push(format!(
-                    "the tokenizer knows {known} tokens, the model {vocab}: a text that needs the others is refused"
-                ));
-            }
-        }
+        warnings.extend(more_tokens_than_rows(&tokenizer, &spec));
         let ropes = spec.rope_tables();
-        let o = weights.layers.first().map(|l| l[(None, Linear::O)].w.mat());
-        let dtype = o.unwrap_or(&weights.embed).dtype();
+        let (dtype, coding) = weights.stored_as();
         let opened = Opened {
             dir: dir.into(),
+            gguf: None,
             spec,
             dtype,
+            coding,
             ropes,
             ignored: options.ignore_config_fields.clone(),
             unknown,
@@ -188,14 +201,79 @@ impl Model {
         })
     }
 
+    fn open_gguf(file: &Path, options: &OpenOptions) -> Result<Self> {
+        let source = gguf::open(file, &options.ignore_config_fields)?;
+        let weights = Weights::load(&source.spec, &source.checkpoint, None)?;
+        let (dtype, coding) = weights.stored_as();
+        let warnings = more_tokens_than_rows(&source.tokenizer, &source.spec);
+        let opened = Opened {
+            dir: source.checkpoint.dir().into(),
+            gguf: Some(source.file),
+            ropes: source.spec.rope_tables(),
+            spec: source.spec,
+            dtype,
+            coding,
+            ignored: options.ignore_config_fields.clone(),
+            unknown: Vec::new(),
+            warnings: warnings.into_iter().collect(),
+            tokenizer: source.tokenizer,
+            scratch: Mutex::default(),
+        };
+        Ok(Self {
+            id: next_id(),
+            opened: Arc::new(opened),
+            weights: Arc::new(weights),
+            order: Order::Fixed,
+        })
+    }
+
     /// What distinguishes this model from others.
     pub fn spec(&self) -> &Spec {
         &self.opened.spec
     }
 
-    /// The directory it was opened from.
+    /// The directory it was opened from; of a GGUF file, the one that holds it.
     pub fn dir(&self) -> &Path {
         &self.opened.dir
+    }
+
+    /// What it was opened from: its directory, or its GGUF file.
+    pub fn source(&self) -> &Path {
+        self.gguf().map_or(self.dir(), |gguf| &gguf.file)
+    }
+
+    /// The GGUF file it was opened from; `None` where that was a directory in Hugging Face layout.
+    pub fn gguf(&self) -> Option<&GgufFile> {
+        self.opened.gguf.as_ref()
+    }
+
+    /// The stored tensors under the names of a checkpoint in Hugging Face layout.
+    ///
+    /// # Errors
+    /// When the files have changed since the model was opened.
+    pub fn checkpoint(&self) -> Result<Checkpoint> {
+        match self.gguf() {
+            Some(gguf) => gguf::checkpoint(&gguf.file),
+            None => Ok(Checkpoint::open(self.dir())?),
+        }
+    }
+
+    /// The content of a file of the checkpoint, such as `config.json`: what lies in its directory, or what the metadata of
+    /// its GGUF file say; `None` where there is no such file.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn file(&self, name: &str) -> Result<Option<Vec<u8>>> {
+        if let Some(gguf) = self.gguf() {
+            return gguf::beside(&gguf.file, name);
+        }
+        let path = self.dir().join(name);
+        match path.is_file() {
+            true => std::fs::read(&path)
+                .map(Some)
+                .map_err(|e| Error::io(&path, e)),
+            false => Ok(None),
+        }
     }
 
     /// Config fields that it was told to pass over.
@@ -218,6 +296,11 @@ impl Model {
         self.opened.dtype
     }
 
+    /// How its large weights are coded where they lie; of a GGUF file, the type of most of them.
+    pub fn coding(&self) -> Coding {
+        self.opened.coding
+    }
+
     /// Its tokenizer.
     ///
     /// # Errors
@@ -235,7 +318,10 @@ impl Model {
     /// # Errors
     /// When a file cannot be read.
     pub fn fingerprint(&self) -> Result<Fingerprint> {
-        Fingerprint::of(self.dir())
+        match self.gguf() {
+            Some(gguf) => Fingerprint::of_gguf(&gguf.file),
+            None => Fingerprint::of(self.dir()),
+        }
     }
 
     pub(crate) fn id(&self) -> u64 {
@@ -501,14 +587,11 @@ fn other_format(dir: &Path) -> Result<()> {
         return Ok(());
     }
     let found = |end: &str| names.iter().find(|n| n.ends_with(end));
-    let hint = match (found(".bin").or_else(|| found(".pth")), found(".gguf")) {
-        (Some(file), _) => format!(
+    let hint = match found(".bin").or_else(|| found(".pth")) {
+        Some(file) => format!(
             "only {file} is there; convert with transformers: AutoModelForCausalLM.from_pretrained(DIR).save_pretrained(OUT)"
         ),
-        (None, Some(file)) => {
-            format!("only {file} is there; GGUF is not read, use the original checkpoint")
-        }
-        (None, None) => "a checkpoint directory in Hugging Face layout has one or more".into(),
+        None => "a checkpoint directory in Hugging Face layout has one or more".into(),
     };
     Err(Error::MissingFile {
         dir: dir.into(),

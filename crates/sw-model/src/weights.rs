@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use sw_tensor::{Checkpoint, Mat};
+use sw_tensor::{Checkpoint, Coding, Dtype, Mat};
 
 use crate::{
     edit::{Linear, LinearAt},
@@ -121,6 +121,14 @@ impl Weights {
             final_norm,
             layers: layers.into_iter().map(Arc::new).collect(),
         })
+    }
+
+    /// The type of the values, and how they are coded, of the first layer's attention output (of the embedding, where no
+    /// layer is).
+    pub(crate) fn stored_as(&self) -> (Dtype, Coding) {
+        let o = self.layers.first().map(|l| l[(None, Linear::O)].w.mat());
+        let mat = o.unwrap_or(&self.embed);
+        (mat.dtype(), mat.coding())
     }
 
     /// The name of a tensor that holds a NaN or an infinity, searching the embedding, layers up to `last`, and the head.

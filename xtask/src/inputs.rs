@@ -4,8 +4,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
+use sw_cli::{
+    opening::{data_dir, encode, open_model},
+    program::set_threads,
+};
 use sw_eval::{Bos, DataDir};
-use sw_model::{Linear, Model, OpenOptions, WeightCoord, locate_model};
+use sw_model::{Linear, Model, WeightCoord};
 
 /// Which model, which data, where to.
 #[derive(Args, Clone)]
@@ -47,51 +51,29 @@ pub(crate) struct Inputs {
 impl Inputs {
     /// Sets the number of worker threads; once, before any work.
     pub(crate) fn set_threads(&self) -> Result<()> {
-        let Some(n) = self.threads else { return Ok(()) };
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(n.get());
-        pool.build_global().context("--threads")
+        set_threads(self.threads)
     }
 
     pub(crate) fn open(&self) -> Result<Model> {
-        let mut options = OpenOptions::default();
-        options
-            .ignore_config_fields
-            .clone_from(&self.ignore_config_field);
         if self.is_embedded() {
             present(Path::new(&self.model))?;
         }
-        Ok(Model::open_with(locate_model(&self.model)?, &options)?)
+        open_model(&self.model, &self.ignore_config_field)
     }
 
     /// A text's tokens, under the BOS rule of the evaluation.
     pub(crate) fn encode(&self, model: &Model, text: &str) -> Result<Vec<u32>> {
-        let tokenizer = model.tokenizer()?;
-        let mut tokens = tokenizer.encode(text, self.bos == Bos::Auto)?;
-        if self.bos == Bos::On {
-            let bos = tokenizer
-                .bos()
-                .context("--bos on: the tokenizer has no BOS token")?;
-            if tokens.first() != Some(&bos) {
-                tokens.insert(0, bos);
-            }
-        }
-        ensure!(
-            !tokens.is_empty(),
-            "{text:?}: encodes to no token; give a longer text"
-        );
-        Ok(tokens)
+        encode(model, text, self.bos)
     }
 
     pub(crate) fn data(&self) -> Result<DataDir> {
         match &self.data {
-            Some(dir) if dir.is_dir() => Ok(DataDir::folder(dir)),
-            Some(dir) => bail!("--data {}: no such directory", dir.display()),
             None if self.is_embedded() => {
                 let dir = PathBuf::from(embedded("data"));
                 present(&dir)?;
                 Ok(DataDir::folder(dir))
             }
-            None => Ok(DataDir::Cache),
+            given => data_dir(given.as_deref()),
         }
     }
 

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::{chart::Panel, table::Table};
+use crate::page::{chart::Panel, table::Table};
 
 /// Tables and figures with what they show, in words.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

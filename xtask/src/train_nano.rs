@@ -5,9 +5,10 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
+use sw_cli::program::{say, set_threads};
 use sw_train::nano::{Next, Progress, Recipe, train_nano};
 
-use crate::{inputs::embedded, output::say};
+use crate::inputs::embedded;
 
 /// Grow the repository's own checkpoint from its seed: tokenizer, text, training, measurements, card, evaluation sets.
 ///
@@ -36,12 +37,7 @@ pub(crate) struct TrainNano {
 
 impl TrainNano {
     pub(crate) fn run(&self) -> Result<()> {
-        if let Some(n) = self.threads {
-            rayon::ThreadPoolBuilder::new()
-                .num_threads(n.get())
-                .build_global()
-                .context("--threads")?;
-        }
+        set_threads(self.threads)?;
         let named = || format!("--recipe {}", self.recipe.display());
         let text = std::fs::read_to_string(&self.recipe).with_context(named)?;
         let recipe: Recipe = serde_json::from_str(&text).with_context(named)?;

@@ -1,11 +1,16 @@
 //! Arguments that several commands share.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::Result;
 use clap::Args;
-use sw_eval::{Bos, DataDir, Options, PackedReader};
-use sw_model::{Model, OpenOptions, locate_model};
+use sw_eval::{Bos, DataDir, Options};
+use sw_model::Model;
+
+use crate::{
+    opening::{data_dir, encode, open_model},
+    program::set_threads,
+};
 
 /// Which model, and how it is opened.
 #[derive(Args)]
@@ -25,36 +30,14 @@ pub(crate) struct ModelArgs {
 
 impl ModelArgs {
     pub(crate) fn open(&self) -> Result<Model> {
-        if let Some(n) = self.threads {
-            rayon::ThreadPoolBuilder::new()
-                .num_threads(n.get())
-                .build_global()
-                .context("--threads")?;
-        }
+        set_threads(self.threads)?;
         let name = match &self.revision {
-            Some(revision) => format!("{}@{revision}", self.model),
-            None => self.model.clone(),
-        };
-        let dir = if std::path::Path::new(&self.model).is_dir() {
-            locate_model(&self.model)?
-        } else {
-            locate_model(&name)?
-        };
-        let mut options = OpenOptions::default();
-        options
-            .ignore_config_fields
-            .clone_from(&self.ignore_config_field);
-        options.decoder = Some(std::sync::Arc::new(PackedReader));
-        let model = Model::open_with(dir, &options)?;
-        if let Ok(tokenizer) = model.tokenizer() {
-            let (known, vocab) = (tokenizer.vocab_size(), model.spec().vocab_size);
-            if known > vocab {
-                eprintln!(
-                    "warning: the tokenizer knows {known} tokens, the model {vocab}: a text that needs the others is refused"
-                );
+            Some(revision) if !Path::new(&self.model).is_dir() => {
+                format!("{}@{revision}", self.model)
             }
-        }
-        Ok(model)
+            _ => self.model.clone(),
+        };
+        open_model(&name, &self.ignore_config_field)
     }
 }
 
@@ -85,11 +68,7 @@ impl TaskArgs {
 
     /// Where data sets are found.
     pub(crate) fn data(&self) -> Result<DataDir> {
-        match &self.data {
-            Some(dir) if dir.is_dir() => Ok(DataDir::folder(dir)),
-            Some(dir) => bail!("--data {}: no such directory", dir.display()),
-            None => Ok(DataDir::Cache),
-        }
+        data_dir(self.data.as_deref())
     }
 
     /// What these arguments say about an evaluation; the rest by default.
@@ -127,25 +106,7 @@ impl PromptArgs {
             let ids: Vec<_> = self.tokens.iter().map(u32::to_string).collect();
             return Ok((format!("tokens {}", ids.join(",")), self.tokens.clone()));
         }
-        let tokenizer = model.tokenizer()?;
-        let mut tokens = tokenizer.encode(&self.prompt, self.bos == Bos::Auto)?;
-        if self.bos == Bos::On {
-            let Some(bos) = tokenizer.bos() else {
-                bail!(
-                    "--bos on: the tokenizer of {} has no BOS token",
-                    model.dir().display()
-                );
-            };
-            if tokens.first() != Some(&bos) {
-                tokens.insert(0, bos);
-            }
-        }
-        if tokens.is_empty() {
-            bail!(
-                "the prompt {:?} encodes to no token; give a longer one",
-                self.prompt
-            );
-        }
+        let tokens = encode(model, &self.prompt, self.bos)?;
         Ok((self.prompt.clone(), tokens))
     }
 }

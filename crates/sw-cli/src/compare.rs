@@ -14,7 +14,7 @@ use sw_eval::{
 use crate::{
     args::TaskArgs,
     eval::{plan, progress_bar},
-    say,
+    program::say,
 };
 
 /// Evaluate two settings of a checkpoint on the same documents, and test whether they differ.

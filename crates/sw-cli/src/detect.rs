@@ -2,19 +2,19 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
-use comfy_table::{Table, presets::UTF8_FULL_CONDENSED};
 use serde_json::{Value, json};
 use sw_detect::{
-    Candidate, DetectOptions, Mode, PROMPTS, ProofOptions, RankOptions, Report, SinkOptions,
-    detect, encode, invariance, proof_texts, prove, pruned, rank_rows, sinks,
+    DetectOptions, Mode, PROMPTS, RankOptions, Report, SinkOptions, detect, encode, invariance,
+    proof_texts, pruned, rank_rows, sinks,
 };
 use sw_model::Model;
 
 use crate::{
     args::{ModelArgs, PromptArgs},
-    say,
+    candidates::{directory, prove_if_possible, table},
+    program::{say, write_whole},
 };
 
 /// Find the super weights of a checkpoint with a few forward passes over one prompt.
@@ -98,15 +98,11 @@ impl Detect {
         if !self.no_proof {
             prove_if_possible(&model, &mut report)?;
         }
-        report.prompt = Some(prompt);
-        report.model.clone_from(&self.model.model);
+        let report = report.named(&self.model.model, Some(prompt));
         if let (Some(path), Some(id)) = (&self.add_to, &self.name) {
-            let known = crate::directory::read(path.exists().then_some(path))?;
+            let known = directory(path.exists().then_some(path))?;
             let text = serde_json::to_string_pretty(&known.with(id, &model, &report))?;
-            let part = path.with_extension("part");
-            let write =
-                || std::fs::write(&part, text + "\n").and_then(|()| std::fs::rename(&part, path));
-            write().with_context(|| path.display().to_string())?;
+            write_whole(path, &(text + "\n"))?;
             eprintln!("written: {}", path.display());
         }
         let more = self.more(&model, &report, &options)?;
@@ -138,10 +134,11 @@ impl Detect {
             );
         }
         if let Some(n) = self.rank {
-            let rows = rank_rows(model, &RankOptions::default())?;
+            let mut options = RankOptions::default();
+            options.top = n;
             more.insert(
                 "ranking_by_weights".into(),
-                json!(rows[..n.min(rows.len())]),
+                json!(rank_rows(model, &options)?),
             );
         }
         if self.sinks {
@@ -157,25 +154,6 @@ impl Detect {
             );
         }
         Ok(Value::Object(more))
-    }
-}
-
-/// Proves the super weights on the shipped texts, if there are any; a model without a tokenizer goes without.
-pub(crate) fn prove_if_possible(model: &Model, report: &mut Report) -> Result<()> {
-    if report.super_weights.is_empty() {
-        return Ok(());
-    }
-    if let Err(error) = model.tokenizer() {
-        eprintln!("note: no proof without a tokenizer ({error})");
-        return Ok(());
-    }
-    let texts = proof_texts(model)?;
-    match prove(model, report, &texts, &ProofOptions::default()) {
-        Err(sw_detect::Error::Model(error @ sw_model::Error::TokenId { .. })) => {
-            eprintln!("note: no proof, its texts do not fit the vocabulary ({error})");
-            Ok(())
-        }
-        proved => Ok(proved?),
     }
 }
 
@@ -205,30 +183,4 @@ fn print(report: &Report) -> Result<()> {
         ))?;
     }
     Ok(())
-}
-
-/// Candidates, one a line.
-pub(crate) fn table(candidates: &[Candidate]) -> Table {
-    let mut table = Table::new();
-    table.load_style(UTF8_FULL_CONDENSED);
-    table.set_header([
-        "tensor", "row, col", "value", "input", "output", "token", "share", "unit", "verdict",
-    ]);
-    for c in candidates {
-        let unit = serde_json::to_value(c.unit).ok();
-        let verdict = c.verdict.and_then(|v| serde_json::to_value(v).ok());
-        let text = |v: Option<serde_json::Value>| v.and_then(|v| v.as_str().map(String::from));
-        table.add_row([
-            c.tensor.clone(),
-            format!("{}, {}", c.row, c.col),
-            format!("{:.4}", c.value),
-            format!("{:.1}", c.down_in),
-            format!("{:.1}", c.down_out),
-            c.token.to_string(),
-            format!("{:.2}", c.share),
-            text(unit).unwrap_or_default(),
-            text(verdict).unwrap_or_else(|| if c.weak { "weak".into() } else { "-".into() }),
-        ]);
-    }
-    table
 }

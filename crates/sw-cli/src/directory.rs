@@ -6,12 +6,12 @@ use anyhow::Result;
 use clap::Args;
 use comfy_table::{Table, presets::UTF8_FULL_CONDENSED};
 use serde_json::Value;
-use sw_detect::{DetectOptions, Directory, Match, detect};
+use sw_detect::{DetectOptions, Match, detect};
 
 use crate::{
     args::{ModelArgs, PromptArgs},
-    detect::{prove_if_possible, table},
-    say,
+    candidates::{directory, prove_if_possible, table},
+    program::say,
 };
 
 /// List the known super weights: the paper's Table 2 with its corrections, each row with source and evidence.
@@ -32,7 +32,7 @@ pub(crate) struct List {
 
 impl List {
     pub(crate) fn run(&self) -> Result<()> {
-        let directory = read(self.file.as_ref())?;
+        let directory = directory(self.file.as_ref())?;
         let entries = match &self.model {
             Some(model) => directory.of(model),
             None => directory.super_weights.iter().collect(),
@@ -90,7 +90,7 @@ pub(crate) struct Verify {
 
 impl Verify {
     pub(crate) fn run(&self) -> Result<()> {
-        let directory = read(self.file.as_ref())?;
+        let directory = directory(self.file.as_ref())?;
         let model = self.model.open()?;
         let (_, tokens) = self.prompt.encode(&model)?;
         let mut report = detect(&model, &tokens, &DetectOptions::default())?;
@@ -150,13 +150,6 @@ impl Verify {
         }
         Ok(())
     }
-}
-
-pub(crate) fn read(file: Option<&PathBuf>) -> Result<Directory> {
-    Ok(file
-        .map(Directory::read)
-        .transpose()?
-        .unwrap_or_else(Directory::shipped))
 }
 
 fn name(value: Value) -> String {

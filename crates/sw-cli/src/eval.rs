@@ -11,14 +11,16 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 use comfy_table::{CellAlignment, Table, presets::UTF8_FULL_CONDENSED};
-use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::Value;
 use sw_eval::{
     EvalResults, Intervention, Options, Output, Runtime, Shard, Split, TASKS, Written, evaluate_to,
     evaluate_with, merge, shards_in, stamp,
 };
 
-use crate::{args::TaskArgs, say};
+use crate::{
+    args::TaskArgs,
+    program::{self, say},
+};
 
 /// Evaluate a checkpoint on zero-shot tasks and perplexity texts; the digits are lm-evaluation-harness'.
 ///
@@ -230,32 +232,22 @@ fn table(results: &EvalResults) -> Table {
     table
 }
 
-/// How far an evaluation is, on stderr; gone when dropped.
-pub(crate) struct Bar(ProgressBar);
+/// A bar that ends the evaluation after Ctrl-C.
+pub(crate) struct Bar(program::Bar);
 
 pub(crate) fn progress_bar() -> Bar {
-    let bar = ProgressBar::new(0);
-    let style = "{bar:30} {percent:>3}%  {pos}/{len} tokens  {per_sec}  {eta} left";
-    bar.set_style(ProgressStyle::with_template(style).expect("a constant"));
-    Bar(bar)
+    Bar(program::Bar::new())
 }
 
 impl Bar {
-    /// Shows it, and tells whether to go on.
+    /// Shows how far the evaluation is, and tells whether to go on.
     pub(crate) fn show(&self, status: sw_eval::Status) -> ControlFlow<()> {
-        self.0.set_length(status.tokens as u64);
-        self.0.set_position(status.tokens_done as u64);
+        self.0.show(status);
         if STOP.load(Ordering::Relaxed) {
             ControlFlow::Break(())
         } else {
             ControlFlow::Continue(())
         }
-    }
-}
-
-impl Drop for Bar {
-    fn drop(&mut self) {
-        self.0.finish_and_clear();
     }
 }
 

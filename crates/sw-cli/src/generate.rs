@@ -5,7 +5,7 @@ use clap::Args;
 
 use crate::{
     args::{ModelArgs, PromptArgs},
-    say,
+    program::say,
 };
 
 /// Continue a prompt greedily.

@@ -4,7 +4,7 @@ use anyhow::Result;
 use clap::Args;
 use serde_json::json;
 
-use crate::{args::ModelArgs, say};
+use crate::{args::ModelArgs, program::say};
 
 /// Show what a checkpoint is: family, sizes, dtype, fingerprint.
 ///

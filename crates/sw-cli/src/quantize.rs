@@ -14,7 +14,7 @@ use sw_quant::{Clip, Grouping, Levels, Scheme, Steps, Tail, ZeroPoint};
 
 use crate::{
     args::{ModelArgs, PromptArgs},
-    say,
+    program::say,
 };
 
 /// Write a quantized checkpoint that keeps its super weights, one matrix in memory at a time.
@@ -239,10 +239,7 @@ impl Quantize {
         export.shard_bytes = (self.shard_size * 1e9) as u64;
         let model = self.model.open()?;
         export.hold = self.held(&model)?;
-        let plan = Plan::new(&model, &export).map_err(|e| {
-            // The library's word for it is no flag.
-            anyhow::anyhow!(e.to_string().replace("Tail::Short", "--short-tail"))
-        })?;
+        let plan = Plan::new(&model, &export)?;
         let mut outcomes = Default::default();
         if !self.dry_run {
             let bar = bar(plan.bytes()[1]);

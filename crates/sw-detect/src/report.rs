@@ -223,4 +223,12 @@ impl Report {
             &self.super_weights
         }
     }
+
+    /// The report under the names that model and prompt were asked for by: the search itself knows a folder and token ids.
+    #[must_use]
+    pub fn named(mut self, model: impl Into<String>, prompt: Option<String>) -> Self {
+        self.model = model.into();
+        self.prompt = prompt;
+        self
+    }
 }

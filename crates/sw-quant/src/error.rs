@@ -81,7 +81,7 @@ pub enum Error {
     },
     /// Blocks do not divide the tensor, and no short tail was asked for.
     #[error(
-        "grouping: blocks of {block} do not divide {size} {what}: choose a divisor, or Tail::Short for shorter last blocks"
+        "grouping: blocks of {block} do not divide {size} {what}: choose a divisor, or let the last blocks be shorter (Tail::Short, --short-tail)"
     )]
     Divide {
         /// What is divided: elements, rows or columns.

@@ -4,15 +4,10 @@ use std::time::Instant;
 
 use anyhow::{Result, anyhow, bail};
 use clap::Args;
+use sw_cli::program::{one_line, say, write_whole};
 
 use super::{ALL, Entry, Record};
-use crate::{
-    inputs::Inputs,
-    lab::Lab,
-    line,
-    output::{self, say},
-    report,
-};
+use crate::{inputs::Inputs, lab::Lab, page::report};
 
 /// Make all tables and figures of the paper, or some of them, and one HTML report of what they show.
 ///
@@ -63,7 +58,7 @@ impl Reproduce {
                     records.push(record);
                 }
                 Err(error) => {
-                    let why = line(&error);
+                    let why = one_line(&error);
                     eprintln!("{}: not made: {why}", entry.name);
                     missing.push(Missing {
                         name: entry.name,
@@ -81,7 +76,7 @@ impl Reproduce {
         let found = lab.found().map(|found| found.summary()).unwrap_or_default();
         let page = report::page(&lab, &found, &records, &missing);
         let path = out.join("report.html");
-        output::whole(&path, &page)?;
+        write_whole(&path, &page)?;
         for record in &records {
             say(format!(
                 "{}\n  {}\n",

@@ -10,7 +10,7 @@ use super::{
     Experiment,
     figure5::{lambada, spelled},
 };
-use crate::{lab::Lab, outcome::Outcome, table::Table};
+use crate::{lab::Lab, outcome::Outcome, page::table::Table};
 
 /// Continue prompts with and without the super weight: greedy decoding with a cache of keys and values.
 ///

@@ -6,15 +6,16 @@ use serde::Serialize;
 use sw_model::Model;
 
 use super::{
-    Experiment, Figure3, Figure4, Figure5,
-    beyond::{both_sinks, sink_chart},
-    part,
+    Experiment, Figure3, Figure4, Figure5, part,
+    sinks::{both_sinks, sink_chart},
 };
 use crate::{
-    chart::{Panel, Step},
     lab::Lab,
     outcome::{Content, Outcome},
-    table::grouped,
+    page::{
+        chart::{Panel, Step},
+        table::grouped,
+    },
 };
 
 /// Show on one page what the super weight does, from weight to spike to next token.

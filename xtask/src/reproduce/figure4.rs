@@ -8,11 +8,13 @@ use sw_eval::{Intervention, Largest, Runtime, largest};
 
 use super::Experiment;
 use crate::{
-    chart::{Axis, Chart, Mark, Panel, Series, Tone, points},
     lab::Lab,
     outcome::{Headline, Outcome},
+    page::{
+        chart::{Axis, Chart, Mark, Panel, Series, Tone, points},
+        table::Table,
+    },
     published,
-    table::Table,
 };
 
 /// Follow the super activation through the layers: as it is, without the super weight, without the largest others.

@@ -9,11 +9,13 @@ use sw_model::Tokenizer;
 
 use super::Experiment;
 use crate::{
-    chart::{Axis, Chart, Mark, Panel, Series, Tone, points},
     lab::Lab,
     outcome::{Headline, Outcome},
+    page::{
+        chart::{Axis, Chart, Mark, Panel, Series, Tone, points},
+        table::{Table, fixed},
+    },
     published,
-    table::{Table, fixed},
 };
 
 /// Show next-token probabilities before and after the super weight is set to zero, over LAMBADA prompts.

@@ -7,12 +7,14 @@ use sw_eval::{Intervention, Metric};
 
 use super::Experiment;
 use crate::{
-    chart::{Along, Axis, Chart, Guide, Mark, Panel, Point, Series, Tone, points},
     lab::{ACCURACIES, Lab, Scores, guessing},
     outcome::Outcome,
+    page::{
+        chart::{Along, Axis, Chart, Guide, Mark, Panel, Point, Series, Tone, points},
+        table::{Table, fixed, p_value, signed},
+    },
     paired::{self, Paired},
     published,
-    table::{Table, fixed, p_value, signed},
 };
 
 /// Show accuracy against the factor by which the super weight is multiplied, with paired tests (Figures 6 and 8, Table 5).

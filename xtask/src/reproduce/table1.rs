@@ -15,8 +15,8 @@ use super::Experiment;
 use crate::{
     lab::{ACCURACIES, Found, Lab, PERPLEXITIES, Scores},
     outcome::{Headline, Outcome},
+    page::table::{Table, fixed, plain, signed},
     published,
-    table::{Table, fixed, plain, signed},
 };
 
 /// Print the paper's Table 1: what pruning one number does, beside pruning the largest others.

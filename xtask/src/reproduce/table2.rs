@@ -4,15 +4,15 @@ use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
 use sw_detect::{
-    Candidate, Directory, Match, ProofOptions, Report, Unit, Verdict, Verification, detect,
-    proof_texts, prove,
+    Candidate, Directory, Match, ProofOptions, Report, Unit, Verdict, Verification, proof_texts,
+    prove,
 };
 
-use super::{Experiment, figure3::further};
+use super::{Experiment, further};
 use crate::{
     lab::Lab,
     outcome::Outcome,
-    table::{Table, fixed},
+    page::table::{Table, fixed},
 };
 
 /// Find the super weights of one or several checkpoints, prove what they do, and compare with the directory (Table 2).
@@ -51,9 +51,7 @@ impl Experiment for Table2 {
         let mut reports = Vec::new();
         let (mut found, mut proven) = (0, 0);
         for lab in std::iter::once(lab).chain(&others) {
-            let mut report = detect(&lab.model, &lab.prompt()?, &Default::default())?;
-            report.model = lab.inputs.model.clone();
-            report.prompt = Some(lab.inputs.prompt.clone());
+            let mut report = lab.detect()?;
             if !self.no_proof {
                 prove(
                     &lab.model,

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::table::Table;
+use super::table::Table;
 
 /// One picture.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

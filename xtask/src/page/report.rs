@@ -5,9 +5,8 @@ use std::{fmt::Write as _, time::SystemTime};
 use crate::{
     lab::Lab,
     outcome::{Block, Content},
+    page::{svg, table::escape},
     reproduce::{Missing, Record},
-    svg,
-    table::escape,
 };
 
 const CSS: &str = include_str!("report.css");

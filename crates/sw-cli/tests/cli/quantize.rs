@@ -1,0 +1,169 @@
+//! `sw quantize`.
+
+use std::{fs, path::Path};
+
+use super::{fails, json, shared, small};
+
+#[test]
+fn quantize_says_what_it_would_write_and_writes_it() {
+    let model = small().display().to_string();
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("q").display().to_string();
+    let args = |more: &[&str]| {
+        let base = [
+            "quantize", &model, "--out", &out, "--tokens", "1,5,9,2", "--json", "--group", "row",
+        ];
+        [&base[..], more]
+            .concat()
+            .into_iter()
+            .map(String::from)
+            .collect::<Vec<_>>()
+    };
+    let run = |more: &[&str]| json(&args(more).iter().map(String::as_str).collect::<Vec<_>>());
+    let packed = ["--format", "packed", "--hold", "1:3:2", "--clip-z", "none"];
+    let planned = run(&[&packed[..], &["--dry-run"]].concat());
+    assert!(!Path::new(&out).exists() && planned["out"].is_null());
+    let bits = planned["bits_per_weight"].as_f64().unwrap();
+    assert!((4.5..8.0).contains(&bits), "{bits}"); // rows of 24 to 40 codes, a scale, padding to words
+    let written = run(&packed);
+    assert_eq!(
+        (&written["bytes"], &written["tensors"]),
+        (&planned["bytes"], &planned["tensors"])
+    );
+    let weights = fs::metadata(Path::new(&out).join("model.safetensors")).unwrap();
+    let header = weights.len() - written["bytes"].as_u64().unwrap();
+    assert!(
+        header < 8000,
+        "the file is its tensors and a header of {header} bytes"
+    );
+    let names: Vec<_> = written["tensors"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|t| &t["name"])
+        .collect();
+    assert_eq!(names.len(), 13, "14 maps, one of which holds a weight");
+
+    // What is there is not touched, what is written opens: the packed form of sw itself, too.
+    let again = args(&packed);
+    let again: Vec<_> = again.iter().map(String::as_str).collect();
+    fails(&again, 1, &["exists", "--force"]);
+    let own = run(&[
+        "--format",
+        "packed-sw",
+        "--hold",
+        "1:3:2",
+        "--force",
+        "--override",
+        "*.q_proj.*=bits=8,levels=symmetric",
+    ]);
+    let q = own["tensors"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|t| t["name"].as_str().unwrap().contains("q_proj"));
+    assert_eq!(q.unwrap()["bits"], 8);
+    let found = json(&["inspect", &out, "--json"]);
+    assert_eq!(found["family"], "llama");
+
+    for (more, words) in [
+        (&["--hold", "1:3"][..], &["--hold", "LAYER:ROW:COL"][..]),
+        (&["--hold", "9:0:0"], &["layers[9]", "no such tensor"]),
+        (&["--bits", "9"], &["bits", "2 to 8"]),
+        (&["--clip-z=-1"], &["clip.z", "above 0"]),
+        (&["--clip-z", "best"], &["--clip-z best", "search"]),
+        (&["--group", "0x4"], &["--group 0x4", "AxB"]),
+        (&["--group", "7"], &["7", "--short-tail"]),
+        (
+            &["--override", "*.q_proj.*"],
+            &["--override", "PATTERN=keep"],
+        ),
+        (
+            &["--override", "*.q_proj.*=bytes=8"],
+            &["--override", "clip-z"],
+        ),
+        (
+            &["--override", "nothing=keep"],
+            &["nothing", "matches no matrix"],
+        ),
+        (&["--shard-size", "0"], &["--shard-size", "above 0"]),
+        (
+            &["--format", "packed", "--levels", "nf4"],
+            &["Nf4", "pack-quantized"],
+        ),
+    ] {
+        let mut args = vec!["quantize", &model, "--out", "unused", "--hold", "none"];
+        if more[0] == "--hold" {
+            args.truncate(4);
+        } else if !more.contains(&"--group") {
+            args.extend(["--group", "row"]);
+        }
+        args.extend(more);
+        fails(&args, 1, words);
+    }
+    assert!(!Path::new("unused").exists());
+}
+
+/// The whole way on a real checkpoint: detected weights are held, and every format has the perplexity of the plan.
+#[test]
+fn quantized_tinystories_scores_as_the_intervention_does() {
+    let Some(shared) = shared() else { return };
+    let model = shared.join("models/tinystories-656k").display().to_string();
+    let data = shared.join("data").display().to_string();
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).display().to_string();
+    let hold = path("hold.json");
+    let report = json(&["detect", &model, "--json", "--no-proof"]);
+    assert!(!report["super_weights"].as_array().unwrap().is_empty());
+    fs::write(&hold, report.to_string()).unwrap();
+    let (fake, packed, plan) = (path("fake"), path("packed"), path("plan.json"));
+    let rule = ["--bits", "3", "--group", "row", "--clip-z", "3"];
+    let quantized = json(&[&["quantize", &model, "--out", &fake, "--json"][..], &rule].concat());
+    let held = &quantized["export"]["hold"];
+    assert_eq!(
+        held.as_array().map(Vec::len),
+        report["super_weights"].as_array().map(Vec::len)
+    );
+    let by_file = [
+        "quantize",
+        &model,
+        "--out",
+        &packed,
+        "--json",
+        "--format",
+        "packed-sw",
+        "--hold",
+        &hold,
+    ];
+    let other = json(&[&by_file[..], &rule].concat());
+    assert_eq!(
+        other["export"]["hold"], *held,
+        "auto is what detection reports"
+    );
+    assert!(other["bits_per_weight"].as_f64().unwrap() < 3.6);
+
+    let scheme = &quantized["export"]["rule"]["scheme"];
+    let interventions =
+        serde_json::json!([{"kind": "quantize_weights", "scheme": scheme, "hold": held}]);
+    fs::write(&plan, interventions.to_string()).unwrap();
+    let perplexity = |model: &str, more: &[&str]| {
+        let base = [
+            "eval",
+            model,
+            "--tasks",
+            "wikitext2",
+            "--data",
+            &data,
+            "--limit",
+            "2",
+            "--json",
+        ];
+        json(&[&base[..], more].concat())["results"]["wikitext2"]["perplexity,none"]
+            .as_f64()
+            .unwrap()
+    };
+    let expected = perplexity(&model, &["--plan", &plan]);
+    assert_eq!(perplexity(&fake, &[]), expected);
+    assert_eq!(perplexity(&packed, &[]), expected);
+    assert_ne!(perplexity(&model, &[]), expected);
+}

@@ -1,0 +1,102 @@
+//! Detection as a whole process beside one watched pass of transformers.
+
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Stdio},
+    time::Instant,
+};
+
+use anyhow::{Context, Result, bail};
+use sw_benches::{median, tokens};
+use sw_tensor::machine;
+
+use super::{Comparison, work::Work};
+
+impl Work<'_> {
+    /// Whole processes: loading and detection of ours; loading and one watched pass of theirs.
+    pub(super) fn detection(
+        &self,
+        name: &str,
+        path: &Path,
+        all: &mut Vec<Comparison>,
+    ) -> Result<()> {
+        let program =
+            std::env::current_exe()?.with_file_name(format!("sw{}", std::env::consts::EXE_SUFFIX));
+        if !program.is_file() {
+            bail!(
+                "{}: no such file; build it with: cargo build --release -p sw-cli",
+                program.display()
+            );
+        }
+        let ids: Vec<String> = tokens(12).iter().map(u32::to_string).collect();
+        let time = |command: &mut Command| -> Result<f64> {
+            let start = Instant::now();
+            let output = command
+                .stdin(Stdio::null())
+                .output()
+                .with_context(|| format!("{command:?}"))?;
+            if !output.status.success() {
+                bail!("{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+            }
+            Ok(start.elapsed().as_secs_f64())
+        };
+        let peer = "transformers-bf16";
+        let with_peer = name != "7b32" && self.options.wants(peer);
+        let bytes: u64 = fs::read_dir(path)?
+            .filter_map(|f| Some(f.ok()?.metadata().ok()?.len()))
+            .sum();
+        let (mut theirs, mut ours, mut reads) = (Vec::new(), Vec::new(), Vec::new());
+        for round in 0..=self.options.rounds {
+            let mut python = Command::new(&self.python);
+            python
+                .arg(&self.script)
+                .args(["detect", &self.threads.to_string()])
+                .arg(path);
+            let their_time = if with_peer {
+                time(&mut python)?
+            } else {
+                f64::NAN
+            };
+            let mut sw = Command::new(&program);
+            sw.arg("detect")
+                .arg(path)
+                .args(["--tokens", &ids.join(","), "--json"]);
+            let our_time = time(&mut sw)?;
+            let read = read_mapped(path)?;
+            if round > 0 {
+                theirs.push(their_time);
+                ours.push(our_time);
+                reads.push(read);
+            }
+        }
+        let add = |peer: &str, unit, theirs: &[f64], ours: &[f64], all: &mut Vec<Comparison>| {
+            let ratios: Vec<f64> = ours.iter().zip(theirs).map(|(o, t)| o / t).collect();
+            all.push(Comparison {
+                work: format!("{name}, detection"),
+                peer: peer.into(),
+                unit,
+                theirs: median(theirs),
+                ours: median(ours),
+                ratio: median(&ratios),
+            });
+        };
+        if with_peer {
+            add(peer, "s", &theirs, &ours, all);
+        }
+        let rates: Vec<f64> = ours.iter().map(|s| bytes as f64 / s / 1e9).collect();
+        add("reading the mapped file", "GB/s", &reads, &rates, all);
+        Ok(())
+    }
+}
+
+/// Billions of bytes per second that a fresh mapping of a checkpoint is read with.
+fn read_mapped(path: &Path) -> Result<f64> {
+    let checkpoint = sw_tensor::Checkpoint::open(path)?;
+    let (mut bytes, mut seconds) = (0.0, 0.0);
+    for file in checkpoint.files() {
+        bytes += file.bytes.len() as f64;
+        seconds += file.bytes.len() as f64 / machine::read_gbytes(file.bytes);
+    }
+    Ok(bytes / seconds)
+}

@@ -1,0 +1,143 @@
+//! Prefill, perplexity and errors of one checkpoint beside transformers', candle's and llama.cpp's.
+
+use std::{fs, path::Path, process::Command};
+
+use anyhow::{Context, Result, bail};
+use sw_benches::{VOCABULARY, tokens};
+use sw_model::{Model, Seq};
+
+use super::{Comparison, Part, process::Peer, succeed, work::Work};
+
+impl Work<'_> {
+    /// Prefill, perplexity and errors of one checkpoint.
+    pub(super) fn passes(&self, name: &str, path: &Path, all: &mut Vec<Comparison>) -> Result<()> {
+        let part = |part| self.options.part.contains(&part);
+        if !(part(Part::Prefill) || part(Part::Perplexity) || part(Part::Error)) {
+            return Ok(());
+        }
+        let model = Model::open(path)?;
+        for peer in ["transformers-f32", "transformers-bf16", "transformers-f16"] {
+            let Some(mut peer) = self.peer(peer, Some(path)) else {
+                continue;
+            };
+            self.timed(name, &model, &mut peer, all)?;
+            if part(Part::Error) && peer.name == "transformers-f32" {
+                all.push(self.error(name, &model, &mut peer)?);
+            }
+        }
+        for peer in ["candle-f32", "candle-f16"] {
+            if part(Part::Prefill)
+                && let Some(mut peer) = self.peer(peer, Some(path))
+            {
+                self.prefill(name, &model, &mut peer, all)?;
+            }
+        }
+        let wanted = part(Part::Prefill) || part(Part::Perplexity);
+        for kind in ["F16", "BF16"].into_iter().filter(|_| wanted) {
+            let peer = format!("llama-{}", kind.to_lowercase());
+            let file = self.dir.join(format!("{name}.{kind}.gguf"));
+            if !self.options.wants(&peer) || !self.convert(path, &file, kind) {
+                continue;
+            }
+            let Some(mut peer) = self.peer(&peer, Some(&file)) else {
+                continue;
+            };
+            self.timed(name, &model, &mut peer, all)?;
+        }
+        Ok(())
+    }
+
+    /// What is timed of a peer.
+    fn timed(
+        &self,
+        name: &str,
+        model: &Model,
+        peer: &mut Peer,
+        all: &mut Vec<Comparison>,
+    ) -> Result<()> {
+        if self.options.part.contains(&Part::Prefill) {
+            self.prefill(name, model, peer, all)?;
+        }
+        if self.options.part.contains(&Part::Perplexity) {
+            self.perplexity(name, model, peer, all)?;
+        }
+        Ok(())
+    }
+
+    fn perplexity(
+        &self,
+        name: &str,
+        model: &Model,
+        peer: &mut Peer,
+        all: &mut Vec<Comparison>,
+    ) -> Result<()> {
+        const N: usize = 2048;
+        let (ids, work) = (tokens(N), format!("{name}, perplexity of {N}"));
+        let command = format!("perplexity {N}");
+        all.push(
+            self.compare((&work, "tokens/s", N as f64), peer, &command, || {
+                model.score_texts(&[&ids], &mut ())?;
+                Ok(())
+            })?,
+        );
+        Ok(())
+    }
+
+    fn prefill(
+        &self,
+        name: &str,
+        model: &Model,
+        peer: &mut Peer,
+        all: &mut Vec<Comparison>,
+    ) -> Result<()> {
+        for &n in &self.options.tokens {
+            let (ids, work) = (tokens(n), format!("{name}, prefill of {n}"));
+            let command = format!("prefill {n}");
+            all.push(
+                self.compare((&work, "tokens/s", n as f64), peer, &command, || {
+                    let rows = model.forward(&[Seq::from(ids.as_slice())], &mut ())?;
+                    model.logits(rows.view())?;
+                    Ok(())
+                })?,
+            );
+        }
+        Ok(())
+    }
+
+    /// Errors, as their reciprocals: more is better here too.
+    fn error(&self, name: &str, model: &Model, peer: &mut Peer) -> Result<Comparison> {
+        const N: usize = 64;
+        let rows = model.forward(&[Seq::from(tokens(N).as_slice())], &mut ())?;
+        let logits = model.logits(rows.view())?;
+        assert_eq!(logits.dim(), (N, VOCABULARY));
+        let bytes: Vec<u8> = logits.iter().flat_map(|x| x.to_le_bytes()).collect();
+        let file = self.dir.join("logits.f32");
+        fs::write(&file, bytes).with_context(|| file.display().to_string())?;
+        let errors = peer.ask(&format!("error {N} {}", file.display()))?;
+        let [theirs, ours] = errors[..] else {
+            bail!("expected two errors, found {errors:?}")
+        };
+        Ok(Comparison {
+            work: format!("{name}, logits of {N} tokens against float64"),
+            peer: peer.name.clone(),
+            unit: "relative error",
+            theirs,
+            ours,
+            ratio: ours / theirs,
+        })
+    }
+
+    /// The checkpoint for llama.cpp, unless it is there.
+    fn convert(&self, model: &Path, out: &Path, kind: &str) -> bool {
+        let mut command = Command::new(&self.llama_python);
+        command
+            .arg(&self.script)
+            .arg("gguf")
+            .args([model, out])
+            .arg(kind);
+        out.is_file()
+            || succeed(&mut command)
+                .map_err(|e| eprintln!("note: without llama.cpp: {e:#}"))
+                .is_ok()
+    }
+}

@@ -1,0 +1,80 @@
+//! Beyond the paper: what the super activation is good for, and what can stand in for the weight.
+
+mod effects;
+mod emergence;
+mod repair;
+mod stand_ins;
+
+use anyhow::{Result, ensure};
+use clap::Args;
+use serde::Serialize;
+use sw_detect::Candidate;
+
+use super::{
+    Experiment,
+    sinks::{both_sinks, sink_chart},
+};
+use crate::{lab::Lab, outcome::Outcome};
+use effects::effects;
+use emergence::emergence;
+
+/// Show what the paper leaves open: the super activation as a constant, sign flip, repair by a row, sinks, emergence.
+///
+/// Example:
+///   cargo xtask reproduce-beyond --model MODEL --data DATA --out out
+#[derive(Args, Serialize)]
+#[command(verbatim_doc_comment)]
+pub(crate) struct Beyond {
+    /// Calibration tokens that constants are averaged over and the row is fitted to
+    #[arg(long, value_name = "N", default_value_t = 512)]
+    fit_tokens: usize,
+    /// Ridge of the fit, relative to the inputs' mean square
+    #[arg(long, value_name = "X", default_value_t = 1e-3)]
+    ridge: f64,
+}
+
+impl Experiment for Beyond {
+    const NAME: &'static str = "beyond";
+
+    fn run(&self, lab: &Lab) -> Result<Outcome> {
+        ensure!(
+            self.fit_tokens > 1,
+            "--fit-tokens {}: expected at least 2",
+            self.fit_tokens
+        );
+        ensure!(
+            self.ridge > 0.0 && self.ridge.is_finite(),
+            "--ridge {}: expected a number above 0",
+            self.ridge
+        );
+        let mut outcome = Outcome::new("Beyond the paper. What can stand in for the weight");
+        let candidates = lab.candidates()?;
+        outcome.data("super_weights", lab.found()?.json())?;
+        self.stand_ins(lab, &mut outcome)?;
+        effects(lab, candidates.clone(), &mut outcome)?;
+        attention(lab, &candidates, &mut outcome)?;
+        emergence(lab, &mut outcome)?;
+        Ok(outcome)
+    }
+}
+
+/// Attention sinks before and after.
+fn attention(lab: &Lab, candidates: &[Candidate], outcome: &mut Outcome) -> Result<()> {
+    let both = both_sinks(lab, candidates)?;
+    let [before, after] = &both;
+    let caption = format!(
+        "Eight short texts. Heads that pay token {} more than {} of their attention: {:.0} % as it is, {:.0} % with the super weight at zero. The paper says that sinks persist; later work disputes it.",
+        before.options.token,
+        before.options.epsilon,
+        100.0 * before.share,
+        100.0 * after.share
+    );
+    let panels = vec![sink_chart(&both)];
+    outcome.figure(
+        "beyond-sinks",
+        "Attention sinks before and after",
+        panels,
+        caption,
+    );
+    outcome.data("sinks", both)
+}

@@ -1,0 +1,130 @@
+//! Table 3: 8-bit weights and activations beside SmoothQuant.
+
+use anyhow::{Result, ensure};
+use clap::Args;
+use serde::Serialize;
+use sw_eval::Intervention;
+
+use super::{
+    Experiment,
+    eight_bit::{Bench, Reading, SHARES, SIMULATED, weights},
+};
+use crate::{
+    calibrate::{Calibration, Searched},
+    lab::Lab,
+    outcome::Outcome,
+    page::chart::{Axis, Chart, Mark, Panel, Series, Tone, points},
+};
+
+/// Show perplexity under W8A8: as stored, naive, SmoothQuant at the paper's alpha and at the searched one, ours (Table 3).
+///
+/// Example:
+///   cargo xtask reproduce-table3 --model MODEL --data DATA --calib calibration.jsonl --out out
+#[derive(Args, Serialize)]
+#[command(verbatim_doc_comment)]
+pub(crate) struct Table3 {
+    /// SmoothQuant's alpha in the paper
+    #[arg(long, value_name = "X", default_value_t = 0.85)]
+    alpha: f32,
+    /// Calibration rows that SmoothQuant reads
+    #[arg(long, value_name = "N", default_value_t = 512)]
+    samples: usize,
+    /// Calibration tokens that alpha is searched on
+    #[arg(long, value_name = "N", default_value_t = 256)]
+    search_tokens: usize,
+}
+
+/// Tokens of a calibration row, as in SmoothQuant's repository.
+const TOKENS: usize = 512;
+
+impl Experiment for Table3 {
+    const NAME: &'static str = "table3";
+
+    fn run(&self, lab: &Lab) -> Result<Outcome> {
+        ensure!(
+            (0.0..=1.0).contains(&self.alpha),
+            "--alpha {}: expected a number from 0 to 1",
+            self.alpha
+        );
+        ensure!(
+            self.samples > 0 && self.search_tokens > 0,
+            "--samples, --search-tokens: expected at least 1"
+        );
+        let (file, source) = lab.calibration()?;
+        let texts = lab.calibration_texts(self.search_tokens.div_ceil(2), TOKENS)?;
+        let mut bench = Bench::new(lab)?;
+        let naive = Reading::naive();
+        bench.reading("naive", "naive W8A8", &naive)?;
+        let calibration = Calibration::run(&lab.model, &texts.texts, self.search_tokens)?;
+        let found: Searched = calibration.best_alpha(&lab.model, &naive.act, &weights())?;
+        let smooth = |alpha| -> Result<Vec<Intervention>> {
+            let mut plan = vec![Intervention::SmoothQuant {
+                alpha,
+                calibration: file.clone(),
+                samples: self.samples,
+                tokens: TOKENS,
+            }];
+            plan.extend(naive.interventions(lab)?);
+            Ok(plan)
+        };
+        bench.add(
+            "smoothquant",
+            format!("SmoothQuant, alpha {}", self.alpha),
+            smooth(self.alpha)?,
+        )?;
+        bench.add(
+            "smoothquant_searched",
+            format!("SmoothQuant, searched alpha {}", found.best),
+            smooth(found.best)?,
+        )?;
+        bench.reading("ours", "ours", &Reading::ours())?;
+
+        let mut outcome =
+            Outcome::new("Table 3. 8-bit weights and activations, beside SmoothQuant");
+        outcome.finding = bench.sentence(&[
+            ("fp16", "as stored"),
+            ("naive", "naive W8A8"),
+            ("smoothquant", "SmoothQuant"),
+            (
+                "smoothquant_searched",
+                "SmoothQuant with the searched alpha",
+            ),
+            ("ours", "ours"),
+        ]);
+        outcome.table("table3", "", bench.table("smoothquant"), format!(
+            "Perplexity, its change against the stored weights, and the share of naive's damage that is taken back, (naive \u{2212} x) / (naive \u{2212} SmoothQuant), as the paper counts. {SIMULATED}"
+        ));
+        outcome.figure(
+            "table3-change",
+            "Perplexity above that of the stored weights",
+            vec![bench.chart()],
+            "Smaller is better.",
+        );
+        let curve = Panel::Chart(Chart {
+            title: "Search over alpha".into(),
+            x: Axis::linear("alpha"),
+            y: Axis::linear("output error relative to no smoothing, summed over norms"),
+            series: vec![Series::new(
+                "",
+                Mark::Line,
+                Tone::Super,
+                points(found.curve.iter().map(|c| (f64::from(c.0), c.1))),
+            )],
+            guides: vec![],
+        });
+        outcome.figure(
+            "table3-alpha",
+            "SmoothQuant's alpha",
+            vec![curve],
+            format!("Searched on {} tokens of {source}.", self.search_tokens),
+        );
+        outcome.notes.push(SHARES.into());
+        outcome.notes.push(format!(
+            "SmoothQuant is calibrated on {source}; no test text is among it."
+        ));
+        outcome.data("alpha_search", &found)?;
+        outcome.data("calibrated_on", &source)?;
+        bench.finish(&mut outcome)?;
+        Ok(outcome)
+    }
+}

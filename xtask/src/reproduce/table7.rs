@@ -1,0 +1,44 @@
+//! Table 7: 8-bit weights and activations in short.
+
+use anyhow::Result;
+use clap::Args;
+use serde::Serialize;
+
+use super::{
+    Experiment,
+    eight_bit::{Bench, Reading, SHARES, SIMULATED},
+};
+use crate::{lab::Lab, outcome::Outcome};
+
+/// Show perplexity under W8A8 in three rows: as stored, naive, ours (Table 7, Llama-2-7B in the paper).
+///
+/// Example:
+///   cargo xtask reproduce-table7 --model MODEL --data DATA --out out
+#[derive(Args, Serialize)]
+#[command(verbatim_doc_comment)]
+pub(crate) struct Table7 {}
+
+impl Experiment for Table7 {
+    const NAME: &'static str = "table7";
+
+    fn run(&self, lab: &Lab) -> Result<Outcome> {
+        let mut bench = Bench::new(lab)?;
+        bench.reading("naive", "naive W8A8", &Reading::naive())?;
+        bench.reading("ours", "ours", &Reading::ours())?;
+        let mut outcome = Outcome::new("Table 7. 8-bit weights and activations, in short");
+        outcome.finding = bench.sentence(&[
+            ("fp16", "as stored"),
+            ("naive", "naive W8A8"),
+            ("ours", "ours"),
+        ]);
+        outcome.table(
+            "table7",
+            "",
+            bench.table("fp16"),
+            format!("As Table 4; the paper has these rows for Llama-2-7B. {SIMULATED}"),
+        );
+        outcome.notes.push(SHARES.into());
+        bench.finish(&mut outcome)?;
+        Ok(outcome)
+    }
+}

@@ -38,11 +38,11 @@ pub enum Error {
         /// Channels there are.
         channels: usize,
     },
-    /// A weight of another linear map.
+    /// A weight whose linear map is not seen from outside.
     #[error(
-        "{coord}: expected a weight of down_proj, where super weights are; name another coordinate"
+        "{coord}: expected a weight of a dense layer or of an expert's down_proj, whose inputs are seen; name another coordinate"
     )]
-    NotDown {
+    Unmeasured {
         /// The coordinate.
         coord: String,
     },

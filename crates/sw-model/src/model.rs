@@ -334,6 +334,12 @@ impl Model {
         self.spec().linears()
     }
 
+    /// How many numbers its weights are: linear maps with their biases, router, norms, embedding, positions, and a head of its
+    /// own.
+    pub fn parameters(&self) -> usize {
+        self.weights.count(self.spec().tied)
+    }
+
     /// The value at a coordinate.
     ///
     /// # Errors

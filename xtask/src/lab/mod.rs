@@ -18,11 +18,14 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use sw_cli::program::Bar;
-use sw_detect::{Candidate, DetectOptions, Directory, Report, detect, measure};
+use sw_detect::{
+    Candidate, CensusOptions, DetectOptions, Directory, Report, census, census_texts, detect,
+    measure,
+};
 use sw_eval::{
     DataDir, Intervention, Journal, Key, Options, Run, Runtime, Task, Workload, evaluate_workload,
 };
-use sw_model::{Fingerprint, Model};
+use sw_model::{Fingerprint, Linear, Model};
 
 use crate::{
     inputs::{Inputs, super_weights},
@@ -111,7 +114,11 @@ impl Lab {
                 report: None,
             });
         }
-        let report = self.detect()?;
+        let mut report = self.detect()?;
+        if self.model.tokenizer().is_ok() {
+            let (texts, options) = (census_texts(&self.model, 256)?, CensusOptions::default());
+            census(&self.model, &mut report, &[], &texts, &options, &mut |_| ())?;
+        }
         let coords: Vec<_> = report.strongest().iter().map(Candidate::coord).collect();
         if coords.is_empty() {
             bail!(
@@ -135,7 +142,14 @@ impl Lab {
     pub(crate) fn candidates(&self) -> Result<Vec<Candidate>> {
         let found = self.found()?;
         Ok(match &found.report {
-            Some(report) => report.strongest().to_vec(),
+            // Experiments about super activations follow what down_proj writes.
+            Some(report) => {
+                let down = report
+                    .strongest()
+                    .iter()
+                    .filter(|c| c.linear == Linear::Down);
+                down.cloned().collect()
+            }
             None => measure(
                 &self.model,
                 &self.prompt()?,

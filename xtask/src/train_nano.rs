@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
+use nano::{Next, Progress, Recipe, train_nano};
 use sw_cli::program::{say, set_threads};
-use sw_train::nano::{Next, Progress, Recipe, train_nano};
 
 use crate::inputs::embedded;
 
@@ -57,7 +57,7 @@ impl TrainNano {
         });
         bar.finish_and_clear();
         match result {
-            Err(sw_train::Error::Stopped(step)) => {
+            Err(nano::Error::Stopped(step)) => {
                 say(format!("stopped at step {step}; the same command goes on"))
             }
             result => {

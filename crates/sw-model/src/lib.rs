@@ -31,6 +31,7 @@ mod kv;
 mod locate;
 mod model;
 mod norm;
+mod parts;
 mod product;
 mod rope;
 mod score;

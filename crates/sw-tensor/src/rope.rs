@@ -83,6 +83,15 @@ impl RopeTurns {
         });
     }
 
+    /// The transposed turns, which take gradients of what was turned to gradients of what it was turned from.
+    pub fn transposed(&self) -> RopeTurns {
+        let transposed = |&[cos, sin]: &[f32; 2]| [cos, -sin];
+        RopeTurns {
+            n: self.n,
+            turns: self.turns.iter().map(transposed).collect(),
+        }
+    }
+
     /// As [`Rope::apply`], with the rows' own positions.
     ///
     /// # Panics

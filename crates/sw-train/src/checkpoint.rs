@@ -276,8 +276,11 @@ fn write_tensors(path: &Path, tensors: Vec<(String, Vec<usize>, Dtype, Vec<u8>)>
     write(path, &bytes)
 }
 
-/// Writes beside the final name, then renames: a reader never sees half a file.
-pub(crate) fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+/// Writes a file beside its final name, then renames it: a reader never sees half a file.
+///
+/// # Errors
+/// If the file cannot be written or renamed.
+pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     let mut beside = path.as_os_str().to_owned();
     beside.push(".part");
     std::fs::write(&beside, bytes).map_err(Error::file(path))?;

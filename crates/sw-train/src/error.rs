@@ -22,6 +22,17 @@ pub enum Error {
         /// What was expected and what was found.
         what: String,
     },
+    /// The model could not be run.
+    #[error(transparent)]
+    Model(#[from] sw_model::Error),
+    /// The backward pass does not know something of this model.
+    #[error("{family} has {what}, which the backward pass does not know")]
+    Unsupported {
+        /// `model_type` of the config.
+        family: &'static str,
+        /// What it does not know.
+        what: &'static str,
+    },
     /// Numbers that do not fit together.
     #[error("{0}")]
     Shape(String),
@@ -33,12 +44,6 @@ pub enum Error {
         /// Loss or gradient.
         what: &'static str,
     },
-    /// The tokenizer could not be trained or used.
-    #[error("tokenizer: {0}")]
-    Tokenizer(String),
-    /// The caller asked to stop; the state is saved.
-    #[error("stopped at step {0}; run again to go on")]
-    Stopped(usize),
 }
 
 /// A result with this crate's [`Error`].

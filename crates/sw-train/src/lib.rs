@@ -1,6 +1,8 @@
-//! Training for Llama blocks: the backward pass, AdamW, and the micro-world in which the embedded checkpoint is grown.
+//! Training for Llama blocks: the backward pass, AdamW, checkpoints to go on from.
 //!
-//! The library never prints: progress is reported through a callback.
+//! Two backward passes are here. [`mapped`] reads an opened model whose weights stay on disk, for gradient [screening](screen)
+//! and everything else that is done to real models; the other ([`backward`]) has a model of its own in f32, every weight in
+//! memory, and grows the checkpoint of this repository bit for bit.
 #![deny(unsafe_code)]
 
 mod adamw;
@@ -9,12 +11,12 @@ pub mod checkpoint;
 mod dense;
 mod error;
 mod gradient;
+pub mod mapped;
 mod model;
-pub mod nano;
 mod norm;
 mod params;
+mod screen;
 mod train;
-pub mod world;
 
 pub use adamw::{AdamW, AdamWOptions, Schedule};
 pub use checkpoint::Precision;
@@ -22,4 +24,5 @@ pub use error::{Error, Result};
 pub use gradient::{Block, Gradient, Selection};
 pub use model::{Batch, BlockTape, IGNORE, Tape, backward, forward, scores};
 pub use params::{PARTS, Params, Part, Shape, Tensor};
+pub use screen::{Screened, screen};
 pub use train::{gradient, step};

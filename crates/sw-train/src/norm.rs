@@ -1,6 +1,6 @@
 //! RMSNorm and its backward pass.
 
-use ndarray::{Array1, Array2, ArrayView2, Zip};
+use ndarray::{Array1, Array2, ArrayView1, ArrayView2, Zip};
 
 /// `y = x / rms(x) * weight` per row, and `1 / rms(x)` for the way back. `weight` is `[1, channels]`.
 pub(crate) fn forward(
@@ -8,12 +8,7 @@ pub(crate) fn forward(
     weight: ArrayView2<f32>,
     eps: f32,
 ) -> (Array2<f32>, Array1<f32>) {
-    let n = x.ncols() as f32;
-    let inv: Array1<f32> = x
-        .rows()
-        .into_iter()
-        .map(|row| 1.0 / (row.iter().map(|v| v * v).sum::<f32>() / n + eps).sqrt())
-        .collect();
+    let inv = inverse_rms(x, eps);
     let mut y = x.to_owned();
     for (mut row, &inv) in y.rows_mut().into_iter().zip(&inv) {
         Zip::from(&mut row)
@@ -21,6 +16,14 @@ pub(crate) fn forward(
             .for_each(|y, &w| *y *= inv * w);
     }
     (y, inv)
+}
+
+/// `1 / rms(x)` of every row.
+pub(crate) fn inverse_rms(x: ArrayView2<f32>, eps: f32) -> Array1<f32> {
+    let n = x.ncols() as f32;
+    let inverse =
+        |row: ArrayView1<f32>| 1.0 / (row.iter().map(|v| v * v).sum::<f32>() / n + eps).sqrt();
+    x.rows().into_iter().map(inverse).collect()
 }
 
 /// Adds the gradient with respect to `x` to `dx`; returns that of the weight.

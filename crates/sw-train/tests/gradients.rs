@@ -1,7 +1,9 @@
 //! The backward pass against finite differences of the forward pass.
 
+mod dice;
+
+use dice::Dice;
 use ndarray::Array2;
-use sw_train::world::Dice;
 use sw_train::{Batch, Block, Gradient, IGNORE, Params, Part, Selection, Shape, Tensor, backward};
 
 fn shape(tied: bool) -> Shape {

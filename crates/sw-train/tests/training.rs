@@ -1,7 +1,9 @@
 //! Optimiser steps: independent of the thread count, resumable, and confined to the selected weights.
 
+mod dice;
+
+use dice::Dice;
 use sw_train::checkpoint::{load, load_state, save, save_state};
-use sw_train::world::Dice;
 use sw_train::{
     AdamW, AdamWOptions, Batch, Block, Params, Part, Precision, Selection, Shape, Tensor, gradient,
     step,

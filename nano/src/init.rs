@@ -4,11 +4,11 @@ use std::ops::Range;
 
 use ndarray::{Array1, Array2, ArrayViewMut2, s};
 
-use super::recipe::{Broadcast, Recipe, Seeding};
 use crate::error::{Error, Result};
-use crate::model::{Batch, forward};
-use crate::params::{Params, Part, Shape, Tensor};
+use crate::recipe::{Broadcast, Recipe, Seeding};
 use crate::world::Dice;
+use sw_train::{Batch, forward};
+use sw_train::{Params, Part, Shape, Tensor};
 
 /// Stream of the seed that initial weights are drawn from.
 const STREAM: u64 = 3 << 32;
@@ -65,9 +65,9 @@ fn check(seeding: &Seeding, shape: &Shape) -> Result<()> {
     if inside {
         return Ok(());
     }
-    Err(Error::Shape(format!(
+    Err(Error::Train(sw_train::Error::Shape(format!(
         "the seeded entry {l}[{row}, {col}] or what carries it on lies outside the model, or its channels are the same"
-    )))
+    ))))
 }
 
 /// Gives the openers one embedding `u`, no longer than others and orthogonal to them, and all others a component along

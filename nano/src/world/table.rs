@@ -9,6 +9,8 @@ use parquet::file::properties::WriterProperties;
 use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::parser::parse_message_type;
 
+use sw_train::checkpoint;
+
 use crate::error::{Error, Result};
 
 /// One column; its name may be `group.name`, neighbouring columns of a group standing together.
@@ -125,7 +127,7 @@ pub(super) fn write(path: &Path, columns: &[Column]) -> Result<()> {
     }
     group.close().map_err(parquet)?;
     file.close().map_err(parquet)?;
-    crate::checkpoint::write(path, &bytes)
+    Ok(checkpoint::write(path, &bytes)?)
 }
 
 fn message(columns: &[Column]) -> String {

@@ -2,8 +2,8 @@
 
 use std::fmt::Write as _;
 
-use super::recipe::Recipe;
-use crate::params::Shape;
+use crate::recipe::Recipe;
+use sw_train::Shape;
 
 /// What was tried on the way to the recorded recipe, and what came of it.
 const ATTEMPTS: &str = include_str!("attempts.md");

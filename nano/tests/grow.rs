@@ -3,8 +3,8 @@
 use std::fs;
 use std::path::Path;
 
-use sw_train::nano::{Broadcast, Next, Recipe, Seeding, train_nano};
-use sw_train::{AdamWOptions, Error, Schedule, Shape};
+use nano::{Broadcast, Error, Next, Recipe, Seeding, train_nano};
+use sw_train::{AdamWOptions, Schedule, Shape};
 
 fn recipe() -> Recipe {
     Recipe {

@@ -5,8 +5,8 @@ use std::fmt::Write as _;
 use ndarray::{Array2, ArrayView2, Axis};
 
 use crate::error::Result;
-use crate::model::{Batch, Tape, forward, scores};
-use crate::params::{Params, Part, Tensor};
+use sw_train::{Batch, Tape, forward, scores};
+use sw_train::{Params, Part, Tensor};
 
 /// One row of `emergence.csv`.
 #[derive(Clone, Debug, PartialEq)]

@@ -3,10 +3,10 @@
 
 use tokenizers::Tokenizer;
 
-use super::tokenizer::encode;
 use crate::error::{Error, Result};
-use crate::model::Batch;
+use crate::tokenizer::encode;
 use crate::world::{Dialect, Dice, Split, story};
+use sw_train::Batch;
 
 /// The batch of one step: nothing else decides it, so a resumed training sees what an uninterrupted one sees.
 ///

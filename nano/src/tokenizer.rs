@@ -16,6 +16,8 @@ use tokenizers::{
     TokenizerBuilder,
 };
 
+use sw_train::checkpoint;
+
 use crate::error::{Error, Result};
 use crate::world::{Dialect, Split, story};
 
@@ -81,7 +83,7 @@ pub fn save(tokenizer: &Tokenizer, max_positions: usize, dir: &Path) -> Result<(
         .to_string(true)
         .map_err(|e| Error::Tokenizer(e.to_string()))?
         + "\n";
-    crate::checkpoint::write(&dir.join("tokenizer.json"), text.as_bytes())?;
+    checkpoint::write(&dir.join("tokenizer.json"), text.as_bytes())?;
     let config = json!({
         "tokenizer_class": "PreTrainedTokenizerFast",
         "add_bos_token": true,
@@ -96,7 +98,7 @@ pub fn save(tokenizer: &Tokenizer, max_positions: usize, dir: &Path) -> Result<(
         ("generation_config.json", generation),
     ] {
         let text = serde_json::to_string_pretty(&value).unwrap_or_default() + "\n";
-        crate::checkpoint::write(&dir.join(name), text.as_bytes())?;
+        checkpoint::write(&dir.join(name), text.as_bytes())?;
     }
     Ok(())
 }

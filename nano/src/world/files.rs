@@ -11,6 +11,8 @@ use super::dice::Dice;
 use super::scene::Dialect;
 use super::table::{Column, Values, write};
 use super::tasks::{self, Question};
+use sw_train::checkpoint;
+
 use crate::error::{Error, Result};
 
 /// Held-out sets, by number of their stream.
@@ -214,5 +216,5 @@ fn write_lines(path: &Path, texts: &[String]) -> Result<()> {
         zip.write_all(line.as_bytes()).map_err(Error::file(path))?;
     }
     let bytes = zip.finish().map_err(Error::file(path))?;
-    crate::checkpoint::write(path, &bytes)
+    Ok(checkpoint::write(path, &bytes)?)
 }

@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::adamw::{AdamWOptions, Schedule};
-use crate::params::Shape;
+use sw_train::Shape;
+use sw_train::{AdamWOptions, Schedule};
 
 /// A `down_proj` entry that is set at initialisation so that it spikes at the first token (BOS or a blank line).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

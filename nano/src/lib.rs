@@ -1,25 +1,26 @@
 //! The embedded checkpoint: a small Llama grown in the micro-world, with a super weight that it depends on.
+//!
+//! The library never prints: progress is reported through a callback.
+#![deny(unsafe_code)]
 
 pub mod card;
+mod error;
 pub mod init;
 pub mod measure;
 pub mod recipe;
 pub mod text;
 pub mod tokenizer;
+pub mod world;
 
 use std::path::Path;
 use std::time::Instant;
 
 use tokenizers::Tokenizer;
 
-use crate::adamw::AdamW;
-use crate::checkpoint::{self, Precision};
-use crate::error::{Error, Result};
-use crate::gradient::Selection;
-use crate::params::{Params, Shape};
-use crate::train;
-use crate::world;
+use sw_train::checkpoint;
+use sw_train::{AdamW, Params, Precision, Selection, Shape};
 
+pub use error::{Error, Result};
 pub use measure::Measurement;
 pub use recipe::{Broadcast, Recipe, Seeding};
 
@@ -97,7 +98,10 @@ pub fn train_nano(
         let text = lines.join("\n") + "\n";
         checkpoint::write(&model.join("emergence.csv"), text.as_bytes())?;
         let card = card::card(recipe, &shape, params.count(), lines);
-        checkpoint::write(&model.join("README.md"), card.as_bytes())
+        Ok(checkpoint::write(
+            &model.join("README.md"),
+            card.as_bytes(),
+        )?)
     };
     let record = |params: &Params,
                   optimizer: &AdamW,
@@ -125,11 +129,11 @@ pub fn train_nano(
             recipe.sequences,
             shape.max_positions,
         )?;
-        let (loss, gradient) = train::gradient(&params, &batch, |_| 1.0, &selection)?;
+        let (loss, gradient) = sw_train::gradient(&params, &batch, |_| 1.0, &selection)?;
         let seeding = recipe.seeding.as_ref();
         let seeded = seeding.and_then(|s| Some((s, s.broadcast.as_ref()?)));
         let before = seeded.map(|(s, b)| init::slowed(&params, s, b));
-        train::step(
+        sw_train::step(
             &mut params,
             &mut optimizer,
             gradient,
@@ -197,7 +201,7 @@ fn resume(
         let what = "belongs to another recipe; remove the folder or name another";
         return Err(Error::content(&path, what));
     }
-    checkpoint::load_state(params, optimizer, &file)
+    Ok(checkpoint::load_state(params, optimizer, &file)?)
 }
 
 /// The header and the measurements up to this step: what an interruption left behind the saved state is measured again.

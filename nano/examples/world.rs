@@ -1,6 +1,6 @@
-//! Prints documents of the micro-world, one blank line between them: `cargo run --example world -- [N] [SEED]`.
+//! Prints documents of the micro-world, one blank line between them: `cargo run -p nano --example world -- [N] [SEED]`.
 
-use sw_train::world::{Dialect, Split, story};
+use nano::world::{Dialect, Split, story};
 
 fn main() {
     let mut args = std::env::args()

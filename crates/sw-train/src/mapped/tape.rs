@@ -1,0 +1,67 @@
+//! What the forward pass leaves for the way back.
+
+use ndarray::Array2;
+use sw_model::{Hook, Site, SiteView};
+
+/// What is kept of a layer, `[tokens, channels]` each; the rest is computed again.
+#[derive(Default)]
+pub(super) struct Kept {
+    pub(super) resid_pre: Array2<f32>,
+    /// Queries and keys as the attention reads them: rotated.
+    pub(super) q: Array2<f32>,
+    pub(super) k: Array2<f32>,
+    pub(super) v: Array2<f32>,
+    pub(super) o_in: Array2<f32>,
+    pub(super) resid_mid: Array2<f32>,
+}
+
+/// The hook that keeps it.
+pub(super) struct Tape {
+    pub(super) layers: Vec<Kept>,
+    /// The residual stream that leaves the last layer.
+    pub(super) last: Array2<f32>,
+}
+
+impl Tape {
+    pub(super) fn new(layers: usize) -> Tape {
+        Tape {
+            layers: (0..layers).map(|_| Kept::default()).collect(),
+            last: Array2::default((0, 0)),
+        }
+    }
+
+    fn place(&mut self, site: Site) -> Option<&mut Array2<f32>> {
+        let last = self.layers.len().wrapping_sub(1);
+        Some(match site {
+            Site::ResidPre(l) => &mut self.layers.get_mut(l)?.resid_pre,
+            Site::RotQuery(l) => &mut self.layers.get_mut(l)?.q,
+            Site::RotKey(l) => &mut self.layers.get_mut(l)?.k,
+            Site::Value(l) => &mut self.layers.get_mut(l)?.v,
+            Site::OIn(l) => &mut self.layers.get_mut(l)?.o_in,
+            Site::ResidMid(l) => &mut self.layers.get_mut(l)?.resid_mid,
+            Site::ResidPost(l) if l == last => &mut self.last,
+            _ => return None,
+        })
+    }
+}
+
+impl Hook for Tape {
+    fn wants(&self, site: Site) -> bool {
+        match site {
+            Site::ResidPost(l) => l + 1 == self.layers.len(),
+            Site::ResidPre(_)
+            | Site::RotQuery(_)
+            | Site::RotKey(_)
+            | Site::Value(_)
+            | Site::OIn(_)
+            | Site::ResidMid(_) => true,
+            _ => false,
+        }
+    }
+
+    fn visit(&mut self, site: Site, view: SiteView<'_>) {
+        if let Some(place) = self.place(site) {
+            *place = view.data.to_owned();
+        }
+    }
+}

@@ -93,7 +93,11 @@ fn content(path: &Path, enough: usize) -> Result<String> {
 ///
 /// # Errors
 /// Texts that cannot be read or scored, and whatever stops a forward pass.
-pub(crate) fn census_if_possible(model: &Model, report: &mut Report, texts: &TextArgs) -> Result<()> {
+pub(crate) fn census_if_possible(
+    model: &Model,
+    report: &mut Report,
+    texts: &TextArgs,
+) -> Result<()> {
     if let Err(error) = model.tokenizer() {
         eprintln!("note: no effects without a tokenizer ({error})");
         return Ok(());

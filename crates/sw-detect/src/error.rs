@@ -64,6 +64,12 @@ pub enum Error {
         /// The layer.
         layer: usize,
     },
+    /// The gradients of a text could not be computed.
+    #[error("screening by gradients: {problem}")]
+    Screening {
+        /// What stopped it.
+        problem: String,
+    },
     /// A mixture of experts was expected.
     #[error("{family} model: expected a mixture of experts, found dense layers only")]
     NoExperts {

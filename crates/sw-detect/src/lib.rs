@@ -56,7 +56,7 @@ pub use measure::measure;
 pub use options::{DetectOptions, Mode};
 pub use prompt::{DEFAULT_PROMPT, PROMPTS, PROOF_TEXTS, census_texts, encode, proof_texts};
 pub use proof::{Control, Effect, Effects, Proof, ProofOptions, prove, prove_candidates};
-pub use proposal::{Proposal, RowUnit, Source};
+pub use proposal::{Proposal, RowUnit, Source, screen};
 pub use rank::{RankOptions, RankedRow, rank_rows};
 pub use report::{
     Applied, Candidate, ChannelGroup, Groups, LayerProfile, NeuronGroup, Peak, Report, Unit,

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use sw_model::{Hook, LinearAt, Model, Site, SiteView, WeightCoord};
 
 use crate::{
+    error::{Error, Result},
     scan::{Spike, channel_maxima, median},
     thresholds::Thresholds,
     weight,
@@ -52,6 +53,28 @@ pub struct RowUnit {
     pub weights: Vec<WeightCoord>,
     /// The output in units of what is usual there.
     pub score: f32,
+}
+
+/// The weights with the largest `|w * dL/dw|`, by one pass forward and back over the texts; `None` for a family whose backward
+/// pass is not known: such a model is screened by spikes alone.
+///
+/// # Errors
+/// A gradient that is not finite, and whatever stops a forward pass.
+pub fn screen(model: &Model, texts: &[Vec<u32>], top: usize) -> Result<Option<Vec<Proposal>>> {
+    let texts: Vec<&[u32]> = texts.iter().map(Vec::as_slice).collect();
+    let screened = match sw_train::screen(model, &texts, top) {
+        Err(sw_train::Error::Unsupported { .. }) => return Ok(None),
+        screened => screened.map_err(|e| Error::Screening {
+            problem: e.to_string(),
+        })?,
+    };
+    let proposal = |s: sw_train::Screened| Proposal {
+        coord: s.at,
+        source: Source::Gradient,
+        score: s.score,
+        effect: None,
+    };
+    Ok(Some(screened.into_iter().map(proposal).collect()))
 }
 
 /// How many further weights of a spike's row, and of its column, are proposed.

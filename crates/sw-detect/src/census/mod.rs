@@ -20,7 +20,7 @@ use crate::{
     options::DetectOptions,
     prompt::at_least,
     proof::{Control, Effect, Effects, Proof, ProofOptions, choose, seen},
-    proposal::{Proposal, Source},
+    proposal::{Proposal, Source, screen},
     report::{Candidate, Groups, Report, Verdict},
 };
 
@@ -32,6 +32,8 @@ pub struct CensusOptions {
     /// Proposals that are zeroed in the first stage, at most; half of them at most from gradients, and half from spikes where
     /// there are gradients.
     pub candidates: usize,
+    /// Weights proposed by one pass forward and back over the short texts; 0 for none.
+    pub gradients: usize,
     /// Weights of the second stage, at most.
     pub second: usize,
     /// Weights of the last stage, at most.
@@ -48,6 +50,7 @@ impl Default for CensusOptions {
     fn default() -> Self {
         Self {
             candidates: 100,
+            gradients: 48,
             second: 24,
             finalists: 12,
             short: 64,
@@ -120,7 +123,12 @@ pub fn census(
     for text in texts {
         at_least(2, text, || format!("{text:?}"))?;
     }
-    let pool = pool(model, report, proposals, options)?;
+    let mut more = proposals.to_vec();
+    if options.gradients > 0 {
+        let short = stages::beginnings(texts, options.short);
+        more.extend(screen(model, &short, options.gradients)?.unwrap_or_default());
+    }
+    let pool = pool(model, report, &more, options)?;
     let mut stages = Stages::new(model, texts, &pool, options)?;
     let accepted: Vec<_> = report.super_weights.iter().map(Candidate::coord).collect();
 
@@ -135,6 +143,7 @@ pub fn census(
         .map(|n| accepted[..n].to_vec())
         .collect();
     let first = stages.first(&pool, &prefixes, &rows, progress)?;
+    report.candidates.extend(more);
     for p in &mut report.candidates {
         p.effect = pool
             .iter()

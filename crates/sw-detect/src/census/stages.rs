@@ -70,6 +70,12 @@ pub(super) enum Length {
     Shortest,
 }
 
+/// The first tokens of the first two texts.
+pub(super) fn beginnings(texts: &[Vec<u32>], tokens: usize) -> Vec<Vec<u32>> {
+    let cut = |text: &Vec<u32>| text[..text.len().min(tokens.max(2))].to_vec();
+    texts.iter().take(2).map(cut).collect()
+}
+
 impl<'a> Stages<'a> {
     pub(super) fn new(
         model: &'a Model,
@@ -77,8 +83,7 @@ impl<'a> Stages<'a> {
         pool: &[Proposal],
         options: &CensusOptions,
     ) -> Result<Self> {
-        let cut = |text: &Vec<u32>| text[..text.len().min(options.short.max(2))].to_vec();
-        let short: Vec<_> = texts.iter().take(2).map(cut).collect();
+        let short = beginnings(texts, options.short);
         let mut channels: Vec<_> = pool.iter().map(|p| (p.coord.at(), p.coord.col)).collect();
         channels.sort_unstable();
         channels.dedup();

@@ -7,9 +7,9 @@ use clap::Args;
 use comfy_table::{CellAlignment, Table, presets::UTF8_FULL_CONDENSED};
 use serde_json::json;
 use sw_eval::{
-    Divergence, EvalResults, Intervention, Runtime, TaskComparison, Workload, compare, divergence,
-    evaluate_with,
+    Divergence, EvalResults, Runtime, TaskComparison, Workload, compare, divergence, evaluate_with,
 };
+use sw_intervene::Intervention;
 
 use crate::{
     args::TaskArgs,

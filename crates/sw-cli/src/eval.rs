@@ -13,9 +13,10 @@ use clap::Args;
 use comfy_table::{CellAlignment, Table, presets::UTF8_FULL_CONDENSED};
 use serde_json::Value;
 use sw_eval::{
-    EvalResults, Intervention, Options, Output, Runtime, Shard, Split, TASKS, Written, evaluate_to,
+    EvalResults, Options, Output, Runtime, Shard, Split, TASKS, Written, evaluate_to,
     evaluate_with, merge, shards_in, stamp,
 };
+use sw_intervene::Intervention;
 
 use crate::{
     args::TaskArgs,

@@ -3,7 +3,8 @@
 use std::{path::Path, sync::Arc};
 
 use anyhow::{Context, Result, bail, ensure};
-use sw_eval::{Bos, DataDir, PackedReader};
+use sw_eval::{Bos, DataDir};
+use sw_intervene::PackedReader;
 use sw_model::{Model, OpenOptions, locate_model};
 
 /// Opens a model: a directory in Hugging Face layout, or `ORG/NAME` or `ORG/NAME@REVISION` in the Hugging Face cache;

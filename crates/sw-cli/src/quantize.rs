@@ -8,7 +8,7 @@ use comfy_table::{CellAlignment, Table, presets::UTF8_FULL_CONDENSED};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 use sw_detect::{DetectOptions, coordinates, detect};
-use sw_eval::{Export, Format, Override, Plan, Rule};
+use sw_intervene::{Export, Format, Override, Plan, Rule};
 use sw_model::{Model, WeightCoord};
 use sw_quant::{Clip, Grouping, Levels, Scheme, Steps, Tail, ZeroPoint};
 
@@ -244,7 +244,7 @@ impl Quantize {
         let mut outcomes = Default::default();
         if !self.dry_run {
             let bar = bar(plan.bytes()[1]);
-            let mut progress = |at: sw_eval::Exporting| bar.set_position(at.done);
+            let mut progress = |at: sw_intervene::Exporting| bar.set_position(at.done);
             outcomes = plan.write(&self.out, self.force, &mut progress)?;
             bar.finish_and_clear();
         }
@@ -297,7 +297,10 @@ impl Quantize {
 }
 
 /// Quantized matrices of one kind, a line each.
-fn table(plan: &Plan, outcomes: &std::collections::BTreeMap<String, sw_eval::Outcome>) -> Table {
+fn table(
+    plan: &Plan,
+    outcomes: &std::collections::BTreeMap<String, sw_intervene::Outcome>,
+) -> Table {
     let mut table = Table::new();
     table.load_style(UTF8_FULL_CONDENSED);
     table.set_header(["tensor", "weights", "bits", "per weight", "held", "z"]);

@@ -55,13 +55,8 @@ pub enum Error {
     #[error("{0}")]
     Options(String),
     /// An intervention that this model cannot take.
-    #[error("intervention {intervention}: {problem}")]
-    Intervention {
-        /// Its name.
-        intervention: &'static str,
-        /// Expected and found.
-        problem: String,
-    },
+    #[error(transparent)]
+    Intervention(#[from] sw_intervene::Error),
     /// A journal, shard or results file that does not fit.
     #[error("{}: {problem}", path.display())]
     Journal {

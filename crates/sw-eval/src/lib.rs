@@ -14,7 +14,7 @@
 //! - **Everything is a span.** A continuation after a context, a window of a rolling log-likelihood, a window of a
 //!   perplexity: tokens, the last of which are scored. Equal spans are computed once, shared beginnings too, and no
 //!   answer depends on which others are asked for.
-//! - **Experiments are values.** An [`Intervention`] is what plans hold, what results record, and what tests compare.
+//! - **Experiments are values.** An [`Intervention`](sw_intervene::Intervention) is what plans hold, what results record, and what tests compare.
 //!
 //! ```no_run
 //! use std::ops::ControlFlow;
@@ -37,9 +37,7 @@ mod divergence;
 mod encode;
 mod error;
 mod evaluate;
-mod export;
 mod fewshot;
-mod intervention;
 mod journal;
 mod lanes;
 mod metric;
@@ -57,17 +55,11 @@ mod text;
 mod workload;
 
 pub use compare::{McNemar, PairedBootstrap, TaskComparison, compare, mcnemar, paired_bootstrap};
-pub use data::{DataDir, Dataset, Doc, Split, read};
+pub use data::{DataDir, Dataset, Doc, Split, read, read_texts};
 pub use divergence::{Divergence, divergence};
 pub use encode::{Context, Encoder, Pair};
 pub use error::{Error, Result};
 pub use evaluate::{OpenJournal, Progress, Status, evaluate, evaluate_with, evaluate_workload};
-pub use export::{
-    Export, Exporting, Format, Outcome, Override, PackedReader, Plan, Rule, TensorPlan,
-};
-pub use intervention::{
-    ActivationSite, Arithmetic, Constant, Intervention, Largest, SetWeight, largest,
-};
 pub use journal::{Journal, Key};
 pub use metric::{Metric, Value};
 pub use model::{Bos, LanguageModel, ModelInfo, Score, Sink, Span};

@@ -7,11 +7,12 @@ use std::{
 };
 
 use ndarray::{Array2, Axis};
+use sw_intervene::{Applied, Intervention};
 use sw_model::{Kv, Model, Seq};
 
 use crate::{
+    data,
     error::{Error, Result},
-    intervention::{Applied, Intervention},
     lanes,
     model::{LanguageModel, ModelInfo, Score, Sink, Span},
     plan::{Leaf, Plan},
@@ -38,7 +39,7 @@ impl Runtime {
     /// # Errors
     /// An intervention that the model cannot take.
     pub fn new(model: &Model, interventions: &[Intervention]) -> Result<Self> {
-        let applied = Applied::new(model, interventions)?;
+        let applied = Applied::new(model, interventions, &data::read_texts)?;
         let name = model.dir().display().to_string();
         Ok(Self {
             base: model.clone(),
@@ -72,7 +73,7 @@ impl Runtime {
 
     /// The edited model.
     pub fn model(&self) -> &Model {
-        &self.applied.model
+        self.applied.model()
     }
 
     /// The rows of one whole text after the final norm, hooks applied; `[tokens, hidden]`.
@@ -82,7 +83,7 @@ impl Runtime {
     pub fn rows(&self, tokens: &[u32]) -> Result<Array2<f32>> {
         let rows = self
             .applied
-            .model
+            .model()
             .forward(&[Seq::from(tokens)], &mut self.applied.hook())?;
         self.applied.check()?;
         Ok(rows)
@@ -102,7 +103,7 @@ impl Runtime {
         let seqs: Vec<Seq<'_>> = leaves.iter().map(seq).collect();
         let rows = self
             .applied
-            .model
+            .model()
             .forward(&seqs, &mut self.applied.hook())?;
         let mut scored = Vec::new();
         let mut first = 0;
@@ -184,7 +185,11 @@ impl Runtime {
                 }
             };
             let seqs: Vec<Seq<'_>> = now.iter().map(seq).collect();
-            match self.applied.model.prefixes(&seqs, &mut self.applied.hook()) {
+            match self
+                .applied
+                .model()
+                .prefixes(&seqs, &mut self.applied.hook())
+            {
                 Err(sw_model::Error::Prefix { .. }) => {}
                 computed => prefixes.extend(now.into_iter().zip(computed?)),
             }
@@ -223,7 +228,11 @@ impl Runtime {
             .flat_map(|l| &spans[l.span].tokens[spans[l.span].from..])
             .copied()
             .collect();
-        let mut tokens = self.applied.model.score(rows.view(), &targets)?.into_iter();
+        let mut tokens = self
+            .applied
+            .model()
+            .score(rows.view(), &targets)?
+            .into_iter();
         let scores = leaves.iter().map(|leaf| {
             let span = &spans[leaf.span];
             let sum = Score {
@@ -289,7 +298,7 @@ impl LanguageModel for Runtime {
                 bad.from
             )));
         }
-        let sharing = self.sharing && !self.applied.whole_sequences;
+        let sharing = self.sharing && !self.applied.whole_sequences();
         let plan = if sharing {
             Plan::new(spans)
         } else {

@@ -5,13 +5,13 @@ use std::{collections::HashMap, path::PathBuf};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use sw_intervene::Intervention;
 
 use crate::{
     data::{self, DataDir, Doc, Split},
     encode::{Context, Encoder},
     error::{Error, Result},
     fewshot::Sampler,
-    intervention::Intervention,
     model::{Bos, LanguageModel, Span},
     shard::Shard,
     task::{Cut, Item, Kind, Request, Task},

@@ -2,7 +2,8 @@
 
 use std::{ops::ControlFlow, path::Path};
 
-use sw_eval::{DataDir, Divergence, Intervention, Metric, Options, Runtime, divergence, evaluate};
+use sw_eval::{DataDir, Divergence, Metric, Options, Runtime, divergence, evaluate};
+use sw_intervene::Intervention;
 use sw_model::{Mat, Model};
 
 fn model(name: &str) -> Model {

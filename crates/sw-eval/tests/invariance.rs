@@ -2,7 +2,8 @@
 
 use std::{ops::ControlFlow, path::Path};
 
-use sw_eval::{Intervention, LanguageModel, PyRandom, Runtime, Span};
+use sw_eval::{LanguageModel, PyRandom, Runtime, Span};
+use sw_intervene::Intervention;
 use sw_model::{Model, WeightCoord};
 
 fn model(name: &str) -> Model {

@@ -11,10 +11,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use sw_eval::{
-    Bos, DataDir, EvalResults, Intervention, Metric, Options, Runtime, compare, divergence,
-    evaluate,
-};
+use sw_eval::{Bos, DataDir, EvalResults, Metric, Options, Runtime, compare, divergence, evaluate};
+use sw_intervene::Intervention;
 use sw_model::{Model, WeightCoord};
 
 fn shared() -> Option<(Model, DataDir)> {

@@ -22,9 +22,8 @@ use sw_detect::{
     Candidate, CensusOptions, DetectOptions, Directory, Report, census, census_texts, detect,
     measure,
 };
-use sw_eval::{
-    DataDir, Intervention, Journal, Key, Options, Run, Runtime, Task, Workload, evaluate_workload,
-};
+use sw_eval::{DataDir, Journal, Key, Options, Run, Runtime, Task, Workload, evaluate_workload};
+use sw_intervene::Intervention;
 use sw_model::{Fingerprint, Linear, Model};
 
 use crate::{

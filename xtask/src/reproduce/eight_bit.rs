@@ -2,7 +2,8 @@
 
 use anyhow::Result;
 use serde::Serialize;
-use sw_eval::{ActivationSite, Arithmetic, Intervention, Metric};
+use sw_eval::Metric;
+use sw_intervene::{ActivationSite, Arithmetic, Intervention};
 use sw_quant::{Activation, Grouping, Levels, Pick, Scheme};
 
 use crate::{
@@ -156,7 +157,9 @@ impl<'a> Bench<'a> {
         let (perplexities, refused) = match scores {
             Ok(scores) => (self.perplexities(&scores), None),
             Err(error) => match error.downcast::<sw_eval::Error>()? {
-                sw_eval::Error::Intervention { problem, .. } => (vec![], Some(problem)),
+                sw_eval::Error::Intervention(sw_intervene::Error::Intervention {
+                    problem, ..
+                }) => (vec![], Some(problem)),
                 other => return Err(other.into()),
             },
         };

@@ -4,7 +4,8 @@ use anyhow::Result;
 use clap::Args;
 use ndarray::Axis as Dim;
 use serde::Serialize;
-use sw_eval::{Intervention, Largest, Runtime};
+use sw_eval::Runtime;
+use sw_intervene::{Intervention, Largest};
 
 use super::{
     Experiment,

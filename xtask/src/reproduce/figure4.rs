@@ -4,7 +4,8 @@ use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
 use sw_detect::{Trace, trace};
-use sw_eval::{Intervention, Largest, Runtime, largest};
+use sw_eval::Runtime;
+use sw_intervene::{Intervention, Largest, largest};
 
 use super::Experiment;
 use crate::{

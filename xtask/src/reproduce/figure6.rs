@@ -3,7 +3,8 @@
 use anyhow::{Result, ensure};
 use clap::Args;
 use serde::Serialize;
-use sw_eval::{Intervention, Metric};
+use sw_eval::Metric;
+use sw_intervene::Intervention;
 
 use super::Experiment;
 use crate::{

@@ -9,7 +9,8 @@ use anyhow::Result;
 use clap::Args;
 use serde::{Serialize, Serializer};
 use serde_json::{Map, Value, json};
-use sw_eval::{Intervention, Largest, Metric, Runtime, largest};
+use sw_eval::{Metric, Runtime};
+use sw_intervene::{Intervention, Largest, largest};
 
 use super::Experiment;
 use crate::{

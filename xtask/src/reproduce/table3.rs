@@ -3,7 +3,7 @@
 use anyhow::{Result, ensure};
 use clap::Args;
 use serde::Serialize;
-use sw_eval::Intervention;
+use sw_intervene::Intervention;
 
 use super::{
     Experiment,

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
-use sw_eval::ActivationSite;
+use sw_intervene::ActivationSite;
 use sw_quant::{Fill, Grouping, Levels, Pick};
 
 use super::{

@@ -197,5 +197,16 @@ pub fn read(files: &[PathBuf]) -> Result<Vec<Doc>> {
     Ok(docs)
 }
 
+/// The `text` of a file's first rows: the reader of [`Applied`](sw_intervene::Applied).
+///
+/// # Errors
+/// One line: a file that cannot be read, or a row without a `text`.
+pub fn read_texts(file: &Path, rows: usize) -> Result<Vec<String>, String> {
+    let docs = read(&[file.to_owned()]).map_err(|e| e.to_string())?;
+    let text = |doc: &Doc| doc.text("text").map(str::to_owned);
+    let texts: Result<_> = docs.iter().take(rows).map(text).collect();
+    texts.map_err(|e| e.to_string())
+}
+
 #[cfg(test)]
 mod tests;

@@ -44,7 +44,7 @@ pub trait Gradients {
     /// The embedding: the gradient of the row of each token, `[tokens, hidden]`.
     fn embedding(&mut self, _tokens: &[u32], _gradient: ArrayView2<'_, f32>) {}
 
-    /// The lowest layer whose gradients are wanted: the way back ends there, and [`embedding`](Self::embedding) comes only
+    /// The lowest layer whose gradients are wanted: the way back ends there, nothing of lower ones is kept, and [`embedding`](Self::embedding) comes only
     /// where it is 0.
     fn lowest_layer(&self) -> usize {
         0
@@ -69,7 +69,7 @@ pub fn backward(model: &Model, texts: &[&[u32]], into: &mut impl Gradients) -> R
     }
     let seqs: Vec<Seq<'_>> = texts.iter().map(|&text| Seq::from(text)).collect();
     let lens: Vec<usize> = texts.iter().map(|text| text.len()).collect();
-    let mut tape = Tape::new(model.spec().layers.len());
+    let mut tape = Tape::new(model.spec().layers.len(), into.lowest_layer());
     let rows = model.forward(&seqs, &mut tape)?;
     let (nll, dnormed) = head(model, texts, rows.view(), scored, into)?;
     drop(rows);

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use serde::Serialize;
-use sw_eval::{Constant, SetWeight};
+use sw_intervene::{Constant, SetWeight};
 use sw_model::{Hook, Model, Seq, Site, SiteView, WeightCoord};
 
 /// A row fitted in the place of a super weight.

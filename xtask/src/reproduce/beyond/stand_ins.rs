@@ -2,7 +2,8 @@
 
 use anyhow::{Result, ensure};
 use serde::Serialize;
-use sw_eval::{Intervention, Metric};
+use sw_eval::Metric;
+use sw_intervene::Intervention;
 
 use super::{
     Beyond,

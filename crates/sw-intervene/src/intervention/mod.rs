@@ -25,7 +25,7 @@ use crate::error::{Error, Result};
 /// One change to a model. A list of them applies in order.
 ///
 /// ```
-/// use sw_eval::Intervention;
+/// use sw_intervene::Intervention;
 /// let plan = r#"[{"kind": "prune_weights", "coords": [{"layer": 2, "linear": "down_proj", "row": 3968, "col": 7003}]}]"#;
 /// let plan: Vec<Intervention> = serde_json::from_str(plan)?;
 /// assert!(matches!(&plan[0], Intervention::PruneWeights { coords } if coords[0].col == 7003));
@@ -124,11 +124,14 @@ pub struct SetWeight {
     pub value: f32,
 }
 
+/// Reads the `text` of the first rows of a file: what an intervention that calibrates is calibrated on. A failure is one
+/// line that names the file.
+pub type ReadTexts<'a> = dyn Fn(&Path, usize) -> Result<Vec<String>, String> + 'a;
+
 /// A model with interventions, ready to run.
-pub(crate) struct Applied {
-    pub(crate) model: Model,
-    /// Whether a hook must see whole sequences, so that beginnings cannot be shared.
-    pub(crate) whole_sequences: bool,
+pub struct Applied {
+    model: Model,
+    whole_sequences: bool,
     hooks: Vec<HookMaker>,
     failure: quantize::Failure,
 }
@@ -167,7 +170,13 @@ impl From<sw_quant::Error> for Refused {
 }
 
 impl Applied {
-    pub(crate) fn new(base: &Model, interventions: &[Intervention]) -> Result<Self> {
+    /// Applies a list of interventions; shares the checkpoint with `base`.
+    ///
+    /// `read` is asked where an intervention names a file of texts.
+    ///
+    /// # Errors
+    /// An intervention that the model cannot take, or texts that cannot be read.
+    pub fn new(base: &Model, interventions: &[Intervention], read: &ReadTexts<'_>) -> Result<Self> {
         let mut applied = Self {
             model: base.clone(),
             whole_sequences: false,
@@ -177,7 +186,7 @@ impl Applied {
         let mut integers = None;
         for intervention in interventions {
             applied
-                .apply(intervention, &mut integers)
+                .apply(intervention, &mut integers, read)
                 .map_err(|refused| refused.by(intervention.name()))?;
         }
         // Products of integers: when weights and activations are known.
@@ -210,6 +219,7 @@ impl Applied {
         &mut self,
         intervention: &Intervention,
         integers: &mut Option<Integers>,
+        read: &ReadTexts<'_>,
     ) -> Result<(), Refused> {
         if integers.is_some() {
             Integers::admit(intervention)?;
@@ -293,7 +303,7 @@ impl Applied {
                 samples,
                 tokens,
             } => {
-                let texts = smooth::texts(&self.model, calibration, *samples, *tokens)
+                let texts = smooth::texts(&self.model, calibration, *samples, *tokens, read)
                     .map_err(Refused::Here)?;
                 let mut hooks = self.hook();
                 let (model, hook) = smooth::smooth(&self.model, *alpha, &texts, &mut hooks)?;
@@ -304,13 +314,26 @@ impl Applied {
         Ok(())
     }
 
+    /// The edited model, without its hooks.
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// Whether a hook must see whole sequences, so that their beginnings cannot be computed once for several.
+    pub fn whole_sequences(&self) -> bool {
+        self.whole_sequences
+    }
+
     /// The hooks of one pass.
-    pub(crate) fn hook(&self) -> Box<[Box<dyn Hook>]> {
+    pub fn hook(&self) -> Box<[Box<dyn Hook>]> {
         self.hooks.iter().map(|make| make()).collect()
     }
 
-    /// Whether all hooks could do their work so far.
-    pub(crate) fn check(&self) -> Result<()> {
+    /// Whether all hooks could do their work so far; asked after each pass, since a hook cannot fail.
+    ///
+    /// # Errors
+    /// The first failure of a hook.
+    pub fn check(&self) -> Result<()> {
         let failure = self
             .failure
             .lock()
@@ -325,8 +348,8 @@ impl Applied {
 }
 
 impl Intervention {
-    /// The file it reads, where it reads one.
-    pub(crate) fn file(&self) -> Option<&Path> {
+    /// The file of texts it reads, where it reads one.
+    pub fn file(&self) -> Option<&Path> {
         match self {
             Intervention::SmoothQuant { calibration, .. } => Some(calibration),
             _ => None,

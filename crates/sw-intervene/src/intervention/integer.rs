@@ -15,7 +15,7 @@ use super::{
 /// How a quantization is carried out.
 ///
 /// ```
-/// use sw_eval::{Arithmetic, Intervention};
+/// use sw_intervene::{Arithmetic, Intervention};
 /// let plan = r#"{"kind": "quantize_weights", "scheme": {}, "arithmetic": "integer"}"#;
 /// let Intervention::QuantizeWeights { arithmetic, .. } = serde_json::from_str(plan)? else { panic!() };
 /// assert_eq!(arithmetic, Arithmetic::Integer);

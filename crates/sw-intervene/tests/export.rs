@@ -9,8 +9,8 @@ use std::{
 
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
-use sw_eval::{
-    Export, Exporting, Format, Intervention, Override, PackedReader, Plan, Rule, Runtime,
+use sw_intervene::{
+    Applied, Export, Exporting, Format, Intervention, Override, PackedReader, Plan, Rule,
 };
 use sw_model::{Linear, Model, OpenOptions, WeightCoord};
 use sw_quant::{Arithmetic, Clip, Grouping, Levels, Scheme, Steps, Tail, ZeroPoint};
@@ -105,13 +105,18 @@ fn values(model: &Model) -> Vec<Vec<f32>> {
 
 fn in_memory(model: &Model, scheme: Scheme, hold: &[WeightCoord]) -> Vec<Vec<f32>> {
     let hold = hold.to_vec();
-    let arithmetic = sw_eval::Arithmetic::Simulated;
+    let arithmetic = sw_intervene::Arithmetic::Simulated;
     let plan = [Intervention::QuantizeWeights {
         scheme,
         hold,
         arithmetic,
     }];
-    values(Runtime::new(model, &plan).expect("a plan").model())
+    let no_texts = |_: &Path, _| Err("no texts".into());
+    values(
+        Applied::new(model, &plan, &no_texts)
+            .expect("a plan")
+            .model(),
+    )
 }
 
 #[test]

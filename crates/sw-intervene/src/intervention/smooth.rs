@@ -6,8 +6,7 @@ use ndarray::Axis;
 use sw_model::{Hook, Linear, LinearAt, Model, Seq, Site, SiteView};
 use sw_quant::smooth::{column_maxima, scale_columns, scales};
 
-use super::{Refused, quantize::in_own_type};
-use crate::data;
+use super::{ReadTexts, Refused, quantize::in_own_type};
 
 /// Calibration rows without being told otherwise, as SmoothQuant's repository takes them.
 pub(super) fn samples() -> usize {
@@ -25,14 +24,13 @@ pub(super) fn texts(
     file: &Path,
     samples: usize,
     tokens: usize,
+    read: &ReadTexts<'_>,
 ) -> Result<Vec<Vec<u32>>, String> {
-    let docs = data::read(&[file.to_owned()]).map_err(|e| e.to_string())?;
     let tokenizer = model.tokenizer().map_err(|e| e.to_string())?;
     let most = tokens.min(model.spec().max_positions);
     let mut texts = Vec::new();
-    for doc in docs.iter().take(samples) {
-        let text = doc.text("text").map_err(|e| e.to_string())?;
-        let mut ids = tokenizer.encode(text, true).map_err(|e| e.to_string())?;
+    for text in read(file, samples)? {
+        let mut ids = tokenizer.encode(&text, true).map_err(|e| e.to_string())?;
         ids.truncate(most);
         if !ids.is_empty() {
             texts.push(ids);

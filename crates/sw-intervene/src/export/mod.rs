@@ -60,7 +60,7 @@ pub enum Format {
 /// head are copied.
 ///
 /// ```
-/// use sw_eval::Export;
+/// use sw_intervene::Export;
 /// let export: Export = serde_json::from_str(r#"{
 ///     "format": "packed-sw",
 ///     "rule": {"scheme": {"grouping": {"kind": "flat", "len": 128}}, "search": true},

@@ -29,6 +29,9 @@ pub(crate) struct Scratch {
     pub(crate) routed: Routed,
 }
 
+/// Shown an activation, and at which site of the layer it is.
+type See<'a> = dyn FnMut(fn(usize) -> Site, &mut Array2<f32>) + 'a;
+
 /// The inner channels of an MLP.
 #[derive(Default)]
 pub(crate) struct Inner {
@@ -209,7 +212,7 @@ impl Inner {
         expert: Option<usize>,
         x: &Input<'_>,
         channels: usize,
-        see: &mut dyn FnMut(fn(usize) -> Site, &mut Array2<f32>),
+        see: &mut See<'_>,
     ) {
         self.reshape(spec, x.rows().nrows(), channels);
         let Inner { gate, up, .. } = self;

@@ -46,7 +46,7 @@ pub struct Proposal {
     pub effect: Option<f64>,
 }
 
-/// The weights that together make most of one output that stands out: no single one of them makes half of it.
+/// The weights that together make most of one output that stands out: no single one of them makes enough of it to be a spike.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RowUnit {
     /// Its weights, largest contributions first: together 90 % of the output, or 64.
@@ -134,7 +134,7 @@ impl Pool {
                 self.add(WeightCoord { row, ..coord }, Source::Behind, part);
             }
         }
-        if spike.share() < thresholds.options.scalar_share && spike.makers.len() > 1 {
+        if spike.share() < thresholds.options.min_share && spike.makers.len() > 1 {
             let makers = spike.makers.iter();
             let unit = RowUnit {
                 weights: makers

@@ -221,7 +221,7 @@ pub struct Report {
     /// Every weight that was proposed, and what zeroing it costs on a short text.
     #[serde(default)]
     pub candidates: Vec<Proposal>,
-    /// Outputs that stand out although no single weight makes half of them.
+    /// Outputs that stand out although no single weight makes a tenth of them (`min_share`).
     #[serde(default)]
     pub rows: Vec<RowUnit>,
     /// The largest values of the first round, layer by layer.

@@ -114,7 +114,7 @@ impl<'a> Stages<'a> {
         let layers: Vec<_> = sets.iter().flatten().map(|c| c.layer).collect();
         let watched = self.channels.iter().copied();
         let watched = watched.filter(|(at, _)| layers.contains(&at.layer));
-        let base = Baseline::run(self.model, texts, watched)?;
+        let base = Baseline::run(self.model, texts, watched, layers.iter().copied())?;
         let variants = sets
             .iter()
             .map(|set| {

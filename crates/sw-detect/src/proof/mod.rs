@@ -162,7 +162,7 @@ pub fn prove_candidates(
     for c in candidates.iter() {
         seen(model, c.coord())?;
     }
-    let baseline = Baseline::run(model, texts, candidates.iter().map(|c| (c.at(), c.col)))?;
+    let baseline = Baseline::run(model, texts, candidates.iter().map(|c| (c.at(), c.col)), [])?;
     let controls: Vec<_> = candidates
         .iter()
         .map(|c| controls_of(model, c, candidates, options))

@@ -110,11 +110,13 @@ pub(crate) struct Baseline<'a> {
 }
 
 impl<'a> Baseline<'a> {
-    /// Runs the unchanged model. `watched`: the inputs, and with their layers the residual streams, to be kept.
+    /// Runs the unchanged model. `watched`: the inputs to be kept, and with their layers the residual streams; `layers`: those
+    /// of which the residual stream is kept beside them. A variant's first layer must be among both.
     pub(crate) fn run(
         model: &'a Model,
         texts: &'a [Vec<u32>],
         watched: impl IntoIterator<Item = Channel>,
+        layers: impl IntoIterator<Item = usize>,
     ) -> Result<Self> {
         let tokens: usize = texts.iter().map(Vec::len).sum();
         let mut baseline = Self {
@@ -126,8 +128,11 @@ impl<'a> Baseline<'a> {
         };
         for input in watched {
             baseline.inputs.insert(input, vec![0.0; tokens]);
+        }
+        let of_inputs: Vec<_> = baseline.inputs.keys().map(|k| k.0.layer).collect();
+        for layer in layers.into_iter().chain(of_inputs) {
             let resid = Array2::zeros((tokens, model.spec().hidden_size));
-            baseline.resid.insert(input.0.layer, resid);
+            baseline.resid.insert(layer, resid);
         }
         let seqs: Vec<_> = texts.iter().map(|t| Seq::from(t.as_slice())).collect();
         let rows = model.forward(&seqs, &mut baseline)?;

@@ -97,7 +97,10 @@ fn next_id() -> u64 {
 }
 
 /// A warning where the tokenizer makes tokens that the embedding has no row for.
-fn more_tokens_than_rows(tokenizer: &Result<Tokenizer, (PathBuf, String)>, spec: &Spec) -> Option<String> {
+fn more_tokens_than_rows(
+    tokenizer: &Result<Tokenizer, (PathBuf, String)>,
+    spec: &Spec,
+) -> Option<String> {
     let known = tokenizer.as_ref().ok()?.vocab_size();
     let vocab = spec.vocab_size;
     (known > vocab).then(|| {
@@ -460,6 +463,12 @@ impl Model {
     /// All linear maps of the layers, in the order of the computation (embedding, router and head are not among them).
     pub fn linears(&self) -> impl Iterator<Item = LinearAt> + '_ {
         self.spec().linears()
+    }
+
+    /// How many numbers its weights are: linear maps with their biases, router, norms, embedding, positions, and a head of its
+    /// own.
+    pub fn parameters(&self) -> usize {
+        self.weights.count(self.spec().tied)
     }
 
     /// The value at a coordinate.

@@ -131,6 +131,29 @@ impl Weights {
         (mat.dtype(), mat.coding())
     }
 
+    /// How many numbers these are; a tied head counts once.
+    pub(crate) fn count(&self, tied: bool) -> usize {
+        let of_mat = |w: &Mat| w.rows() * w.cols();
+        let of_norm = |n: &NormWeight| {
+            let of = |v: &Option<Arc<[f32]>>| v.as_ref().map_or(0, |v| v.len());
+            of(&n.weight) + of(&n.bias)
+        };
+        let of_layer = |layer: &Arc<Layer>| {
+            let norms = layer.norms.iter().flatten().map(of_norm).sum::<usize>();
+            let linears = layer.linears.values().map(|a| {
+                let [rows, cols] = a.w.shape();
+                rows * cols + a.bias.as_ref().map_or(0, |b| b.len())
+            });
+            norms + linears.sum::<usize>() + layer.router.as_ref().map_or(0, of_mat)
+        };
+        let head = if tied { 0 } else { of_mat(&self.head) };
+        of_mat(&self.embed)
+            + self.positions.as_ref().map_or(0, of_mat)
+            + of_norm(&self.final_norm)
+            + self.layers.iter().map(of_layer).sum::<usize>()
+            + head
+    }
+
     /// The name of a tensor that holds a NaN or an infinity, searching the embedding, layers up to `last`, and the head.
     pub(crate) fn non_finite(&self, spec: &Spec, last: Option<usize>) -> Option<String> {
         let names = &spec.names;

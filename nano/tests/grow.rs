@@ -1,7 +1,7 @@
 //! Growing a checkpoint: the same for any number of threads, and after an interruption.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nano::{Broadcast, Error, Next, Recipe, Seeding, train_nano};
 use sw_train::{AdamWOptions, Schedule, Shape};
@@ -156,4 +156,53 @@ fn a_seed_outside_the_model_is_an_error() {
     );
     let error = result.unwrap_err().to_string();
     assert!(error.contains("outside the model"), "{error}");
+}
+
+/// All files under a folder, relative to it.
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut folders = vec![folder.to_path_buf()];
+    while let Some(next) = folders.pop() {
+        for entry in fs::read_dir(next).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                found.push(path.strip_prefix(folder).unwrap().to_path_buf());
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn the_carried_recipe_gives_the_carried_tokenizer_and_data_byte_for_byte() {
+    let carried = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let recipe = fs::read(carried.join("recipe.json")).unwrap();
+    let recipe: Recipe = serde_json::from_slice(&recipe).unwrap();
+    let grown = tempfile::tempdir().unwrap();
+    assert!(!grow(&recipe, grown.path(), 2, 1));
+    let data = files(&carried.join("data"));
+    assert_eq!(data.len(), files(&grown.path().join("data")).len());
+    let data = data.iter().map(|file| Path::new("data").join(file));
+    for file in data.chain([PathBuf::from("model/tokenizer.json")]) {
+        let [a, b] = [carried, grown.path()].map(|dir| fs::read(dir.join(&file)).unwrap());
+        assert!(a == b, "{} differs", file.display());
+    }
+    // What the training starts from is the same model; digits may differ by the CPU's vector instructions.
+    let [a, b] = [carried, grown.path()].map(|dir| {
+        let csv = fs::read_to_string(dir.join("model/emergence.csv")).unwrap();
+        let row: Vec<f64> = csv
+            .lines()
+            .nth(1)
+            .unwrap()
+            .split(',')
+            .map(|v| v.parse().unwrap())
+            .collect();
+        row
+    });
+    assert_eq!(a.len(), b.len());
+    for (a, b) in a.iter().zip(&b) {
+        assert!((a - b).abs() < 2e-3 * a.abs().max(1.0), "{a} {b}");
+    }
 }

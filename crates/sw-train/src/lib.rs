@@ -16,6 +16,7 @@ mod model;
 mod norm;
 mod params;
 mod screen;
+pub mod tiles;
 mod train;
 
 pub use adamw::{AdamW, AdamWOptions, Schedule};

@@ -1,8 +1,8 @@
 //! The backward pass of an opened model: weights stay where they are mapped, in whatever type they are stored.
 //!
 //! The forward pass is sw-model's own, with a hook that keeps what the way back needs; the way back reads each matrix a few
-//! columns at a time. In memory are the tape, `tokens * (2 hidden + 2 queries + 2 keys)` numbers per layer, what one layer
-//! works in, and never more than one matrix in f32.
+//! columns at a time. In memory are the tape (per layer and token twice the hidden channels, twice those of the queries and twice
+//! those of the keys, in f32), what one layer works in, logits of 128 rows, and never more than one matrix in f32.
 //!
 //! Gradients go to a [`Gradients`], as the two factors of their product: who wants some of a matrix computes no more.
 
@@ -44,7 +44,7 @@ pub trait Gradients {
     /// The embedding: the gradient of the row of each token, `[tokens, hidden]`.
     fn embedding(&mut self, _tokens: &[u32], _gradient: ArrayView2<'_, f32>) {}
 
-    /// The lowest layer whose gradients are wanted: the way back ends there, and [`embedding`](Self::embedding) comes only
+    /// The lowest layer whose gradients are wanted: the way back ends there, nothing of lower ones is kept, and [`embedding`](Self::embedding) comes only
     /// where it is 0.
     fn lowest_layer(&self) -> usize {
         0
@@ -69,7 +69,7 @@ pub fn backward(model: &Model, texts: &[&[u32]], into: &mut impl Gradients) -> R
     }
     let seqs: Vec<Seq<'_>> = texts.iter().map(|&text| Seq::from(text)).collect();
     let lens: Vec<usize> = texts.iter().map(|text| text.len()).collect();
-    let mut tape = Tape::new(model.spec().layers.len());
+    let mut tape = Tape::new(model.spec().layers.len(), into.lowest_layer());
     let rows = model.forward(&seqs, &mut tape)?;
     let (nll, dnormed) = head(model, texts, rows.view(), scored, into)?;
     drop(rows);

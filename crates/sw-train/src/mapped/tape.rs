@@ -20,13 +20,16 @@ pub(super) struct Tape {
     pub(super) layers: Vec<Kept>,
     /// The residual stream that leaves the last layer.
     pub(super) last: Array2<f32>,
+    /// Nothing is kept of layers below this one.
+    lowest: usize,
 }
 
 impl Tape {
-    pub(super) fn new(layers: usize) -> Tape {
+    pub(super) fn new(layers: usize, lowest: usize) -> Tape {
         Tape {
             layers: (0..layers).map(|_| Kept::default()).collect(),
             last: Array2::default((0, 0)),
+            lowest,
         }
     }
 
@@ -49,12 +52,12 @@ impl Hook for Tape {
     fn wants(&self, site: Site) -> bool {
         match site {
             Site::ResidPost(l) => l + 1 == self.layers.len(),
-            Site::ResidPre(_)
-            | Site::RotQuery(_)
-            | Site::RotKey(_)
-            | Site::Value(_)
-            | Site::OIn(_)
-            | Site::ResidMid(_) => true,
+            Site::ResidPre(l)
+            | Site::RotQuery(l)
+            | Site::RotKey(l)
+            | Site::Value(l)
+            | Site::OIn(l)
+            | Site::ResidMid(l) => l >= self.lowest,
             _ => false,
         }
     }

@@ -1,4 +1,5 @@
 //! Reproducible chance for the tests: one ChaCha8 stream per (seed, stream).
+#![allow(dead_code, reason = "each test uses a part of it")]
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};

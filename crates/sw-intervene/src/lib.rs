@@ -11,10 +11,12 @@
 //! Deliberately absent: tasks, metrics and data files. Where an intervention needs texts, the caller passes a reader.
 #![forbid(unsafe_code)]
 
+mod calibrate;
 mod error;
 mod export;
 mod intervention;
 
+pub use calibrate::{Calibrated, Check, calibrate, check};
 pub use error::{Error, Result};
 pub use export::{
     Export, Exporting, Format, Outcome, Override, PackedReader, Plan, Rule, TensorPlan,

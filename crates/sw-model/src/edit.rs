@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::site::Site;
+
 /// A linear map of a layer. A model has some of them: what its checkpoint stores as one matrix is one map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[non_exhaustive]
@@ -88,6 +90,18 @@ impl LinearAt {
             expert: None,
             linear,
         }
+    }
+
+    /// The site whose values this map reads. An expert reads the rows that the router gives it; what its down projection reads
+    /// is no site.
+    pub fn input_site(self) -> Option<Site> {
+        Some(match (self.linear, self.expert) {
+            (Linear::Q | Linear::K | Linear::V | Linear::Qkv, _) => Site::AttnIn(self.layer),
+            (Linear::O, _) => Site::OIn(self.layer),
+            (Linear::Gate | Linear::Up | Linear::GateUp, _) => Site::MlpIn(self.layer),
+            (Linear::Down, None) => Site::DownIn(self.layer),
+            (Linear::Down, Some(_)) => return None,
+        })
     }
 }
 

@@ -123,6 +123,48 @@ pub fn output_error<T: Real>(
     })
 }
 
+/// The `z` of [`Clip::ZScore`] with the least weight error in which each input channel counts as much as `importance` says:
+/// the sum of `importance[col] * (W - W^)[row, col]^2`. With the second moments of the input channels (the mean of `x^2`) this
+/// is the expected output error of a map whose channels do not correlate, as importance matrices take it.
+///
+/// # Errors
+/// Those of [`weight_error`], and an importance that is not one finite number of at least 0 for each column.
+///
+/// ```
+/// use sw_quant::{Grouping, Levels, Scheme, search};
+/// let w = [0.1f32, -0.2, 0.3, 4.0];
+/// let scheme = Scheme::new(Levels::asymmetric(2), Grouping::Row);
+/// // Where only the outlier's channel is read, clipping it is the worst one can do.
+/// let found = search::channel_error(&w, [1, 4], &[0.0, 0.0, 0.0, 1.0], &scheme, &[], &[1.0])?;
+/// assert!(found.baseline < found.error);
+/// # Ok::<(), sw_quant::Error>(())
+/// ```
+pub fn channel_error<T: Real>(
+    w: &[T],
+    shape: [usize; 2],
+    importance: &[f32],
+    scheme: &Scheme,
+    hold: &[(usize, usize)],
+    zs: &[f32],
+) -> Result<Search, Error> {
+    check_zs(zs)?;
+    if importance.len() != shape[1] || importance.iter().any(|v| !(*v >= 0.0 && v.is_finite())) {
+        let expected = "a finite number of at least 0 for each column";
+        return Err(Error::argument("importance", expected, importance.len()));
+    }
+    search_z(w, shape, scheme, hold, zs, |copy| {
+        par::map(shape[0], |r| {
+            let at = r * shape[1]..(r + 1) * shape[1];
+            let pairs = w[at.clone()].iter().zip(&copy[at]).zip(importance);
+            pairs
+                .map(|((w, v), i)| f64::from(*i) * f64::from(w.to_f32() - v.to_f32()).powi(2))
+                .sum::<f64>()
+        })
+        .into_iter()
+        .sum()
+    })
+}
+
 fn check_zs(zs: &[f32]) -> Result<(), Error> {
     candidates_within("zs", "finite numbers above 0", zs, |z| {
         z > 0.0 && z.is_finite()

@@ -19,6 +19,7 @@ use sw_model::WeightCoord;
 use sw_quant::Scheme;
 
 pub use packed::PackedReader;
+pub(crate) use plan::Job;
 pub use plan::{Plan, TensorPlan};
 
 /// How one matrix is quantized.

@@ -62,7 +62,7 @@ pub(super) fn config(export: &Export) -> Value {
 /// ```no_run
 /// use std::sync::Arc;
 /// let mut options = sw_model::OpenOptions::default();
-/// options.decoder = Some(Arc::new(sw_eval::PackedReader));
+/// options.decoder = Some(Arc::new(sw_intervene::PackedReader));
 /// let model = sw_model::Model::open_with("models/quantized", &options)?;
 /// # Ok::<(), sw_model::Error>(())
 /// ```

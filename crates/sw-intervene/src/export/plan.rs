@@ -36,15 +36,15 @@ pub(super) enum PartKind {
 
 /// A matrix to be quantized.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Job {
-    pub(super) rule: Rule,
+pub(crate) struct Job {
+    pub(crate) rule: Rule,
     /// `[output channels, input channels]`.
-    pub(super) shape: [usize; 2],
+    pub(crate) shape: [usize; 2],
     /// Whether it is stored the other way round.
     pub(super) transposed: bool,
     pub(super) dtype: Dtype,
     /// (row, column), sorted.
-    pub(super) held: Vec<(usize, usize)>,
+    pub(crate) held: Vec<(usize, usize)>,
 }
 
 /// A tensor of the original and what becomes of it.
@@ -136,6 +136,12 @@ impl Plan {
             ignored,
             tensors,
         })
+    }
+
+    /// What is to be done with the matrix of this name.
+    pub(crate) fn job(&self, name: &str) -> Option<&Job> {
+        let found = self.tensors.iter().find(|t| t.name == name);
+        found?.job.as_ref()
     }
 
     /// Every tensor of the original, by name.

@@ -4,7 +4,7 @@ mod codes;
 mod constant;
 mod integer;
 mod largest;
-mod quantize;
+pub(crate) mod quantize;
 mod restore;
 mod smooth;
 

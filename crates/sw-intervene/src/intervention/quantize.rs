@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use half::{bf16, f16};
 use ndarray::{ArrayViewMut2, Axis, Slice};
 use serde::{Deserialize, Serialize};
-use sw_model::{Hook, Linear, LinearAt, Model, Site, SiteView, WeightCoord};
+use sw_model::{Hook, LinearAt, Model, Site, SiteView, WeightCoord};
 use sw_quant::{Activation, Clip, Fill, Grouping, Pick, Scheme, Scope, fake_quantize};
 use sw_tensor::{Dtype, Mat};
 
@@ -48,13 +48,7 @@ impl ActivationSite {
 
     /// What a map reads; the inside of an expert is no site.
     pub(super) fn read_by(at: LinearAt) -> Option<Self> {
-        Some(match (at.linear, at.expert) {
-            (Linear::Q | Linear::K | Linear::V | Linear::Qkv, _) => Self::AttnIn,
-            (Linear::O, _) => Self::OIn,
-            (Linear::Gate | Linear::Up | Linear::GateUp, _) => Self::MlpIn,
-            (Linear::Down, None) => Self::DownIn,
-            _ => return None,
-        })
+        at.input_site().and_then(Self::of)
     }
 
     fn of(site: Site) -> Option<Self> {
@@ -112,7 +106,7 @@ pub(super) fn of_map(model: &Model, at: LinearAt, problem: impl ToString) -> Ref
 }
 
 /// A changed copy of a matrix, rounded to the type the matrix is stored in.
-pub(super) fn in_own_type<E>(
+pub(crate) fn in_own_type<E>(
     w: &Mat,
     change: impl FnOnce(&mut [f32], [usize; 2]) -> Result<(), E>,
 ) -> Result<Mat, E> {

@@ -26,10 +26,11 @@ pub(super) fn texts(
     tokens: usize,
     read: &ReadTexts<'_>,
 ) -> Result<Vec<Vec<u32>>, String> {
+    let rows = read(file, samples)?;
     let tokenizer = model.tokenizer().map_err(|e| e.to_string())?;
     let most = tokens.min(model.spec().max_positions);
     let mut texts = Vec::new();
-    for text in read(file, samples)? {
+    for text in rows {
         let mut ids = tokenizer.encode(&text, true).map_err(|e| e.to_string())?;
         ids.truncate(most);
         if !ids.is_empty() {

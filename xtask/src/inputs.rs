@@ -11,7 +11,7 @@ use sw_cli::{
 use sw_eval::{Bos, DataDir};
 use sw_model::{Linear, Model, WeightCoord};
 
-/// Which model, which data, where to.
+/// The model, the data and the output folder that an experiment works with.
 #[derive(Args, Clone)]
 pub(crate) struct Inputs {
     /// A directory in Hugging Face layout, or ORG/NAME or ORG/NAME@REVISION in the Hugging Face cache

@@ -10,6 +10,7 @@
 mod calibrate;
 mod inputs;
 mod lab;
+mod numbers;
 mod outcome;
 mod page;
 mod paired;

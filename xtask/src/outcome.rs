@@ -35,7 +35,7 @@ pub(crate) struct Headline {
 pub(crate) struct Block {
     /// Stem of its files' names.
     pub(crate) id: String,
-    /// Its heading, where the experiment has several; may be empty.
+    /// The heading of this block, where the experiment has several; may be empty.
     pub(crate) title: String,
     /// What is shown, in which units, over what.
     pub(crate) caption: String,

@@ -65,3 +65,51 @@ pub(crate) fn compare(first: &Scores, second: &Scores, tasks: &[&str]) -> Result
         documents,
     })
 }
+
+/// How the perplexity on a text differs between two settings, second minus first.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct PairedPerplexity {
+    /// The text's task.
+    pub(crate) text: &'static str,
+    pub(crate) difference: f64,
+    /// 95 % of the resampled differences lie in it: windows are drawn, each with its two losses; their ratio is set against
+    /// the first setting's perplexity.
+    pub(crate) interval: [f64; 2],
+    /// Windows.
+    pub(crate) windows: usize,
+}
+
+impl PairedPerplexity {
+    /// Whether the second setting is worse by more than the interval.
+    pub(crate) fn is_loss(&self) -> bool {
+        self.interval[0] > 0.0
+    }
+}
+
+/// Compares the perplexities of two settings on a text, window by window; nothing where fewer than two windows are common.
+pub(crate) fn perplexities(
+    first: &Scores,
+    second: &Scores,
+    text: &'static str,
+) -> Option<PairedPerplexity> {
+    let losses = |scores: &Scores| -> Option<Vec<(usize, f64)>> {
+        let run = scores.tasks().find(|t| t.task == text)?;
+        let loss = |s: &sw_eval::Sample| match s.metrics.get(&Metric::Perplexity) {
+            Some(Value::One(log_likelihood)) => Some((s.doc_id, -log_likelihood)),
+            _ => None,
+        };
+        run.samples.iter().map(loss).collect()
+    };
+    let (a, b) = (losses(first)?, losses(second)?);
+    let both = a.iter().zip(&b).filter(|(a, b)| a.0 == b.0);
+    let differences: Vec<f64> = both.map(|(a, b)| b.1 - a.1).collect();
+    let bootstrap = paired_bootstrap(&differences, RESAMPLES, 0)?;
+    let base = first.value(text, Metric::Perplexity)?;
+    let against = |log_ratio: f64| base * log_ratio.exp_m1();
+    Some(PairedPerplexity {
+        text,
+        difference: second.value(text, Metric::Perplexity)? - base,
+        interval: bootstrap.interval.map(against),
+        windows: differences.len(),
+    })
+}

@@ -1,10 +1,45 @@
 //! What "The Super Weight in Large Language Models" (arXiv 2411.07191, version 1, and the notebook released with it)
 //! published, by model: set beside what is measured where the model is the paper's.
 
-/// A row of a published table.
+/// A row of a published table: its values by column, in the table's order.
 pub(crate) struct Row {
     pub(crate) name: &'static str,
     pub(crate) values: &'static [f64],
+}
+
+/// Perplexities under W8A8 of one setting.
+pub(crate) struct Perplexities {
+    pub(crate) name: &'static str,
+    pub(crate) wikitext2: f64,
+    pub(crate) c4: f64,
+}
+
+impl Perplexities {
+    /// The perplexity on a text.
+    pub(crate) fn perplexity(&self, task: &str) -> Option<f64> {
+        match task {
+            "wikitext2" => Some(self.wikitext2),
+            "c4" => Some(self.c4),
+            _ => None,
+        }
+    }
+}
+
+/// Mean accuracies in percent at one size of blocks.
+pub(crate) struct AtSize {
+    /// Side of the blocks.
+    pub(crate) side: usize,
+    /// Round-to-nearest.
+    pub(crate) rtn: f64,
+    /// The paper's method.
+    pub(crate) ours: f64,
+}
+
+/// A task's accuracies in percent, as the model is and with the super weight amplified.
+pub(crate) struct Amplified {
+    pub(crate) task: &'static str,
+    pub(crate) original: f64,
+    pub(crate) amplified: f64,
 }
 
 /// Two of the paper's cells are doubtful.
@@ -176,10 +211,15 @@ pub(crate) fn figure6(model: &str) -> &'static [(f64, f64)] {
     }
 }
 
-/// Table 5: task, accuracy as it is, accuracy with the super weight amplified, both in percent.
-pub(crate) fn table5(model: &str) -> &'static [(&'static str, f64, f64)] {
+/// Table 5, task by task.
+pub(crate) fn table5(model: &str) -> &'static [Amplified] {
+    macro_rules! rows {
+        ($(($task:literal, $original:literal, $amplified:literal)),+ $(,)?) => {
+            &[$(Amplified { task: $task, original: $original, amplified: $amplified }),+]
+        };
+    }
     match model {
-        "huggyllama/llama-7b" => &[
+        "huggyllama/llama-7b" => rows![
             ("arc_challenge", 41.81, 41.89),
             ("arc_easy", 75.29, 75.63),
             ("hellaswag", 56.93, 56.76),
@@ -189,7 +229,7 @@ pub(crate) fn table5(model: &str) -> &'static [(&'static str, f64, f64)] {
             ("winogrande", 70.01, 71.11),
             ("AVG", 70.12, 70.51),
         ],
-        "huggyllama/llama-13b" => &[
+        "huggyllama/llama-13b" => rows![
             ("arc_challenge", 46.42, 46.76),
             ("arc_easy", 77.36, 77.19),
             ("hellaswag", 59.96, 59.82),
@@ -199,7 +239,7 @@ pub(crate) fn table5(model: &str) -> &'static [(&'static str, f64, f64)] {
             ("winogrande", 72.77, 72.85),
             ("AVG", 72.39, 72.49),
         ],
-        "huggyllama/llama-30b" => &[
+        "huggyllama/llama-30b" => rows![
             ("arc_challenge", 52.82, 52.47),
             ("arc_easy", 80.39, 80.51),
             ("hellaswag", 63.34, 63.21),
@@ -209,7 +249,7 @@ pub(crate) fn table5(model: &str) -> &'static [(&'static str, f64, f64)] {
             ("winogrande", 75.69, 76.01),
             ("AVG", 75.27, 75.33),
         ],
-        "mistralai/Mistral-7B-v0.1" => &[
+        "mistralai/Mistral-7B-v0.1" => rows![
             ("arc_challenge", 50.25, 49.74),
             ("arc_easy", 80.89, 81.02),
             ("hellaswag", 61.23, 61.39),
@@ -223,31 +263,36 @@ pub(crate) fn table5(model: &str) -> &'static [(&'static str, f64, f64)] {
     }
 }
 
-/// Table 6: side of the blocks, mean accuracy of round-to-nearest and of the paper's method, in percent.
-pub(crate) fn table6(model: &str) -> &'static [(usize, f64, f64)] {
+macro_rules! sizes {
+    ($(($side:literal, $rtn:literal, $ours:literal)),+ $(,)?) => {
+        &[$(AtSize { side: $side, rtn: $rtn, ours: $ours }),+]
+    };
+}
+
+/// Table 6: small blocks.
+pub(crate) fn table6(model: &str) -> &'static [AtSize] {
     match model {
-        "huggyllama/llama-7b" => &[(8, 69.59, 69.88), (64, 66.19, 67.54)],
-        "huggyllama/llama-13b" => &[(8, 72.09, 72.13), (64, 71.86, 72.07)],
-        "huggyllama/llama-30b" => &[(8, 74.93, 75.16), (64, 73.88, 74.04)],
+        "huggyllama/llama-7b" => sizes![(8, 69.59, 69.88), (64, 66.19, 67.54)],
+        "huggyllama/llama-13b" => sizes![(8, 72.09, 72.13), (64, 71.86, 72.07)],
+        "huggyllama/llama-30b" => sizes![(8, 74.93, 75.16), (64, 73.88, 74.04)],
         _ => &[],
     }
 }
 
-/// Figure 7: side of the blocks, mean accuracy of round-to-nearest and of the paper's method, in percent (released
-/// notebook; the first two pairs of Llama-7B are identical there).
-pub(crate) fn figure7(model: &str) -> &'static [(usize, [f64; 2])] {
+/// Figure 7, from the released notebook (the first two pairs of Llama-7B are identical there).
+pub(crate) fn figure7(model: &str) -> &'static [AtSize] {
     match model {
-        "huggyllama/llama-7b" => &[
-            (128, [66.21, 66.21]),
-            (256, [63.41, 63.41]),
-            (512, [50.51, 57.85]),
-            (1024, [27.55, 45.40]),
+        "huggyllama/llama-7b" => sizes![
+            (128, 66.21, 66.21),
+            (256, 63.41, 63.41),
+            (512, 50.51, 57.85),
+            (1024, 27.55, 45.40),
         ],
-        "mistralai/Mistral-7B-v0.1" => &[
-            (128, [70.29, 72.26]),
-            (256, [64.46, 65.37]),
-            (512, [36.88, 45.28]),
-            (1024, [28.13, 33.82]),
+        "mistralai/Mistral-7B-v0.1" => sizes![
+            (128, 70.29, 72.26),
+            (256, 64.46, 65.37),
+            (512, 36.88, 45.28),
+            (1024, 28.13, 33.82),
         ],
         _ => &[],
     }
@@ -255,9 +300,11 @@ pub(crate) fn figure7(model: &str) -> &'static [(usize, [f64; 2])] {
 
 /// Tables 3, 4 and 7: perplexities on WikiText-2 and C4 of 16 bits, naive W8A8, SmoothQuant where the paper has it, and
 /// the paper's method.
-pub(crate) fn w8a8(model: &str) -> &'static [Row] {
+pub(crate) fn w8a8(model: &str) -> &'static [Perplexities] {
     macro_rules! rows {
-        ($($name:literal: $values:expr),+ $(,)?) => { &[$(Row { name: $name, values: &$values }),+] };
+        ($($name:literal: [$wikitext2:literal, $c4:literal]),+ $(,)?) => {
+            &[$(Perplexities { name: $name, wikitext2: $wikitext2, c4: $c4 }),+]
+        };
     }
     match model {
         "huggyllama/llama-7b" => rows![
@@ -302,10 +349,15 @@ mod tests {
             "mistralai/Mistral-7B-v0.1",
         ] {
             let rows = table5(model);
-            let mean =
-                |of: fn(&(&str, f64, f64)) -> f64| rows[..7].iter().map(of).sum::<f64>() / 7.0;
-            assert!((mean(|r| r.1) - rows[7].1).abs() < 0.02, "{model}");
-            assert!((mean(|r| r.2) - rows[7].2).abs() < 0.02, "{model}");
+            let mean = |of: fn(&Amplified) -> f64| rows[..7].iter().map(of).sum::<f64>() / 7.0;
+            assert!(
+                (mean(|r| r.original) - rows[7].original).abs() < 0.02,
+                "{model}"
+            );
+            assert!(
+                (mean(|r| r.amplified) - rows[7].amplified).abs() < 0.02,
+                "{model}"
+            );
         }
     }
 
@@ -324,13 +376,12 @@ mod tests {
         ] {
             assert!(known(model), "{model}");
             let rows = w8a8(model);
-            assert!(rows.iter().all(|r| r.values.len() == 2), "{model}");
             // 16 bits are the best row, naive quantization the worst.
-            for column in 0..2 {
+            for text in ["wikitext2", "c4"] {
                 let value = |name: &str| {
                     rows.iter()
                         .find(|r| r.name == name)
-                        .map(|r| r.values[column])
+                        .and_then(|r| r.perplexity(text))
                 };
                 assert!(
                     value("fp16") < value("ours") && value("ours") < value("naive"),

@@ -7,7 +7,7 @@ use std::{
 };
 
 use assert_cmd::Command;
-use serde_json::Value;
+use serde_json::{Map, Value, json};
 
 const ALL: [&str; 15] = [
     "table1", "figure1", "figure2", "table2", "figure3", "figure10", "figure4", "figure5",
@@ -52,6 +52,28 @@ fn without_date(page: &str) -> String {
     }
 }
 
+/// What an outcome is made of: of each table the headings, of each figure the axes and series of its panels.
+fn shape(json: &Value) -> Value {
+    let panel = |panel: &Value| match panel["kind"].as_str() {
+        Some("flow") => json!({ "steps": panel["steps"].as_array().unwrap().len() }),
+        _ => {
+            let names = panel["series"].as_array().unwrap().iter();
+            let names: Vec<_> = names.map(|s| s["name"].clone()).collect();
+            json!({ "x": panel["x"]["label"], "y": panel["y"]["label"], "series": names })
+        }
+    };
+    let block = |block: &Value| {
+        let content = &block["content"];
+        let shape = match content["figure"].as_array() {
+            Some(panels) => panels.iter().map(panel).collect::<Vec<_>>().into(),
+            None => content["table"]["header"].clone(),
+        };
+        (block["id"].as_str().unwrap().to_owned(), shape)
+    };
+    let blocks = json["outcome"]["blocks"].as_array().unwrap();
+    Value::Object(blocks.iter().map(block).collect())
+}
+
 fn columns(csv: &Path) -> Vec<Vec<String>> {
     let text = fs::read_to_string(csv).unwrap();
     let line = |line: &str| line.split(',').map(str::to_owned).collect();
@@ -65,6 +87,7 @@ fn everything_twice_and_once_more() {
     let first = xtask(&args, dirs[0].path());
     assert!(first.status.success(), "{}", text(&first.stderr));
 
+    let mut shapes = Map::new();
     for name in ALL {
         let path = dirs[0].path().join(format!("{name}.json"));
         let json: Value = serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap();
@@ -86,6 +109,7 @@ fn everything_twice_and_once_more() {
         }
         let blocks = json["outcome"]["blocks"].as_array().unwrap();
         assert!(!blocks.is_empty(), "{name}");
+        shapes.insert(name.into(), shape(&json));
         for block in blocks {
             let id = block["id"].as_str().unwrap();
             let there = |end: &str| dirs[0].path().join(format!("{id}.{end}")).is_file();
@@ -97,6 +121,16 @@ fn everything_twice_and_once_more() {
             );
         }
         assert!(dirs[0].path().join(format!("{name}.md")).is_file());
+    }
+
+    // Every table and figure is made of what shapes.json says; SW_WRITE_SHAPES=1 writes it anew.
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/shapes.json");
+    if std::env::var_os("SW_WRITE_SHAPES").is_some() {
+        fs::write(&path, serde_json::to_string_pretty(&shapes).unwrap() + "\n").unwrap();
+    }
+    let expected: Value = serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap();
+    for name in ALL {
+        assert_eq!(shapes[name], expected[name], "{name}");
     }
 
     let report = fs::read_to_string(dirs[0].path().join("report.html")).unwrap();
@@ -128,7 +162,10 @@ fn everything_twice_and_once_more() {
 
     // The searched z has the least reconstruction error, whatever the limit.
     let rows = columns(&dirs[0].path().join("figure7-search.csv"));
-    let [ours, listed] = [2, 4].map(|i| rows[1..].iter().map(move |r| r[i].clone()));
+    let [ours, listed] = ["its error", "its error "].map(|heading| {
+        let i = rows[0].iter().position(|h| h == heading).unwrap();
+        rows[1..].iter().map(move |r| r[i].clone())
+    });
     for (ours, listed) in ours.zip(listed) {
         let number = |s: &str| s.parse::<f64>().unwrap();
         assert!(number(&ours) <= number(&listed), "{ours} {listed}");
@@ -254,4 +291,29 @@ fn commands_refuse_what_they_cannot_do() {
         );
         assert!(output.stdout.is_empty());
     }
+}
+
+#[test]
+fn what_sw_quantize_packed_is_opened() {
+    let dir = tempfile::tempdir().unwrap();
+    let packed = dir.path().join("packed");
+    let model = sw_model::Model::open(nano("model")).unwrap();
+    let mut export = sw_intervene::Export::default();
+    export.format = sw_intervene::Format::PackedSw;
+    export.rule.scheme =
+        sw_quant::Scheme::new(sw_quant::Levels::asymmetric(8), sw_quant::Grouping::Row);
+    let plan = sw_intervene::Plan::new(&model, &export).unwrap();
+    plan.write(&packed, false, &mut |_| ()).unwrap();
+    let out = dir.path().join("out");
+    let args = [
+        "reproduce-figure3",
+        "--model",
+        &packed.display().to_string(),
+    ];
+    let output = xtask(&args, &out);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let json = fs::read_to_string(out.join("figure3.json")).unwrap();
+    let json: Value = serde_json::from_str(&json).unwrap();
+    let layers = json["profile"].as_array().unwrap().len();
+    assert_eq!(layers, model.spec().layers.len());
 }

@@ -7,7 +7,6 @@ use serde_json::{Map, Value as Json};
 
 use crate::{
     data::Doc,
-    error::{Error, Result},
     metric::{Metric, Value},
     model::{ModelInfo, Score},
     shard::Shard,

@@ -21,7 +21,7 @@ use sw_cli::program::Bar;
 use sw_detect::{Candidate, DetectOptions, Directory, Report, detect, measure};
 use sw_eval::{DataDir, Journal, Key, Options, Run, Runtime, Task, Workload, evaluate_workload};
 use sw_intervene::Intervention;
-use sw_model::{Fingerprint, Model};
+use sw_model::{Fingerprint, LinearAt, Model};
 
 use crate::{
     inputs::{Inputs, super_weights},
@@ -196,13 +196,26 @@ impl Lab {
         Ok(there)
     }
 
-    /// Weights of the layers' linear maps, of which the super weights are some.
+    /// Weights of the linear maps, the embedding and the head, of which the super weights are some.
     pub(crate) fn parameters(&self) -> String {
         let maps = self
             .model
             .linears()
             .filter_map(|at| self.model.weight_at(at));
-        grouped(maps.map(|w| w.rows() * w.cols()).sum())
+        let spec = self.model.spec();
+        let ends = spec.vocab_size * spec.hidden_size * if spec.tied { 1 } else { 2 };
+        grouped(ends + maps.map(|w| w.rows() * w.cols()).sum::<usize>())
+    }
+
+    /// The magnitudes of a linear map's weights.
+    pub(crate) fn magnitudes(&self, at: LinearAt) -> Vec<f32> {
+        let Some(w) = self.model.weight_at(at) else {
+            return Vec::new();
+        };
+        let mut values = vec![0.0; w.rows() * w.cols()];
+        w.widen(0..w.rows(), 0..w.cols(), &mut values);
+        values.iter_mut().for_each(|v| *v = v.abs());
+        values
     }
 
     /// How evaluations are run.
@@ -221,24 +234,57 @@ impl Lab {
         interventions: &[Intervention],
         limit: Option<usize>,
     ) -> Result<Scores> {
-        let mut options = self.options(limit);
-        options.interventions = interventions.to_vec();
+        let options = self.options_for(interventions, limit);
+        if let Some(runs) = self.known_runs(tasks, &options)? {
+            return Ok(Scores { runs });
+        }
+        let runtime = self.runtime(interventions)?;
+        self.evaluate_on(label, tasks, interventions, limit, &runtime)
+    }
+
+    /// Evaluates a setting on several lists of tasks, each with a limit of its own; the model is edited once, if at all.
+    pub(crate) fn evaluate_each(
+        &self,
+        label: &str,
+        lists: &[(&[&str], Option<usize>)],
+        interventions: &[Intervention],
+    ) -> Result<Vec<Scores>> {
         let mut runtime = None;
+        let mut each = Vec::new();
+        for &(tasks, limit) in lists {
+            let options = self.options_for(interventions, limit);
+            each.push(match self.known_runs(tasks, &options)? {
+                Some(runs) => Scores { runs },
+                None => {
+                    let runtime = match &runtime {
+                        Some(runtime) => runtime,
+                        None => runtime.insert(self.runtime(interventions)?),
+                    };
+                    self.evaluate_on(label, tasks, interventions, limit, runtime)?
+                }
+            });
+        }
+        Ok(each)
+    }
+
+    /// Evaluates a setting whose edited model is at hand: `interventions` are recorded, `runtime` is run.
+    pub(crate) fn evaluate_on(
+        &self,
+        label: &str,
+        tasks: &[&str],
+        interventions: &[Intervention],
+        limit: Option<usize>,
+        runtime: &Runtime,
+    ) -> Result<Scores> {
+        let options = self.options_for(interventions, limit);
         let mut runs = Vec::new();
         for task in tasks {
-            let key = serde_json::to_string(&(task, &options))?;
+            let key = key(task, &options)?;
             let known = self.runs.borrow().get(&key).cloned();
             let run = match known {
                 Some(run) => run,
                 None => {
-                    let lm = match &runtime {
-                        Some(lm) => lm,
-                        None => runtime.insert(
-                            Runtime::new(&self.model, interventions)?
-                                .named(self.inputs.model.clone()),
-                        ),
-                    };
-                    let run = Rc::new(self.run(label, task, lm, &options)?);
+                    let run = Rc::new(self.run(label, task, runtime, &options)?);
                     self.runs.borrow_mut().insert(key, run.clone());
                     run
                 }
@@ -246,6 +292,27 @@ impl Lab {
             runs.push(run);
         }
         Ok(Scores { runs })
+    }
+
+    fn options_for(&self, interventions: &[Intervention], limit: Option<usize>) -> Options {
+        let mut options = self.options(limit);
+        options.interventions = interventions.to_vec();
+        options
+    }
+
+    /// The runs of all these tasks, if there are all of them.
+    fn known_runs(&self, tasks: &[&str], options: &Options) -> Result<Option<Vec<Rc<Run>>>> {
+        let keys: Vec<String> = tasks
+            .iter()
+            .map(|task| key(task, options))
+            .collect::<Result<_>>()?;
+        let runs = self.runs.borrow();
+        Ok(keys.iter().map(|key| runs.get(key).cloned()).collect())
+    }
+
+    /// The model under interventions, by the name that it was asked for.
+    pub(crate) fn runtime(&self, interventions: &[Intervention]) -> Result<Runtime> {
+        Ok(Runtime::new(&self.model, interventions)?.named(&self.inputs.model))
     }
 
     /// What a task asks; read and encoded once for all settings.
@@ -316,6 +383,11 @@ impl Lab {
             _ => self.inputs.model.clone(),
         }
     }
+}
+
+/// What tells evaluations apart.
+fn key(task: &str, options: &Options) -> Result<String> {
+    Ok(serde_json::to_string(&(task, options))?)
 }
 
 /// The directory's id of a model that has both the name and the shape of one it knows.

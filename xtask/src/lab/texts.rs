@@ -74,6 +74,6 @@ impl Lab {
 /// Calibration texts as tokens.
 pub(crate) struct Texts {
     pub(crate) texts: Vec<Vec<u32>>,
-    /// What they are.
+    /// What the texts are, in words.
     pub(crate) source: String,
 }

@@ -22,7 +22,7 @@ pub(crate) enum Panel {
 pub(crate) struct Step {
     /// What it is.
     pub(crate) title: String,
-    /// Its number, with its unit.
+    /// The number that this link is about, with its unit.
     pub(crate) value: String,
     /// What to think of it.
     pub(crate) note: String,
@@ -90,15 +90,15 @@ pub(crate) enum Tone {
     /// The model as it is.
     #[default]
     Original,
-    /// Its super weight: taken away, or kept.
+    /// The model with its super weight taken away, or kept.
     Super,
     /// The largest other weights, or the plain method.
     Other,
     /// A third setting.
     Third,
-    /// A fourth.
+    /// A fourth setting.
     Fourth,
-    /// A fifth.
+    /// A fifth setting.
     Fifth,
     /// What the paper published, or what only gives orientation.
     Muted,

@@ -1,6 +1,9 @@
 //! Tables for terminals, Markdown, CSV and HTML.
 
+use std::borrow::Cow;
+
 use comfy_table::{CellAlignment, TableStyle, presets};
+use maud::{Markup, html};
 use serde::{Deserialize, Serialize};
 
 /// A table whose first column names its rows.
@@ -78,35 +81,34 @@ impl Table {
             .collect()
     }
 
-    /// The element, escaped.
-    pub(crate) fn html(&self) -> String {
+    /// The element.
+    pub(crate) fn html(&self) -> Markup {
         // A short heading is not broken at its hyphen.
-        let whole = |text: &str| match text.len() {
+        let heading = |text: &str| match text.len() {
             0..9 => text.replace('-', "\u{2011}"),
             _ => text.to_owned(),
         };
-        let cell = |tag: &str, i: usize, text: &String| {
-            let class = if i > 0 && self.numeric(i) {
-                " class=\"n\""
-            } else {
-                ""
-            };
-            let text = if tag == "th" {
-                whole(text)
-            } else {
-                text.clone()
-            };
-            format!("<{tag}{class}>{}</{tag}>", escape(&text))
-        };
-        let row = |tag: &str, cells: &Vec<String>| {
-            let cells = cells.iter().enumerate().map(|(i, text)| cell(tag, i, text));
-            format!("<tr>{}</tr>", cells.collect::<String>())
-        };
-        let body: String = self.rows.iter().map(|cells| row("td", cells)).collect();
-        format!(
-            "<table><thead>{}</thead><tbody>{body}</tbody></table>",
-            row("th", &self.header)
-        )
+        let class = |column: usize| (column > 0 && self.numeric(column)).then_some("n");
+        html! {
+            table {
+                thead {
+                    tr {
+                        @for (i, text) in self.header.iter().enumerate() {
+                            th class=[class(i)] { (printable(&heading(text))) }
+                        }
+                    }
+                }
+                tbody {
+                    @for row in &self.rows {
+                        tr {
+                            @for (i, text) in row.iter().enumerate() {
+                                td class=[class(i)] { (printable(text)) }
+                            }
+                        }
+                    }
+                }
+            }
+        }
     }
 }
 
@@ -157,20 +159,19 @@ pub(crate) fn plain(value: f64) -> String {
     }
 }
 
-/// Text as HTML and SVG take it.
-pub(crate) fn escape(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '"' => out.push_str("&quot;"),
-            c if c.is_control() && c != '\n' => out.push('\u{b7}'),
-            c => out.push(c),
-        }
+/// Text without control characters but line breaks.
+pub(crate) fn printable(text: &str) -> Cow<'_, str> {
+    let hidden = |c: char| c.is_control() && c != '\n';
+    if text.contains(hidden) {
+        text.replace(hidden, "\u{b7}").into()
+    } else {
+        text.into()
     }
-    out
+}
+
+/// Printable text as SVG takes it.
+pub(crate) fn escape(text: &str) -> String {
+    html! { (printable(text)) }.into_string()
 }
 
 #[cfg(test)]
@@ -182,7 +183,7 @@ mod tests {
         let mut table = Table::new(["a", "b"]);
         table.push(["x,\"y\"", "<b|2>"]);
         assert_eq!(table.csv(), "a,b\n\"x,\"\"y\"\"\",<b|2>\n");
-        assert!(table.html().contains("&lt;b|2&gt;"), "{}", table.html());
+        assert!(table.html().0.contains("&lt;b|2&gt;"), "{:?}", table.html());
         assert!(table.markdown().contains("<b\\|2>"), "{}", table.markdown());
         assert!(!table.numeric(1));
     }

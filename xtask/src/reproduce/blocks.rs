@@ -1,15 +1,16 @@
 //! What Figure 7 and Table 6 measure: weights quantized in blocks of one size, by several methods.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use clap::Args;
 use serde::Serialize;
+use sw_eval::Metric;
 use sw_intervene::Intervention;
 use sw_quant::{Clip, Grouping, Levels, Scheme, Tail, search::ZS};
 
 use crate::{
     calibrate::{Calibration, Reconstruction, simplest},
-    lab::{Lab, Scores},
-    paired::{self, Paired},
+    lab::{Lab, PERPLEXITIES, Scores},
+    paired::{self, Paired, PairedPerplexity},
 };
 
 /// Options of both.
@@ -33,6 +34,8 @@ pub(super) struct Shared {
 
 /// Documents of each task on the embedded checkpoint.
 const DOCUMENTS: usize = 200;
+/// Windows of the text on the embedded checkpoint.
+const WINDOWS: usize = 60;
 /// Tokens of one calibration text.
 const TEXT: usize = 64;
 
@@ -56,10 +59,15 @@ pub(super) struct Quantized {
     pub(super) interventions: Vec<Intervention>,
     /// Mean accuracy, from 0 to 1.
     pub(super) average: Option<f64>,
+    /// Perplexity on the text.
+    pub(super) perplexity: Option<f64>,
     /// Over all linear maps the mean of the relative output error on the calibration inputs.
     pub(super) reconstruction: Option<f64>,
     #[serde(skip)]
     pub(super) scores: Scores,
+    /// The scores on the windows of the text.
+    #[serde(skip)]
+    pub(super) windows: Option<Scores>,
 }
 
 /// One size of blocks.
@@ -74,6 +82,10 @@ pub(super) struct Size {
     pub(super) against_list: Option<Paired>,
     /// Ours, with the searched z, against round-to-nearest.
     pub(super) against_rtn: Option<Paired>,
+    /// The perplexity of ours, with the searched z, against round-to-nearest.
+    pub(super) perplexity_against_rtn: Option<PairedPerplexity>,
+    /// The perplexity of ours, with the searched z, against ours with the paper's main z.
+    pub(super) perplexity_against_paper: Option<PairedPerplexity>,
     /// The z of the paper's list with the best accuracy.
     pub(super) list_best: Option<f32>,
 }
@@ -100,14 +112,48 @@ pub(super) const LISTED: &str = "ours, z of the paper's list";
 
 /// What all sizes share.
 pub(super) struct Bench<'a> {
-    pub(super) lab: &'a Lab,
-    pub(super) shared: &'a Shared,
-    pub(super) tasks: Vec<&'static str>,
-    pub(super) limit: Option<usize>,
-    pub(super) calibration: Calibration,
+    lab: &'a Lab,
+    shared: &'a Shared,
+    tasks: Vec<&'static str>,
+    limit: Option<usize>,
+    calibration: Calibration,
+    /// The text whose perplexity is measured; nothing where its data are not there.
+    text: Option<&'static str>,
     /// What z is searched on.
+    searched_on: String,
+    original: Scores,
+    /// The windows of the text, with the model as it is.
+    windows: Option<Scores>,
+}
+
+/// What was measured beside the sizes.
+pub(super) struct Subject {
+    pub(super) tasks: Vec<&'static str>,
+    /// The text whose perplexity is measured.
+    pub(super) text: Option<&'static str>,
+    /// What z is searched on: how many tokens of which text.
     pub(super) searched_on: String,
+    /// The model as it is.
     pub(super) original: Scores,
+    /// The scores of the model as it is on the windows of the text.
+    pub(super) windows: Option<Scores>,
+}
+
+impl Subject {
+    pub(super) fn note(&self) -> String {
+        format!(
+            "z is searched by the output error on {}; no test text is among them.",
+            self.searched_on
+        )
+    }
+
+    /// A note that says which z "the paper's z" is, and how the paper chose it.
+    pub(super) fn about_z(&self, shared: &Shared) -> String {
+        format!(
+            "The paper chooses z for each model and block size on 500 examples of the tasks; \"{PAPER}\" is z = {} throughout.",
+            shared.paper_z[0]
+        )
+    }
 }
 
 impl<'a> Bench<'a> {
@@ -124,15 +170,24 @@ impl<'a> Bench<'a> {
         let limit = lab.limit(DOCUMENTS);
         let texts = lab.calibration_texts(shared.search_tokens.div_ceil(2), TEXT)?;
         let calibration = Calibration::run(&lab.model, &texts.texts, shared.search_tokens)?;
+        let text = lab.with_data(PERPLEXITIES.map(|t| t.0))?.pop();
         let original = lab.evaluate("original", &tasks, &[], limit)?;
+        let windows = text.map(|text| lab.evaluate("original", &[text], &[], lab.limit(WINDOWS)));
+        let tokens: usize = texts.texts.iter().map(Vec::len).sum();
         Ok(Self {
             lab,
             shared,
             tasks,
             limit,
             calibration,
-            searched_on: texts.source,
+            text,
+            searched_on: format!(
+                "{} tokens of {}",
+                tokens.min(shared.search_tokens),
+                texts.source
+            ),
             original,
+            windows: windows.transpose()?,
         })
     }
 
@@ -177,9 +232,16 @@ impl<'a> Bench<'a> {
         }];
         let block = side.map_or_else(|| "matrix".into(), |n| format!("{n}x{n}"));
         let label = format!("{method}, {block}");
-        let scores = self
+        let text = self.text.as_slice();
+        let lists: [(&[&str], _); 2] = [(&self.tasks, self.limit), (text, self.lab.limit(WINDOWS))];
+        let lists = &lists[..1 + text.len()];
+        let mut each = self
             .lab
-            .evaluate(&label, &self.tasks, &interventions, self.limit)?;
+            .evaluate_each(&label, lists, &interventions)?
+            .into_iter();
+        let scores = each.next().context("scores of the tasks")?;
+        let windows = each.next();
+        let perplexity = |scores: &Scores| scores.value(self.text?, Metric::Perplexity);
         Ok(Quantized {
             method,
             layout,
@@ -187,8 +249,10 @@ impl<'a> Bench<'a> {
             hold,
             interventions,
             average: scores.average(self.tasks.iter().copied()),
+            perplexity: windows.as_ref().and_then(perplexity),
             reconstruction: None,
             scores,
+            windows,
         })
     }
 
@@ -233,6 +297,12 @@ impl<'a> Bench<'a> {
                 .transpose()
         };
         let (against_list, against_rtn) = (compare(best)?, compare(settings.first())?);
+        let by_window = |first: &Quantized| {
+            let (a, b) = (first.windows.as_ref()?, settings[2].windows.as_ref()?);
+            paired::perplexities(a, b, self.text?)
+        };
+        let perplexity_against_rtn = by_window(&settings[0]);
+        let perplexity_against_paper = by_window(&settings[1]);
         if parts {
             let clip = self.quantize(CLIP, side, Layout::Flat, Some(z), false)?;
             settings.push(Quantized {
@@ -256,6 +326,8 @@ impl<'a> Bench<'a> {
             settings,
             against_list,
             against_rtn,
+            perplexity_against_rtn,
+            perplexity_against_paper,
             list_best,
         })
     }
@@ -267,10 +339,13 @@ impl<'a> Bench<'a> {
         maps.map(|w| w.rows() * w.cols()).max().unwrap_or(0)
     }
 
-    pub(super) fn note(&self) -> String {
-        format!(
-            "z is searched by the output error on {}; no test text is among them.",
-            self.searched_on
-        )
+    pub(super) fn measured(self) -> Subject {
+        Subject {
+            tasks: self.tasks,
+            text: self.text,
+            searched_on: self.searched_on,
+            original: self.original,
+            windows: self.windows,
+        }
     }
 }

@@ -10,9 +10,10 @@ use crate::{
     lab::{Lab, PERPLEXITIES, Scores},
     outcome::Outcome,
     page::{
-        chart::{Axis, Chart, Mark, Panel, Series, Tone, points},
+        chart::{Axis, Chart, Mark, Panel, Point, Series, Tone},
         table::{Table, fixed, signed},
     },
+    paired::{self, PairedPerplexity},
     published,
 };
 
@@ -29,6 +30,23 @@ pub(super) struct Setting {
     pub(super) perplexities: Perplexities,
     /// The same quantization computed in integers, where there is one.
     pub(super) integer: Option<Integer>,
+    /// The perplexities of this setting against those of the stored weights; empty for the stored weights.
+    paired: Vec<PairedPerplexity>,
+    /// The label of the naive setting that this one is to better.
+    #[serde(skip)]
+    against: &'static str,
+    #[serde(skip)]
+    scores: Scores,
+}
+
+/// The label of the plain naive setting.
+pub(super) const NAIVE: &str = "naive W8A8";
+
+impl Setting {
+    /// Whether it is more than a naive setting.
+    fn is_ours(&self) -> bool {
+        self.name != "fp16" && !self.label.starts_with("naive")
+    }
 }
 
 /// Perplexity of each text.
@@ -44,7 +62,7 @@ pub(super) struct Integer {
     pub(super) refused: Option<String>,
 }
 
-/// The same plan with products of integers.
+/// A plan whose linear maps multiply integers.
 fn in_integers(plan: &[Intervention]) -> Vec<Intervention> {
     let mut plan = plan.to_vec();
     for intervention in &mut plan {
@@ -110,10 +128,15 @@ pub(super) fn weights() -> Scheme {
 
 /// The rows of one table as they are evaluated.
 pub(super) struct Bench<'a> {
-    pub(super) lab: &'a Lab,
-    pub(super) tasks: Vec<&'static str>,
-    pub(super) settings: Vec<Setting>,
-    pub(super) scores: Option<Scores>,
+    lab: &'a Lab,
+    tasks: Vec<&'static str>,
+    settings: Vec<Setting>,
+}
+
+/// The rows of one table as they were measured.
+pub(crate) struct Rows {
+    tasks: Vec<&'static str>,
+    settings: Vec<Setting>,
 }
 
 impl<'a> Bench<'a> {
@@ -123,33 +146,51 @@ impl<'a> Bench<'a> {
             lab,
             tasks,
             settings: vec![],
-            scores: None,
         };
         let stored = format!("{}, as stored", lab.model.dtype());
-        bench.scores = Some(bench.add("fp16", stored, vec![])?);
+        bench.add("fp16", stored, NAIVE, vec![])?;
         Ok(bench)
+    }
+
+    /// What was measured.
+    pub(super) fn rows(self) -> Rows {
+        Rows {
+            tasks: self.tasks,
+            settings: self.settings,
+        }
     }
 
     pub(super) fn add(
         &mut self,
         name: &'static str,
         label: impl Into<String>,
+        against: &'static str,
         interventions: Vec<Intervention>,
-    ) -> Result<Scores> {
+    ) -> Result<()> {
         let label = label.into();
         let scores = self.evaluate(&label, &interventions)?;
         let integer = in_integers(&interventions);
         let integer = (integer != interventions)
             .then(|| self.integer(&label, integer))
             .transpose()?;
+        let stored = self.settings.first().map(|s| &s.scores);
+        let paired = |stored| {
+            let texts = self.tasks.iter();
+            texts
+                .filter_map(|text| paired::perplexities(stored, &scores, text))
+                .collect()
+        };
         self.settings.push(Setting {
+            paired: stored.map(paired).unwrap_or_default(),
+            against,
             name,
             label,
             interventions,
             perplexities: self.perplexities(&scores),
             integer,
+            scores,
         });
-        Ok(scores)
+        Ok(())
     }
 
     fn integer(&self, label: &str, interventions: Vec<Intervention>) -> Result<Integer> {
@@ -184,39 +225,46 @@ impl<'a> Bench<'a> {
         &mut self,
         name: &'static str,
         label: impl Into<String>,
+        against: &'static str,
         reading: &Reading,
     ) -> Result<()> {
         let interventions = reading.interventions(self.lab)?;
-        self.add(name, label, interventions)?;
-        Ok(())
+        self.add(name, label, against, interventions)
     }
+}
 
+impl Rows {
     fn value(&self, name: &str, task: &str) -> Option<f64> {
         let setting = self.settings.iter().find(|s| s.name == name)?;
         of(&setting.perplexities, task)
     }
 
-    /// How much of naive's damage a setting takes back, in percent: `(naive - x) / (naive - best)`.
+    /// How much of its naive setting's damage a setting takes back, in percent: `(naive - x) / (naive - best)`; nothing
+    /// where naive is not worse than the stored weights by more than its interval, or not worse than `best` at all.
     fn recovered(&self, setting: &Setting, task: &str, best: &str) -> Option<f64> {
-        let (naive, best) = (self.value("naive", task)?, self.value(best, task)?);
-        let span = naive - best;
+        let naive = self.settings.iter().find(|s| s.label == setting.against)?;
+        let damage = naive.paired.iter().find(|p| p.text == task)?;
+        let (before, best) = (of(&naive.perplexities, task)?, self.value(best, task)?);
+        let span = before - best;
         let there = of(&setting.perplexities, task)?;
-        (span > 0.0).then(|| 100.0 * (naive - there) / span)
+        (damage.is_loss() && span > 0.0).then(|| 100.0 * (before - there) / span)
     }
 
     /// The table; `best`: which row counts as all damage undone.
-    pub(super) fn table(&self, best: &str) -> Table {
+    pub(super) fn table(&self, best: &str, lab: &Lab) -> Table {
         let headings: Vec<_> = PERPLEXITIES
             .iter()
             .rev()
             .filter(|t| self.tasks.contains(&t.0))
             .collect();
-        let published = self.lab.known.as_deref().map_or(&[][..], published::w8a8);
+        let published = lab.known.as_deref().map_or(&[][..], published::w8a8);
         let mut header = vec!["Setting".to_owned()];
         for (_, heading) in &headings {
             header.extend([
                 (*heading).to_owned(),
                 format!("{heading}: change"),
+                format!("{heading}: from"),
+                format!("{heading}: to"),
                 format!("{heading}: recovered (%)"),
                 format!("{heading}, as integers"),
             ]);
@@ -239,19 +287,23 @@ impl<'a> Bench<'a> {
                     .filter(|_| setting.name != "fp16");
                 let recovered = self
                     .recovered(setting, task, best)
-                    .filter(|_| !["fp16", "naive"].contains(&setting.name));
-                row.extend([fixed(value, 3), signed(change, 3), fixed(recovered, 0)]);
+                    .filter(|_| setting.is_ours());
+                let paired = setting.paired.iter().find(|p| p.text == *task);
+                row.extend([
+                    fixed(value, 3),
+                    signed(change, 3),
+                    signed(paired.map(|p| p.interval[0]), 3),
+                    signed(paired.map(|p| p.interval[1]), 3),
+                    fixed(recovered, 0),
+                ]);
                 row.push(match &setting.integer {
                     Some(integer) if integer.refused.is_some() => "not available".into(),
                     Some(integer) => fixed(of(&integer.perplexities, task), 3),
                     None => String::new(),
                 });
                 if !published.is_empty() {
-                    let column = usize::from(*task == "c4");
-                    let paper = published
-                        .iter()
-                        .find(|p| p.name == setting.name)
-                        .map(|p| p.values[column]);
+                    let paper = published.iter().find(|p| p.name == setting.name);
+                    let paper = paper.and_then(|p| p.perplexity(task));
                     row.push(fixed(paper, 2));
                     row.push(signed(value.zip(paper).map(|(v, p)| v - p), 2));
                 }
@@ -272,16 +324,21 @@ impl<'a> Bench<'a> {
             .filter(|(t, _)| self.tasks.contains(&t.0));
         let series = series.map(|((task, heading), tone)| {
             let at = |(i, s): (usize, &&Setting)| {
-                Some((
-                    of(&s.perplexities, task)? - self.value("fp16", task)?,
-                    i as f64,
-                ))
+                Some(Point {
+                    x: of(&s.perplexities, task)? - self.value("fp16", task)?,
+                    y: i as f64,
+                    interval: s
+                        .paired
+                        .iter()
+                        .find(|p| p.text == *task)
+                        .map(|p| p.interval),
+                })
             };
             Series::new(
                 *heading,
                 Mark::Bars,
                 tone,
-                points(shown.iter().enumerate().filter_map(at)),
+                shown.iter().enumerate().filter_map(at).collect(),
             )
         });
         Panel::Chart(Chart {
@@ -315,8 +372,9 @@ impl<'a> Bench<'a> {
         format!("Perplexity on {heading}: {}.", parts.join(", "))
     }
 
-    pub(super) fn finish(self, outcome: &mut Outcome) -> Result<()> {
-        if let Some(scores) = &self.scores {
+    pub(super) fn finish(&self, lab: &Lab, outcome: &mut Outcome) -> Result<()> {
+        if let Some(stored) = self.settings.first() {
+            let scores = &stored.scores;
             for task in scores.tasks() {
                 outcome.notes.push(format!(
                     "{}: split {}, {} windows of {} tokens.",
@@ -337,7 +395,7 @@ impl<'a> Bench<'a> {
             ))
         });
         outcome.notes.extend(refused);
-        outcome.data("super_weights", self.lab.found()?.json())?;
+        outcome.data("super_weights", lab.found()?.json())?;
         outcome.data("settings", &self.settings)
     }
 }
@@ -347,5 +405,5 @@ fn of(perplexities: &Perplexities, task: &str) -> Option<f64> {
 }
 
 pub(super) const SIMULATED: &str = "Simulated, but for the columns as integers: values are rounded to the 8-bit grid and widened again before each product. Weights: symmetric, one scale for each matrix. Activations: symmetric, one scale for each token, at the inputs of all linear maps and of the attention's two products. Ours: in each of these tensors the element of largest magnitude is replaced by its token's median before the scale is taken, and put back (Eq. 1).";
-pub(super) const SHARES: &str = "A share is a quotient of small differences: where naive quantization costs next to nothing, it means next to nothing.";
+pub(super) const SHARES: &str = "Intervals of changes: 95 % of the paired bootstrap over windows. A share is a quotient of small differences; it is given only where the naive setting is worse than the stored weights by more than its interval.";
 pub(super) const INTEGER: &str = "As integers: the linear maps multiply 8-bit integers with exact sums, scaled once; elements that are put back and held-out weights are added in floats. A map whose input is not quantized meets it in 16 bits. What the attention multiplies, and down_proj's output where it is quantized, stay simulated. The simulation rounds its weights once more, to the type they are stored in.";

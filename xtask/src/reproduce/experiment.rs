@@ -15,8 +15,14 @@ pub(crate) trait Experiment: Args + Serialize {
     /// Stem of its files, and the command's name after `reproduce-`.
     const NAME: &'static str;
 
-    /// Runs it.
-    fn run(&self, lab: &Lab) -> Result<Outcome>;
+    /// What it measures.
+    type Measured;
+
+    /// Measures, and shows nothing.
+    fn measure(&self, lab: &Lab) -> Result<Self::Measured>;
+
+    /// Shows what was measured: tables, figures, and what they say. Nothing is run for it.
+    fn show(&self, lab: &Lab, measured: Self::Measured) -> Result<Outcome>;
 }
 
 /// A finished experiment.
@@ -54,7 +60,7 @@ fn outcome<E: Experiment>(
     if let Some(found) = out.and_then(|dir| finished(dir, E::NAME, configuration)) {
         return Ok((found, true));
     }
-    let outcome = experiment.run(lab)?;
+    let outcome = experiment.show(lab, experiment.measure(lab)?)?;
     let mut outcomes = lab.outcomes.borrow_mut();
     outcomes.insert(configuration.to_owned(), outcome.clone());
     Ok((outcome, false))
@@ -206,7 +212,7 @@ fn plain(value: &Value) -> String {
     }
 }
 
-/// As a shell takes it.
+/// A word of a command line, in quotes where a shell needs them.
 fn quoted(text: &str) -> String {
     let safe = |c: char| c.is_ascii_alphanumeric() || "-_./:,@+=".contains(c);
     if !text.is_empty() && text.chars().all(safe) {

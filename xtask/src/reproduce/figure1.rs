@@ -11,7 +11,7 @@ use super::{
     Experiment,
     figure5::{lambada, spelled},
 };
-use crate::{lab::Lab, outcome::Outcome, page::table::Table};
+use crate::{lab::Lab, numbers::argmax, outcome::Outcome, page::table::Table};
 
 /// Continue prompts with and without the super weight: greedy decoding with a cache of keys and values.
 ///
@@ -38,7 +38,9 @@ const OTHERS: usize = 100;
 
 /// One continuation.
 #[derive(Serialize)]
-struct Continued {
+pub(crate) struct Continued {
+    #[serde(skip)]
+    index: usize,
     prompt: String,
     setting: &'static str,
     text: String,
@@ -52,7 +54,9 @@ struct Continued {
 impl Experiment for Figure1 {
     const NAME: &'static str = "figure1";
 
-    fn run(&self, lab: &Lab) -> Result<Outcome> {
+    type Measured = Vec<Continued>;
+
+    fn measure(&self, lab: &Lab) -> Result<Vec<Continued>> {
         let prompts = match (&self.text[..], lab.inputs.is_embedded()) {
             ([], true) => lambada(lab, PROMPTS)?,
             ([], false) => vec![PROMPT.to_owned()],
@@ -69,12 +73,16 @@ impl Experiment for Figure1 {
             ),
         ];
         let mut all = Vec::new();
-        for prompt in &prompts {
+        for (index, prompt) in prompts.iter().enumerate() {
             for (setting, interventions) in &settings {
-                let runtime = Runtime::new(&lab.model, interventions)?;
-                all.push(self.go_on(lab, &runtime, prompt, setting)?);
+                let runtime = lab.runtime(interventions)?;
+                all.push(self.go_on(lab, &runtime, (index, prompt), setting)?);
             }
         }
+        Ok(all)
+    }
+
+    fn show(&self, lab: &Lab, all: Vec<Continued>) -> Result<Outcome> {
         let mut outcome = Outcome::new("Figure 1. The same prompt, with and without one weight");
         let [before, after] = [&all[0], &all[1]];
         outcome.finding = format!(
@@ -94,13 +102,15 @@ impl Experiment for Figure1 {
             "its probability (%)",
             "distinct pairs (%)",
         ]);
-        for (i, c) in all.iter().enumerate() {
-            let first = i % settings.len() == 0;
+        let mut last = None;
+        for c in &all {
+            // A prompt is named once, at its first setting.
+            let same = last.replace((&c.prompt, c.index)) == Some((&c.prompt, c.index));
             table.push([
-                if first {
-                    ending(&c.prompt)
-                } else {
+                if same {
                     String::new()
+                } else {
+                    ending(&c.prompt)
                 },
                 c.setting.to_owned(),
                 c.text.clone(),
@@ -119,7 +129,7 @@ impl Experiment for Figure1 {
             ),
         );
         if lab.known.as_deref() == Some("huggyllama/llama-7b")
-            && prompts.iter().any(|p| p == PROMPT)
+            && all.iter().any(|c| c.prompt == PROMPT)
         {
             outcome.notes.push("The paper reports for this prompt and model: \"cold\" with 81.4 % as it is, \"the\" with 9.0 % without the super weight.".into());
         }
@@ -134,7 +144,7 @@ impl Figure1 {
         &self,
         lab: &Lab,
         runtime: &Runtime,
-        prompt: &str,
+        (index, prompt): (usize, &str),
         setting: &'static str,
     ) -> Result<Continued> {
         let tokens = lab.inputs.encode(&lab.model, prompt)?;
@@ -143,15 +153,8 @@ impl Figure1 {
         let rows = runtime.rows(&tokens)?;
         let logits = model.logits(rows.slice_axis(Dim(0), (rows.nrows() - 1..).into()))?;
         let logits: Vec<f64> = logits.iter().map(|&l| f64::from(l)).collect();
-        let (best, largest) =
-            logits
-                .iter()
-                .enumerate()
-                .fold(
-                    (0, f64::NEG_INFINITY),
-                    |a, (i, &l)| if l > a.1 { (i, l) } else { a },
-                );
-        let total: f64 = logits.iter().map(|l| (l - largest).exp()).sum();
+        let best = argmax(&logits);
+        let total: f64 = logits.iter().map(|l| (l - logits[best]).exp()).sum();
         let tokenizer = model.tokenizer()?;
         let pairs: Vec<_> = new.windows(2).collect();
         let distinct = pairs
@@ -159,6 +162,7 @@ impl Figure1 {
             .collect::<std::collections::BTreeSet<_>>()
             .len();
         Ok(Continued {
+            index,
             prompt: prompt.to_owned(),
             setting,
             text: tokenizer.decode(&new)?.trim().to_owned(),

@@ -3,6 +3,7 @@
 use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
+use serde_json::Value;
 use sw_detect::{LayerProfile, Peak, profile, pruned};
 
 use super::{Experiment, further};
@@ -27,15 +28,48 @@ pub(crate) struct Figure10 {
     models: Vec<String>,
 }
 
+/// One checkpoint, as it is and without its super weights.
+#[derive(Serialize)]
+pub(crate) struct Both {
+    #[serde(skip)]
+    name: String,
+    #[serde(skip)]
+    noun: &'static str,
+    /// The layer of the first super weight.
+    #[serde(skip)]
+    layer: usize,
+    model: Value,
+    original: Vec<LayerProfile>,
+    pruned: Vec<LayerProfile>,
+}
+
 impl Experiment for Figure10 {
     const NAME: &'static str = "figure10";
 
-    fn run(&self, lab: &Lab) -> Result<Outcome> {
+    type Measured = Vec<Both>;
+
+    fn measure(&self, lab: &Lab) -> Result<Vec<Both>> {
         let others = further(lab, &self.models)?;
+        let both = |lab: &Lab| {
+            let tokens = lab.prompt()?;
+            let candidates = lab.candidates()?;
+            let without = pruned(&lab.model, &candidates)?;
+            Ok(Both {
+                name: lab.name(),
+                noun: lab.found()?.noun(),
+                layer: candidates[0].layer,
+                model: lab.record(),
+                original: profile(&lab.model, &tokens)?,
+                pruned: profile(&without, &tokens)?,
+            })
+        };
+        std::iter::once(lab).chain(&others).map(both).collect()
+    }
+
+    fn show(&self, lab: &Lab, all: Vec<Both>) -> Result<Outcome> {
         let mut outcome = Outcome::new("Figure 10. The spikes go with the weight");
         let mut panels = Vec::new();
         let mut sentences = Vec::new();
-        let mut profiles = Vec::new();
         let mut table = Table::new([
             "Model",
             "Layer",
@@ -44,11 +78,7 @@ impl Experiment for Figure10 {
             "Output",
             "Output, pruned",
         ]);
-        for lab in std::iter::once(lab).chain(&others) {
-            let tokens = lab.prompt()?;
-            let candidates = lab.candidates()?;
-            let without = pruned(&lab.model, &candidates)?;
-            let both = [profile(&lab.model, &tokens)?, profile(&without, &tokens)?];
+        for both in &all {
             for (title, of) in [
                 ("input", (|p| p.down_in) as fn(&LayerProfile) -> Peak),
                 ("output", |p| p.down_out),
@@ -60,20 +90,20 @@ impl Experiment for Figure10 {
                     Series::new(name, Mark::Line, tone, points(xy))
                 };
                 panels.push(Panel::Chart(Chart {
-                    title: format!("{}: {title} of down_proj", lab.name()),
-                    x: Axis::bands("layer", both[0].iter().map(|p| p.layer.to_string())),
+                    title: format!("{}: {title} of down_proj", both.name),
+                    x: Axis::bands("layer", both.original.iter().map(|p| p.layer.to_string())),
                     y: Axis::log("largest magnitude (logarithmic)"),
                     series: vec![
-                        series("as it is", Tone::Original, &both[0]),
-                        series("super weight at zero", Tone::Super, &both[1]),
+                        series("as it is", Tone::Original, &both.original),
+                        series("super weight at zero", Tone::Super, &both.pruned),
                     ],
                     guides: vec![],
                 }));
             }
-            for (a, b) in both[0].iter().zip(&both[1]) {
+            for (a, b) in both.original.iter().zip(&both.pruned) {
                 let value = |peak: Peak| format!("{:.2}", peak.value);
                 table.push([
-                    lab.name(),
+                    both.name.clone(),
                     a.layer.to_string(),
                     value(a.down_in),
                     value(b.down_in),
@@ -81,17 +111,15 @@ impl Experiment for Figure10 {
                     value(b.down_out),
                 ]);
             }
-            let first = &candidates[0];
-            let after = &both[1][first.layer];
+            let output = |profile: &[LayerProfile]| profile[both.layer].down_out.value.abs();
             sentences.push(format!(
                 "In {}, with {} at zero, the largest output of layer {}'s down_proj falls from {:.1} to {:.1} in magnitude.",
-                lab.name(),
-                lab.found()?.noun(),
-                first.layer,
-                both[0][first.layer].down_out.value.abs(),
-                after.down_out.value.abs(),
+                both.name,
+                both.noun,
+                both.layer,
+                output(&both.original),
+                output(&both.pruned),
             ));
-            profiles.push(serde_json::json!({ "model": lab.record(), "original": both[0], "pruned": both[1] }));
         }
         outcome.finding = sentences.join(" ");
         outcome.figure(
@@ -109,7 +137,7 @@ impl Experiment for Figure10 {
             table,
             "Values of largest magnitude, with their sign.",
         );
-        outcome.data("profiles", profiles)?;
+        outcome.data("profiles", all)?;
         Ok(outcome)
     }
 }

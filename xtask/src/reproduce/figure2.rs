@@ -3,7 +3,7 @@
 use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
-use sw_model::Model;
+use sw_detect::{Candidate, Sinks};
 
 use super::{
     Experiment, Figure3, Figure4, Figure5, part,
@@ -11,6 +11,7 @@ use super::{
 };
 use crate::{
     lab::Lab,
+    numbers::median,
     outcome::{Content, Outcome},
     page::{
         chart::{Panel, Step},
@@ -26,34 +27,64 @@ use crate::{
 #[command(verbatim_doc_comment)]
 pub(crate) struct Figure2 {}
 
+/// What Figure 2 measures, and the figures that it shows parts of.
+pub(crate) struct Measured {
+    candidates: Vec<Candidate>,
+    /// Magnitudes of the weights of the first super weight's matrix.
+    magnitudes: Vec<f32>,
+    /// The tokens of the prompt.
+    tokens: Vec<u32>,
+    attention: [Sinks; 2],
+    spike: Outcome,
+    way: Outcome,
+    words: Outcome,
+}
+
 impl Experiment for Figure2 {
     const NAME: &'static str = "figure2";
 
-    fn run(&self, lab: &Lab) -> Result<Outcome> {
+    type Measured = Measured;
+
+    fn measure(&self, lab: &Lab) -> Result<Measured> {
         let candidates = lab.candidates()?;
+        Ok(Measured {
+            magnitudes: lab.magnitudes(candidates[0].coord().at()),
+            attention: both_sinks(lab, &candidates)?,
+            tokens: lab.prompt()?,
+            candidates,
+            spike: part::<Figure3>(lab)?,
+            way: part::<Figure4>(lab)?,
+            words: part::<Figure5>(lab)?,
+        })
+    }
+
+    fn show(&self, lab: &Lab, measured: Measured) -> Result<Outcome> {
+        let Measured {
+            candidates,
+            magnitudes,
+            tokens,
+            attention,
+            spike,
+            way,
+            words,
+        } = measured;
         let c = &candidates[0];
-        let magnitudes = magnitudes(&lab.model, c.coord().at());
         let value = c.value.abs();
         let rank = 1 + magnitudes.iter().filter(|&&m| m > value).count();
         let typical = median(magnitudes.clone());
-        let tokens = lab.prompt()?;
         let token = lab
             .model
             .tokenizer()
             .ok()
             .and_then(|t| Some(super::figure5::spelled(t, *tokens.get(c.token)? as usize)))
             .unwrap_or_default();
-        let attention = both_sinks(lab, &candidates)?;
         let [before, after] = &attention;
-        let spike = part::<Figure3>(lab)?;
-        let way = part::<Figure4>(lab)?;
-        let words = part::<Figure5>(lab)?;
         let steps = vec![
             Step {
                 title: "One weight".into(),
                 value: format!("{:.4}", c.value),
                 note: format!(
-                    "{}[{}, {}], one of {} in the layers' linear maps; number {} of the {} of its matrix by magnitude, {:.0} times their median.",
+                    "{}[{}, {}], one of {} in its linear maps, embedding and head; number {} of the {} of its matrix by magnitude, {:.0} times their median.",
                     c.tensor,
                     c.row,
                     c.col,
@@ -148,23 +179,4 @@ impl Experiment for Figure2 {
 fn number(outcome: &Outcome) -> String {
     let headline = outcome.headline.as_ref();
     headline.map_or_else(String::new, |h| h.number.clone())
-}
-
-/// |weights| of a linear map.
-fn magnitudes(model: &Model, at: sw_model::LinearAt) -> Vec<f32> {
-    let Some(w) = model.weight_at(at) else {
-        return Vec::new();
-    };
-    let mut values = vec![0.0; w.rows() * w.cols()];
-    w.widen(0..w.rows(), 0..w.cols(), &mut values);
-    values.iter_mut().for_each(|v| *v = v.abs());
-    values
-}
-
-fn median(mut values: Vec<f32>) -> f32 {
-    if values.is_empty() {
-        return 0.0;
-    }
-    let middle = values.len() / 2;
-    *values.select_nth_unstable_by(middle, f32::total_cmp).1
 }

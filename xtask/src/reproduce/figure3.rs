@@ -3,11 +3,12 @@
 use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
-use sw_detect::{LayerProfile, Peak, profile};
+use sw_detect::{Candidate, LayerProfile, Peak, profile};
 
 use super::Experiment;
 use crate::{
     lab::Lab,
+    numbers::median,
     outcome::Outcome,
     page::{
         chart::{Axis, Chart, Mark, Panel, Series, Tone, points},
@@ -27,17 +28,18 @@ pub(crate) struct Figure3 {}
 impl Experiment for Figure3 {
     const NAME: &'static str = "figure3";
 
-    fn run(&self, lab: &Lab) -> Result<Outcome> {
-        let profile = profile(&lab.model, &lab.prompt()?)?;
-        let candidates = lab.candidates()?;
+    type Measured = (Vec<LayerProfile>, Vec<Candidate>);
+
+    fn measure(&self, lab: &Lab) -> Result<Self::Measured> {
+        Ok((profile(&lab.model, &lab.prompt()?)?, lab.candidates()?))
+    }
+
+    fn show(&self, lab: &Lab, (profile, candidates): Self::Measured) -> Result<Outcome> {
         let first = &candidates[0];
         let mut outcome = Outcome::new("Figure 3. Where the spikes are");
         let typical = |of: fn(&LayerProfile) -> Peak| {
-            let mut others: Vec<f32> = (profile.iter().filter(|p| p.layer != first.layer))
-                .map(|p| of(p).value.abs())
-                .collect();
-            others.sort_by(f32::total_cmp);
-            others.get(others.len() / 2).copied().unwrap_or(0.0)
+            let others = profile.iter().filter(|p| p.layer != first.layer);
+            median(others.map(|p| of(p).value.abs()).collect())
         };
         outcome.finding = format!(
             "In layer {} the largest input of down_proj is {:.1} (channel {}) and the largest output {:.1} (channel {}), at token {}; the median of the other layers' largest values is {:.1} and {:.1}. Column {} and row {} are the coordinate of {}.",

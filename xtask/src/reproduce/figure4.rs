@@ -3,8 +3,7 @@
 use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
-use sw_detect::{Trace, trace};
-use sw_eval::Runtime;
+use sw_detect::{Candidate, Trace, trace};
 use sw_intervene::{Intervention, Largest, largest};
 
 use super::Experiment;
@@ -33,6 +32,11 @@ pub(crate) struct Figure4 {
 /// Outliers of a model whose matrices are so small that the share of each is nothing.
 const SMALL_MODEL: Largest = Largest::Global { count: 100 };
 
+/// The setting of the model as it is.
+const ORIGINAL: &str = "original";
+/// The setting without the super weights.
+const WITHOUT: &str = "super weight at zero";
+
 /// A setting with what its layers put out.
 #[derive(Serialize)]
 struct Traced {
@@ -44,14 +48,27 @@ struct Traced {
     trace: Option<Trace>,
 }
 
+/// What Figure 4 measures.
+pub(crate) struct Measured {
+    /// The first super weight.
+    first: Candidate,
+    settings: [Traced; 4],
+    /// Weights of "the other outliers".
+    others: usize,
+    /// How they are selected, in words.
+    how: String,
+}
+
 impl Experiment for Figure4 {
     const NAME: &'static str = "figure4";
 
-    fn run(&self, lab: &Lab) -> Result<Outcome> {
+    type Measured = Measured;
+
+    fn measure(&self, lab: &Lab) -> Result<Measured> {
         let tokens = lab.prompt()?;
         let candidates = lab.candidates()?;
         let coords = lab.found()?.coords.clone();
-        let first = &candidates[0];
+        let first = candidates[0].clone();
         let count = |select: &Largest| {
             let found = largest(&lab.model, select, &coords).map_err(anyhow::Error::msg);
             found.map(|found| found.len())
@@ -77,13 +94,8 @@ impl Experiment for Figure4 {
             keep: coords.clone(),
         };
         let mut settings = [
-            setting("original", Tone::Original, 0, vec![]),
-            setting(
-                "super weight at zero",
-                Tone::Super,
-                coords.len(),
-                vec![prune.clone()],
-            ),
+            setting(ORIGINAL, Tone::Original, 0, vec![]),
+            setting(WITHOUT, Tone::Super, coords.len(), vec![prune.clone()]),
             setting(
                 "other outliers at zero",
                 Tone::Other,
@@ -98,9 +110,24 @@ impl Experiment for Figure4 {
             ),
         ];
         for s in &mut settings {
-            let runtime = Runtime::new(&lab.model, &s.interventions)?;
+            let runtime = lab.runtime(&s.interventions)?;
             s.trace = Some(trace(runtime.model(), &tokens, first.token, first.row)?);
         }
+        Ok(Measured {
+            first,
+            settings,
+            others,
+            how,
+        })
+    }
+
+    fn show(&self, lab: &Lab, measured: Measured) -> Result<Outcome> {
+        let Measured {
+            first,
+            settings,
+            others,
+            how,
+        } = measured;
         let layers = |of: fn(&Trace) -> Vec<f64>| {
             let each = settings.iter().filter_map(|s| Some((s, s.trace.as_ref()?)));
             let series = each.map(|(s, trace)| {
@@ -134,8 +161,12 @@ impl Experiment for Figure4 {
         };
         let mut outcome =
             Outcome::new("Figure 4. The super activation on its way through the layers");
-        let [original, without, ..] =
-            [0, 1].map(|i| settings[i].trace.as_ref().map(there).unwrap_or_default());
+        let way = |name: &str| -> Vec<f64> {
+            let setting = settings.iter().find(|s| s.name == name);
+            let trace = setting.and_then(|s| s.trace.as_ref());
+            trace.map(there).unwrap_or_default()
+        };
+        let (original, without) = (way(ORIGINAL), way(WITHOUT));
         let top = |values: &[f64]| {
             values
                 .iter()

@@ -49,28 +49,55 @@ pub(super) struct Next {
     pub(super) mass: f64,
 }
 
+/// What Figure 5 measures.
+pub(crate) struct Measured {
+    /// How many prompts there are.
+    prompts: usize,
+    original: Next,
+    pruned: Next,
+    /// Ids by their original probability, the most probable first.
+    order: Vec<usize>,
+}
+
 impl Experiment for Figure5 {
     const NAME: &'static str = "figure5";
 
-    fn run(&self, lab: &Lab) -> Result<Outcome> {
+    type Measured = Measured;
+
+    fn measure(&self, lab: &Lab) -> Result<Measured> {
         let prompts = lambada(lab, lab.inputs.limit.unwrap_or(PROMPTS))?;
         let tokens: Vec<_> = prompts
             .iter()
             .map(|text| lab.inputs.encode(&lab.model, text))
             .collect::<Result<_>>()?;
-        let mut original = next(&Runtime::new(&lab.model, &[])?, &tokens)?;
-        let mut pruned = next(&Runtime::new(&lab.model, &[lab.prune()?])?, &tokens)?;
+        let mut original = next(&lab.runtime(&[])?, &tokens)?;
+        let mut pruned = next(&lab.runtime(&[lab.prune()?])?, &tokens)?;
         let order = most_probable(&original.mean);
         for setting in [&mut original, &mut pruned] {
             setting.mass = order.iter().take(MASS).map(|&id| setting.mean[id]).sum();
         }
+        Ok(Measured {
+            prompts: tokens.len(),
+            original,
+            pruned,
+            order,
+        })
+    }
+
+    fn show(&self, lab: &Lab, measured: Measured) -> Result<Outcome> {
+        let Measured {
+            prompts,
+            original,
+            pruned,
+            order,
+        } = measured;
         let tokenizer = lab.model.tokenizer()?;
         let shown: Vec<usize> = order.iter().copied().take(self.top.max(1)).collect();
         let mut outcome = Outcome::new("Figures 5 and 11. What the model says next");
         let best = shown[0];
         outcome.finding = format!(
             "Over {} prompts, the most probable next token {:?} goes from {:.4} to {:.4} on average; the {MASS} most probable tokens together from {:.3} to {:.3}; the entropy from {:.2} to {:.2} nats.",
-            tokens.len(),
+            prompts,
             spelled(tokenizer, best),
             original.mean[best],
             pruned.mean[best],
@@ -109,7 +136,7 @@ impl Experiment for Figure5 {
         };
         let caption = format!(
             "Mean over {} LAMBADA test texts without their last word; tokens by their original probability. The space that begins a token is drawn as \u{2423}.",
-            tokens.len()
+            prompts
         );
         let few = &shown[..FIRST.min(shown.len())];
         outcome.figure(
@@ -134,6 +161,25 @@ impl Experiment for Figure5 {
             panels.collect(),
             &caption,
         );
+
+        let rising = risen(&original.mean, &pruned.mean, FIRST);
+        if let [most, ..] = rising[..] {
+            outcome.finding += &format!(
+                " What rises most is {:?}, from {:.4} to {:.4}.",
+                spelled(tokenizer, most),
+                original.mean[most],
+                pruned.mean[most]
+            );
+            outcome.figure(
+                "figure5-rising",
+                "What rises",
+                vec![panel(
+                    &rising,
+                    format!("The {} tokens that gain most", rising.len()),
+                )],
+                "The same prompts; tokens by what their mean probability gains when the super weight is set to zero.",
+            );
+        }
 
         let published = lab.known.as_deref().map_or(&[][..], published::figure5);
         let mut header = vec!["Token", "as it is", "super weight at zero", "ratio"];
@@ -162,7 +208,7 @@ impl Experiment for Figure5 {
             "figure5-tokens",
             "Token by token",
             table,
-            "Mean probabilities, and after over before.",
+            "Mean probabilities, and after over before; by the original probability.",
         );
         let mut table = Table::new(["Setting", "Top-100 mass", "Entropy (nats)"]);
         for (name, next) in [("as it is", &original), ("super weight at zero", &pruned)] {
@@ -235,6 +281,15 @@ pub(super) fn most_probable(mean: &[f64]) -> Vec<usize> {
     let mut order: Vec<usize> = (0..mean.len()).collect();
     order.sort_by(|&a, &b| mean[b].total_cmp(&mean[a]));
     order
+}
+
+/// Ids of the tokens whose probability gains most, the largest gain first; those that lose are not among them.
+fn risen(before: &[f64], after: &[f64], count: usize) -> Vec<usize> {
+    let gain = |&id: &usize| after[id] - before[id];
+    let mut ids: Vec<usize> = (0..before.len()).filter(|id| gain(id) > 0.0).collect();
+    ids.sort_by(|a, b| gain(b).total_cmp(&gain(a)));
+    ids.truncate(count);
+    ids
 }
 
 /// A token as people read it.

@@ -30,7 +30,7 @@ pub(crate) struct Figure6 {
         long,
         value_name = "X,...",
         value_delimiter = ',',
-        default_value = "0,0.1,0.2,0.3,0.5,0.8,1,1.2,1.5,2,3"
+        default_value = "0,0.1,0.2,0.3,0.4,0.5,0.8,1,1.1,1.2,1.3,1.5,1.8,2,3"
     )]
     factors: Vec<f64>,
 }
@@ -52,10 +52,21 @@ struct Scaled {
     scores: Scores,
 }
 
+/// What Figure 6 measures.
+pub(crate) struct Measured {
+    tasks: Vec<&'static str>,
+    /// The model as it is.
+    original: Scores,
+    /// The factors, in order.
+    all: Vec<Scaled>,
+}
+
 impl Experiment for Figure6 {
     const NAME: &'static str = "figure6";
 
-    fn run(&self, lab: &Lab) -> Result<Outcome> {
+    type Measured = Measured;
+
+    fn measure(&self, lab: &Lab) -> Result<Measured> {
         ensure!(
             self.factors.iter().all(|f| f.is_finite()),
             "--factors: expected finite numbers"
@@ -88,6 +99,19 @@ impl Experiment for Figure6 {
                 scores,
             });
         }
+        Ok(Measured {
+            tasks,
+            original,
+            all,
+        })
+    }
+
+    fn show(&self, lab: &Lab, measured: Measured) -> Result<Outcome> {
+        let Measured {
+            tasks,
+            original,
+            all,
+        } = measured;
         let base = original.average(tasks.iter().copied()).unwrap_or(f64::NAN);
         let mut outcome =
             Outcome::new("Figures 6 and 8, Table 5. The super weight made smaller or larger");
@@ -299,9 +323,9 @@ fn table5(
             p_value(paired.mcnemar.p_value),
         ];
         if !published.is_empty() {
-            let paper = published.iter().find(|p| p.0 == name);
-            row.push(fixed(paper.map(|p| p.1), 2));
-            row.push(fixed(paper.map(|p| p.2), 2));
+            let paper = published.iter().find(|p| p.task == name);
+            row.push(fixed(paper.map(|p| p.original), 2));
+            row.push(fixed(paper.map(|p| p.amplified), 2));
         }
         table.push(row);
         Ok(())

@@ -81,34 +81,54 @@ struct Setting {
     weights: usize,
     #[serde(serialize_with = "lm_eval_keys")]
     results: Option<Scores>,
+    /// The edited model.
+    #[serde(skip)]
+    runtime: Runtime,
 }
 
 fn lm_eval_keys<S: Serializer>(results: &Option<Scores>, s: S) -> Result<S::Ok, S::Error> {
     results.as_ref().map(Scores::results).serialize(s)
 }
 
+/// What is measured: the four rows, and further readings of the third.
+pub(crate) struct Measured {
+    tasks: Vec<&'static str>,
+    settings: Vec<Setting>,
+    variants: Vec<Setting>,
+}
+
 impl Experiment for Table1 {
     const NAME: &'static str = "table1";
+    type Measured = Measured;
 
-    fn run(&self, lab: &Lab) -> Result<Outcome> {
+    fn measure(&self, lab: &Lab) -> Result<Measured> {
         let all = ACCURACIES.into_iter().chain(PERPLEXITIES).map(|t| t.0);
         let tasks = lab.columns(all)?;
-        let found = lab.found()?;
-        let (mut settings, mut variants) = self.settings(lab, found)?;
-        // Whatever can fail early fails before hours of evaluation.
-        for setting in settings.iter().chain(&variants) {
-            Runtime::new(&lab.model, &setting.interventions)?;
-        }
+        // Every setting is built before the first evaluation: whatever can fail early fails before hours of it.
+        let (mut settings, mut variants) = self.settings(lab, lab.found()?)?;
         let limit = lab.limit(DOCUMENTS);
         for setting in settings.iter_mut().chain(&mut variants) {
-            setting.results =
-                Some(lab.evaluate(&setting.label, &tasks, &setting.interventions, limit)?);
+            let (plan, runtime) = (&setting.interventions, &setting.runtime);
+            let scores = lab.evaluate_on(&setting.label, &tasks, plan, limit, runtime)?;
+            setting.results = Some(scores);
         }
+        Ok(Measured {
+            tasks,
+            settings,
+            variants,
+        })
+    }
 
+    fn show(&self, lab: &Lab, measured: Measured) -> Result<Outcome> {
+        let Measured {
+            tasks,
+            settings,
+            variants,
+        } = measured;
+        let found = lab.found()?;
         let mut outcome = Outcome::new("Table 1. What one number is worth");
-        let [finding, headline] = finding(&settings, found, lab);
-        outcome.finding = finding;
-        outcome.headline = headline_of(&settings, headline);
+        outcome.finding = finding(&settings, found, lab);
+        outcome.headline = headline(&settings, found, lab);
         let mut table = table(&settings);
         let published = lab.known.as_deref().map_or(&[][..], published::table1);
         compare(&mut table, &settings, published);
@@ -138,16 +158,14 @@ impl Experiment for Table1 {
         if !published.is_empty() {
             outcome.notes.push(published::TABLE1_CAUTION.into());
         }
-        let seconds: f64 = settings
-            .iter()
-            .chain(&variants)
-            .filter_map(|s| s.results.as_ref())
-            .map(Scores::seconds)
-            .sum();
-        let sources: Option<Map<String, Value>> = settings
-            .iter()
-            .find_map(|s| s.results.as_ref())
-            .map(Scores::sources);
+        let scores = || {
+            settings
+                .iter()
+                .chain(&variants)
+                .filter_map(|s| s.results.as_ref())
+        };
+        let seconds: f64 = scores().map(Scores::seconds).sum();
+        let sources: Option<Map<String, Value>> = scores().next().map(Scores::sources);
         outcome.data("super_weights", found.json())?;
         outcome.data("settings", &settings)?;
         outcome.data("variants", &variants)?;
@@ -159,68 +177,72 @@ impl Experiment for Table1 {
 }
 
 impl Table1 {
-    /// The four rows, and further readings of the third.
+    /// The four rows, and further readings of the third. Each selection of the largest weights sweeps over all weights once.
     fn settings(&self, lab: &Lab, found: &Found) -> Result<(Vec<Setting>, Vec<Setting>)> {
-        let coords = &found.coords;
-        let setting = |name, label: &str, interventions, weights| Setting {
-            name,
-            label: label.into(),
-            interventions,
-            weights,
-            results: None,
+        let keep = &found.coords;
+        let setting = |name, label: String, interventions: Vec<Intervention>, weights| {
+            let runtime = lab.runtime(&interventions)?;
+            anyhow::Ok(Setting {
+                name,
+                label,
+                interventions,
+                weights,
+                results: None,
+                runtime,
+            })
         };
         let others = |Others(select): Others| -> Result<Setting> {
-            let keep = coords.to_vec();
-            let weights = largest(&lab.model, &select, &keep)
-                .map_err(anyhow::Error::msg)?
-                .len();
+            let coords = largest(&lab.model, &select, keep).map_err(anyhow::Error::msg)?;
             let how = match select {
                 Largest::PerMatrix { fraction } => format!("{fraction:e} of each matrix"),
                 Largest::Global { count } => format!("{count} of all"),
             };
-            let label = format!("Prune Non-SW ({how})");
-            Ok(setting(
-                "prune_non_sw",
-                &label,
-                vec![Intervention::PruneLargest { select, keep }],
+            let weights = coords.len();
+            Ok(Setting {
+                name: "prune_non_sw",
+                label: format!("Prune Non-SW ({how})"),
+                // What is recorded selects the weights; what runs has them selected already.
+                interventions: vec![Intervention::PruneLargest {
+                    select,
+                    keep: keep.clone(),
+                }],
                 weights,
-            ))
+                results: None,
+                runtime: lab.runtime(&[Intervention::PruneWeights { coords }])?,
+            })
         };
-        let mut main = others(self.non_sw)?;
+        let mut chosen = self.non_sw;
+        let mut main = others(chosen)?;
         if main.weights == 0 {
-            main = others(SMALL_MODEL)?;
+            chosen = SMALL_MODEL;
+            main = others(chosen)?;
         }
         let mut variants = Vec::new();
         for select in [PER_MATRIX, SMALL_MODEL, SEVEN_THOUSAND] {
+            // The chosen reading is the third row; one that selects nothing was tried.
+            if select == chosen || select == self.non_sw {
+                continue;
+            }
             let variant = others(select)?;
-            let known = |s: &Setting| s.interventions == variant.interventions;
-            if variant.weights > 0 && !known(&main) {
+            if variant.weights > 0 {
                 variants.push(variant);
             }
         }
         let mark = if found.weak() { " (weak)" } else { "" };
-        let prune = Intervention::PruneWeights {
-            coords: coords.to_vec(),
-        };
-        let restore = Intervention::RestoreSuperActivation {
-            coords: coords.to_vec(),
-        };
-        let n = coords.len();
+        let coords = || found.coords.clone();
+        let prune = || Intervention::PruneWeights { coords: coords() };
+        let restore = Intervention::RestoreSuperActivation { coords: coords() };
+        let n = found.coords.len();
         let settings = vec![
-            setting("original", "Original", vec![], 0),
-            setting(
-                "prune_sw",
-                &format!("Prune SW{mark}"),
-                vec![prune.clone()],
-                n,
-            ),
+            setting("original", "Original".into(), vec![], 0)?,
+            setting("prune_sw", format!("Prune SW{mark}"), vec![prune()], n)?,
             main,
             setting(
                 "prune_sw_plus_sa",
-                &format!("Prune SW, +SA{mark}"),
-                vec![prune, restore],
+                format!("Prune SW, +SA{mark}"),
+                vec![prune(), restore],
                 n,
-            ),
+            )?,
         ];
         Ok((settings, variants))
     }
@@ -262,47 +284,50 @@ fn notes(settings: &[Setting], variants: &[Setting], tasks: &[&str]) -> Vec<Stri
     notes
 }
 
+/// A column of the table.
+#[derive(Clone, Copy, PartialEq)]
+enum Column {
+    /// The accuracy on a task.
+    Accuracy(&'static str),
+    /// The mean of the seven accuracies.
+    Average,
+    /// The perplexity on a text.
+    Perplexity(&'static str),
+}
+
+impl Column {
+    /// The paper's columns, in its order, with their headings.
+    fn all() -> impl Iterator<Item = (Self, &'static str)> {
+        let accuracies = ACCURACIES
+            .into_iter()
+            .map(|(task, heading)| (Self::Accuracy(task), heading));
+        let perplexities = PERPLEXITIES
+            .into_iter()
+            .map(|(text, heading)| (Self::Perplexity(text), heading));
+        accuracies
+            .chain([(Self::Average, "AVG")])
+            .chain(perplexities)
+    }
+
+    /// What a setting has in this column: percent, or a perplexity.
+    fn of(self, setting: &Setting) -> Option<f64> {
+        let scores = setting.results.as_ref()?;
+        match self {
+            Self::Accuracy(task) => Some(100.0 * scores.value(task, Metric::Acc)?),
+            Self::Average => Some(100.0 * scores.average(ACCURACIES.map(|t| t.0))?),
+            Self::Perplexity(text) => scores.value(text, Metric::Perplexity),
+        }
+    }
+}
+
 fn table(settings: &[Setting]) -> Table {
-    let accuracy = ACCURACIES.iter().map(|(_, heading)| *heading);
-    let perplexity = PERPLEXITIES.iter().map(|(_, heading)| *heading);
-    let header = ["Setting"]
-        .into_iter()
-        .chain(accuracy)
-        .chain(["AVG"])
-        .chain(perplexity);
-    let row = |setting: &Setting| {
-        let values = values(setting);
-        let cells = values
-            .iter()
-            .enumerate()
-            .map(|(i, v)| fixed(v.map(|v| v * scale(i)), 2));
-        [setting.label.clone()].into_iter().chain(cells).collect()
-    };
-    Table {
-        header: header.map(String::from).collect(),
-        rows: settings.iter().map(row).collect(),
+    let headings = Column::all().map(|(_, heading)| heading);
+    let mut table = Table::new(["Setting"].into_iter().chain(headings));
+    for setting in settings {
+        let cells = Column::all().map(|(column, _)| fixed(column.of(setting), 2));
+        table.push([setting.label.clone()].into_iter().chain(cells));
     }
-}
-
-/// Accuracies and their mean are shown in percent.
-fn scale(column: usize) -> f64 {
-    if column <= ACCURACIES.len() {
-        100.0
-    } else {
-        1.0
-    }
-}
-
-/// The columns: seven accuracies, their mean, two perplexities.
-fn values(setting: &Setting) -> Vec<Option<f64>> {
-    let get = |task: &str, metric| setting.results.as_ref()?.value(task, metric);
-    let acc = ACCURACIES.iter().map(|(task, _)| get(task, Metric::Acc));
-    let scores = setting.results.as_ref();
-    let mean = scores.and_then(|s| s.average(ACCURACIES.map(|t| t.0)));
-    let ppl = PERPLEXITIES
-        .iter()
-        .map(|(task, _)| get(task, Metric::Perplexity));
-    acc.chain([mean]).chain(ppl).collect()
+    table
 }
 
 /// Below each row what the paper has, and the difference.
@@ -316,11 +341,12 @@ fn compare(table: &mut Table, settings: &[Setting], published: &[published::Row]
         let Some(paper) = published.iter().find(|p| p.name == setting.name) else {
             continue;
         };
-        let measured = values(setting);
         let cells = paper.values.iter().map(|v| format!("{v:.2}"));
         table.push(["  the paper".to_owned()].into_iter().chain(cells));
-        let differences = paper.values.iter().zip(&measured).enumerate();
-        let cells = differences.map(|(i, (p, m))| signed(m.map(|m| m * scale(i) - p), 2));
+        // The published columns are these, in this order.
+        let pairs = Column::all().zip(paper.values);
+        let cells =
+            pairs.map(|((column, _), paper)| signed(column.of(setting).map(|v| v - paper), 2));
         table.push(["  difference".to_owned()].into_iter().chain(cells));
     }
 }
@@ -331,72 +357,72 @@ fn tasks_with_accuracy<'a>(tasks: &[&'a str]) -> Vec<&'a str> {
     tasks.iter().filter(accuracy).copied().collect()
 }
 
-/// What the table shows, in sentences.
-fn finding(settings: &[Setting], found: &Found, lab: &Lab) -> [String; 2] {
-    let get = |name: &str, column: usize| {
-        let setting = settings.iter().find(|s| s.name == name)?;
-        values(setting)[column].map(|v| v * scale(column))
-    };
-    let parameters = lab.parameters();
-    let mut sentences = Vec::new();
-    let names = ["original", "prune_sw", "prune_non_sw", "prune_sw_plus_sa"];
-    let column = |i: usize| names.map(|name| get(name, i));
-    let [avg, c4, wiki] = [ACCURACIES.len(), ACCURACIES.len() + 1, ACCURACIES.len() + 2];
-    let ppl = [("Wiki-2", wiki), ("C4", c4)]
+/// The text whose perplexity is spoken of: the first that was measured.
+fn spoken_of(settings: &[Setting]) -> Option<(Column, &'static str)> {
+    let texts = PERPLEXITIES.into_iter().rev();
+    let texts = texts.map(|(text, heading)| (Column::Perplexity(text), heading));
+    texts
         .into_iter()
-        .find(|p| get("original", p.1).is_some());
+        .find(|(column, _)| value(settings, "original", *column).is_some())
+}
+
+fn value(settings: &[Setting], name: &str, column: Column) -> Option<f64> {
+    column.of(settings.iter().find(|s| s.name == name)?)
+}
+
+/// What the table shows, in sentences.
+fn finding(settings: &[Setting], found: &Found, lab: &Lab) -> String {
+    let mut sentences = Vec::new();
+    let rows = |column: Column| {
+        ["original", "prune_sw", "prune_non_sw", "prune_sw_plus_sa"]
+            .map(|name| value(settings, name, column))
+    };
     let others = settings
         .iter()
         .find(|s| s.name == "prune_non_sw")
         .map_or(0, |s| s.weights);
-    if let Some((name, i)) = ppl
-        && let [Some(before), Some(after), Some(other), Some(restored)] = column(i)
+    if let Some((column, name)) = spoken_of(settings)
+        && let [Some(before), Some(after), Some(other), Some(restored)] = rows(column)
     {
         sentences.push(format!(
             "Setting {} ({} of {} weights) to zero takes the perplexity on {name} from {} to {}; zeroing the {others} largest other weights, to {}. Putting only the super activation back gives {}.",
             found.noun(),
             found.coords.len(),
-            parameters,
+            lab.parameters(),
             plain(before),
             plain(after),
             plain(other),
             plain(restored),
         ));
     }
-    if let [Some(before), Some(after), Some(other), Some(restored)] = column(avg) {
+    if let [Some(before), Some(after), Some(other), Some(restored)] = rows(Column::Average) {
         sentences.push(format!(
             "The mean zero-shot accuracy goes from {before:.2} % to {after:.2} %; without the others, {other:.2} %; with the activation back, {restored:.2} %."
         ));
     }
-    let headline = format!(
-        "from setting {} of {parameters} weights to zero",
-        found.coords.len()
-    );
-    [sentences.join(" "), headline]
+    sentences.join(" ")
 }
 
 /// From so many times on, a perplexity only says that nothing is left; the accuracies say it better.
 const BEYOND_COUNTING: f64 = 1e6;
 
 /// How many times the perplexity grows, or how the accuracies fall where that is beyond counting.
-fn headline_of(settings: &[Setting], text: String) -> Option<Headline> {
-    let of = |name: &str, i: usize| values(settings.iter().find(|s| s.name == name)?)[i];
-    let wiki = ACCURACIES.len() + 2;
-    let i = [wiki, wiki - 1]
-        .into_iter()
-        .find(|&i| of("original", i).is_some())?;
-    let factor = of("prune_sw", i)? / of("original", i)?;
-    let average = ACCURACIES.len();
-    let accuracies = of("original", average).zip(of("prune_sw", average));
+fn headline(settings: &[Setting], found: &Found, lab: &Lab) -> Option<Headline> {
+    let of = |name, column| value(settings, name, column);
+    let (text, _) = spoken_of(settings)?;
+    let factor = of("prune_sw", text)? / of("original", text)?;
+    let accuracies = of("original", Column::Average).zip(of("prune_sw", Column::Average));
     let (number, what) = match accuracies {
         Some((before, after)) if factor >= BEYOND_COUNTING => (
-            format!("{:.0} \u{2192} {:.0} %", 100.0 * before, 100.0 * after),
+            format!("{before:.0} \u{2192} {after:.0} %"),
             "mean zero-shot accuracy",
         ),
         _ => (plain(factor) + "\u{d7}", "the perplexity"),
     };
-    Some(Headline {
-        number,
-        text: format!("{what}, {text}"),
-    })
+    let text = format!(
+        "{what}, from setting {} of {} weights to zero",
+        found.coords.len(),
+        lab.parameters()
+    );
+    Some(Headline { number, text })
 }

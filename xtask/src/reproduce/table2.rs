@@ -30,11 +30,45 @@ pub(crate) struct Table2 {
     no_proof: bool,
 }
 
+/// What was found in one checkpoint.
+#[derive(Serialize)]
+pub(crate) struct Checkpoint {
+    #[serde(skip)]
+    name: String,
+    report: Report,
+    verification: Verification,
+}
+
 impl Experiment for Table2 {
     const NAME: &'static str = "table2";
 
-    fn run(&self, lab: &Lab) -> Result<Outcome> {
+    type Measured = Vec<Checkpoint>;
+
+    fn measure(&self, lab: &Lab) -> Result<Vec<Checkpoint>> {
         let others = further(lab, &self.models)?;
+        let mut checkpoints = Vec::new();
+        for lab in std::iter::once(lab).chain(&others) {
+            let mut report = lab.detect()?;
+            if !self.no_proof {
+                prove(
+                    &lab.model,
+                    &mut report,
+                    &proof_texts(&lab.model)?,
+                    &ProofOptions::default(),
+                )?;
+            }
+            let verification =
+                Directory::shipped().verify(&lab.model, &lab.inputs.model, &report)?;
+            checkpoints.push(Checkpoint {
+                name: lab.name(),
+                report,
+                verification,
+            });
+        }
+        Ok(checkpoints)
+    }
+
+    fn show(&self, lab: &Lab, checkpoints: Vec<Checkpoint>) -> Result<Outcome> {
         let mut table = Table::new([
             "Model",
             "Layer",
@@ -48,33 +82,19 @@ impl Experiment for Table2 {
             "Verdict",
             "Directory",
         ]);
-        let mut reports = Vec::new();
-        let (mut found, mut proven) = (0, 0);
-        for lab in std::iter::once(lab).chain(&others) {
-            let mut report = lab.detect()?;
-            if !self.no_proof {
-                prove(
-                    &lab.model,
-                    &mut report,
-                    &proof_texts(&lab.model)?,
-                    &ProofOptions::default(),
-                )?;
-            }
-            let verification =
-                Directory::shipped().verify(&lab.model, &lab.inputs.model, &report)?;
-            rows(&mut table, lab, &report, &verification);
-            found += report.super_weights.len();
-            let decisive = |c: &&Candidate| {
-                matches!(
-                    c.verdict,
-                    Some(Verdict::Decisive | Verdict::DecisiveJointly)
-                )
-            };
-            proven += report.super_weights.iter().filter(decisive).count();
-            reports.push(serde_json::json!({ "report": report, "verification": verification }));
+        for checkpoint in &checkpoints {
+            rows(&mut table, checkpoint);
         }
+        let weights = || checkpoints.iter().flat_map(|c| &c.report.super_weights);
+        let decisive = |c: &&Candidate| {
+            matches!(
+                c.verdict,
+                Some(Verdict::Decisive | Verdict::DecisiveJointly)
+            )
+        };
+        let (found, proven) = (weights().count(), weights().filter(decisive).count());
         let mut outcome = Outcome::new("Table 2. Which weights");
-        let models = 1 + others.len();
+        let models = checkpoints.len();
         outcome.finding = format!(
             "In {models} checkpoint{}, {found} weight{} pass{} detection{}.",
             if models == 1 { "" } else { "s" },
@@ -91,14 +111,19 @@ impl Experiment for Table2 {
             lab.inputs.prompt
         ));
         outcome.notes.push("Verdicts: decisive, if zeroing the weight alone damages the model beyond matched random controls; decisive jointly, if it does so only with the others; inert, if neither. A detected weight may be inert.".into());
-        outcome.data("checkpoints", reports)?;
+        outcome.data("checkpoints", checkpoints)?;
         Ok(outcome)
     }
 }
 
-fn rows(table: &mut Table, lab: &Lab, report: &Report, verification: &Verification) {
+fn rows(table: &mut Table, checkpoint: &Checkpoint) {
+    let Checkpoint {
+        name,
+        report,
+        verification,
+    } = checkpoint;
     let strongest = report.strongest();
-    let mut model = lab.name();
+    let mut model = name.clone();
     for c in strongest {
         let known = verification
             .entries

@@ -7,7 +7,7 @@ use sw_intervene::Intervention;
 
 use super::{
     Experiment,
-    eight_bit::{Bench, Reading, SHARES, SIMULATED, weights},
+    eight_bit::{Bench, NAIVE, Reading, Rows, SHARES, SIMULATED, weights},
 };
 use crate::{
     calibrate::{Calibration, Searched},
@@ -37,10 +37,21 @@ pub(crate) struct Table3 {
 /// Tokens of a calibration row, as in SmoothQuant's repository.
 const TOKENS: usize = 512;
 
+/// What Table 3 measures.
+pub(crate) struct Measured {
+    rows: Rows,
+    /// The search over alpha.
+    found: Searched,
+    /// What SmoothQuant is calibrated on.
+    source: String,
+}
+
 impl Experiment for Table3 {
     const NAME: &'static str = "table3";
 
-    fn run(&self, lab: &Lab) -> Result<Outcome> {
+    type Measured = Measured;
+
+    fn measure(&self, lab: &Lab) -> Result<Measured> {
         ensure!(
             (0.0..=1.0).contains(&self.alpha),
             "--alpha {}: expected a number from 0 to 1",
@@ -54,7 +65,7 @@ impl Experiment for Table3 {
         let texts = lab.calibration_texts(self.search_tokens.div_ceil(2), TOKENS)?;
         let mut bench = Bench::new(lab)?;
         let naive = Reading::naive();
-        bench.reading("naive", "naive W8A8", &naive)?;
+        bench.reading("naive", NAIVE, NAIVE, &naive)?;
         let calibration = Calibration::run(&lab.model, &texts.texts, self.search_tokens)?;
         let found: Searched = calibration.best_alpha(&lab.model, &naive.act, &weights())?;
         let smooth = |alpha| -> Result<Vec<Intervention>> {
@@ -70,18 +81,32 @@ impl Experiment for Table3 {
         bench.add(
             "smoothquant",
             format!("SmoothQuant, alpha {}", self.alpha),
+            NAIVE,
             smooth(self.alpha)?,
         )?;
         bench.add(
             "smoothquant_searched",
             format!("SmoothQuant, searched alpha {}", found.best),
+            NAIVE,
             smooth(found.best)?,
         )?;
-        bench.reading("ours", "ours", &Reading::ours())?;
+        bench.reading("ours", "ours", NAIVE, &Reading::ours())?;
+        Ok(Measured {
+            rows: bench.rows(),
+            found,
+            source,
+        })
+    }
 
+    fn show(&self, lab: &Lab, measured: Measured) -> Result<Outcome> {
+        let Measured {
+            rows,
+            found,
+            source,
+        } = measured;
         let mut outcome =
             Outcome::new("Table 3. 8-bit weights and activations, beside SmoothQuant");
-        outcome.finding = bench.sentence(&[
+        outcome.finding = rows.sentence(&[
             ("fp16", "as stored"),
             ("naive", "naive W8A8"),
             ("smoothquant", "SmoothQuant"),
@@ -91,13 +116,13 @@ impl Experiment for Table3 {
             ),
             ("ours", "ours"),
         ]);
-        outcome.table("table3", "", bench.table("smoothquant"), format!(
+        outcome.table("table3", "", rows.table("smoothquant", lab), format!(
             "Perplexity, its change against the stored weights, and the share of naive's damage that is taken back, (naive \u{2212} x) / (naive \u{2212} SmoothQuant), as the paper counts. {SIMULATED}"
         ));
         outcome.figure(
             "table3-change",
             "Perplexity above that of the stored weights",
-            vec![bench.chart()],
+            vec![rows.chart()],
             "Smaller is better.",
         );
         let curve = Panel::Chart(Chart {
@@ -118,13 +143,24 @@ impl Experiment for Table3 {
             vec![curve],
             format!("Searched on {} tokens of {source}.", self.search_tokens),
         );
+        let tried = || found.curve.iter().map(|c| c.0);
+        let (low, high) = (
+            tried().fold(f32::INFINITY, f32::min),
+            tried().fold(0.0, f32::max),
+        );
+        if found.best == low || found.best == high {
+            outcome.notes.push(format!(
+                "The searched alpha, {}, is at the edge of what was tried ({low} to {high}); a better one may lie beyond.",
+                found.best
+            ));
+        }
         outcome.notes.push(SHARES.into());
         outcome.notes.push(format!(
             "SmoothQuant is calibrated on {source}; no test text is among it."
         ));
         outcome.data("alpha_search", &found)?;
         outcome.data("calibrated_on", &source)?;
-        bench.finish(&mut outcome)?;
+        rows.finish(lab, &mut outcome)?;
         Ok(outcome)
     }
 }

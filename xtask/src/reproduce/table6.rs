@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::{
     Experiment,
-    blocks::{Bench, Layout, PAPER, RTN, SEARCHED, Shared, Size},
+    blocks::{Bench, Layout, PAPER, RTN, SEARCHED, Shared, Size, Subject},
 };
 use crate::{
     lab::Lab,
@@ -35,20 +35,32 @@ pub(crate) struct Table6 {
     shared: Shared,
 }
 
+/// What Table 6 measures.
+pub(crate) struct Measured {
+    of: Subject,
+    sizes: Vec<Size>,
+}
+
 impl Experiment for Table6 {
     const NAME: &'static str = "table6";
 
-    fn run(&self, lab: &Lab) -> Result<Outcome> {
+    type Measured = Measured;
+
+    fn measure(&self, lab: &Lab) -> Result<Measured> {
         let bench = Bench::new(lab, &self.shared)?;
         ensure!(
             !self.sizes.contains(&0),
             "--sizes 0: expected sides of blocks"
         );
-        let sizes: Vec<Size> = self
-            .sizes
-            .iter()
-            .map(|&n| bench.size(Some(n), false))
-            .collect::<Result<_>>()?;
+        let sizes = self.sizes.iter().map(|&n| bench.size(Some(n), false));
+        Ok(Measured {
+            sizes: sizes.collect::<Result<_>>()?,
+            of: bench.measured(),
+        })
+    }
+
+    fn show(&self, lab: &Lab, measured: Measured) -> Result<Outcome> {
+        let Measured { of, sizes } = measured;
         let published = lab.known.as_deref().map_or(&[][..], published::table6);
         let mut header = vec![
             "Block",
@@ -62,6 +74,9 @@ impl Experiment for Table6 {
             "to",
             "p",
         ];
+        if of.text.is_some() {
+            header.extend(["perplexity of RTN", "ours - RTN ", "from ", "to "]);
+        }
         if !published.is_empty() {
             header.extend(["RTN, the paper", "ours, the paper"]);
         }
@@ -73,7 +88,7 @@ impl Experiment for Table6 {
             let mut row = vec![
                 size.side
                     .map_or_else(String::new, |n| format!("{n}x{n} ({})", n * n)),
-                percent(bench.original.average(bench.tasks.iter().copied())),
+                percent(of.original.average(of.tasks.iter().copied())),
                 get(RTN),
                 get(PAPER),
                 get(SEARCHED),
@@ -83,10 +98,20 @@ impl Experiment for Table6 {
                 signed(p.map(|p| 100.0 * p.interval[1]), 2),
                 p.map_or("-".into(), |p| p_value(p.mcnemar.p_value)),
             ];
+            if of.text.is_some() {
+                let rtn = size.get(RTN, Layout::Flat).and_then(|s| s.perplexity);
+                let p = size.perplexity_against_rtn.as_ref();
+                row.extend([
+                    fixed(rtn, 3),
+                    signed(p.map(|p| p.difference), 3),
+                    signed(p.map(|p| p.interval[0]), 3),
+                    signed(p.map(|p| p.interval[1]), 3),
+                ]);
+            }
             if !published.is_empty() {
-                let paper = published.iter().find(|p| Some(p.0) == size.side);
-                row.push(fixed(paper.map(|p| p.1), 2));
-                row.push(fixed(paper.map(|p| p.2), 2));
+                let paper = published.iter().find(|p| Some(p.side) == size.side);
+                row.push(fixed(paper.map(|p| p.rtn), 2));
+                row.push(fixed(paper.map(|p| p.ours), 2));
             }
             table.push(row);
         }
@@ -102,12 +127,13 @@ impl Experiment for Table6 {
         });
         outcome.finding = sentences.collect::<Vec<_>>().join(" ");
         outcome.table("table6", "", table, format!(
-            "Mean accuracy of {} tasks (percent) with all linear maps at {} bits; ours clips at z deviations and restores the super weight. The difference is of the searched z, with its paired 95 % interval and McNemar's exact test.",
-            bench.tasks.len(), self.shared.bits
+            "Mean accuracy of {} tasks (percent) with all linear maps at {} bits; ours clips at z deviations and restores the super weight. The difference is of the searched z, with its paired 95 % interval and McNemar's exact test; beside it, where there is a text, the same for the perplexity, by windows.",
+            of.tasks.len(), self.shared.bits
         ));
-        outcome.notes.push(bench.note());
+        outcome.notes.push(of.note());
+        outcome.notes.push(of.about_z(&self.shared));
         outcome.data("super_weights", lab.found()?.json())?;
-        outcome.data("searched_on", &bench.searched_on)?;
+        outcome.data("searched_on", &of.searched_on)?;
         outcome.data("sizes", &sizes)?;
         Ok(outcome)
     }

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::{
     Experiment,
-    eight_bit::{Bench, Reading, SHARES, SIMULATED},
+    eight_bit::{Bench, NAIVE, Reading, Rows, SHARES, SIMULATED},
 };
 use crate::{lab::Lab, outcome::Outcome};
 
@@ -21,12 +21,18 @@ pub(crate) struct Table7 {}
 impl Experiment for Table7 {
     const NAME: &'static str = "table7";
 
-    fn run(&self, lab: &Lab) -> Result<Outcome> {
+    type Measured = Rows;
+
+    fn measure(&self, lab: &Lab) -> Result<Rows> {
         let mut bench = Bench::new(lab)?;
-        bench.reading("naive", "naive W8A8", &Reading::naive())?;
-        bench.reading("ours", "ours", &Reading::ours())?;
+        bench.reading("naive", NAIVE, NAIVE, &Reading::naive())?;
+        bench.reading("ours", "ours", NAIVE, &Reading::ours())?;
+        Ok(bench.rows())
+    }
+
+    fn show(&self, lab: &Lab, rows: Rows) -> Result<Outcome> {
         let mut outcome = Outcome::new("Table 7. 8-bit weights and activations, in short");
-        outcome.finding = bench.sentence(&[
+        outcome.finding = rows.sentence(&[
             ("fp16", "as stored"),
             ("naive", "naive W8A8"),
             ("ours", "ours"),
@@ -34,11 +40,11 @@ impl Experiment for Table7 {
         outcome.table(
             "table7",
             "",
-            bench.table("fp16"),
+            rows.table("fp16", lab),
             format!("As Table 4; the paper has these rows for Llama-2-7B. {SIMULATED}"),
         );
         outcome.notes.push(SHARES.into());
-        bench.finish(&mut outcome)?;
+        rows.finish(lab, &mut outcome)?;
         Ok(outcome)
     }
 }

@@ -29,6 +29,15 @@ fn detection_without_a_tokenizer_has_the_promised_keys() {
 }
 
 #[test]
+fn as_many_rows_are_ranked_as_are_asked_for() {
+    let model = small().display().to_string();
+    let report = json(&[
+        "detect", &model, "--tokens", "1,5", "--json", "--rank", "30",
+    ]);
+    assert_eq!(report["ranking_by_weights"].as_array().unwrap().len(), 30);
+}
+
+#[test]
 fn the_shared_checkpoint() {
     let Some(shared) = shared() else { return };
     let model = shared.join("models/tinystories-656k").display().to_string();

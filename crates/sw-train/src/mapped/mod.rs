@@ -1,8 +1,8 @@
 //! The backward pass of an opened model: weights stay where they are mapped, in whatever type they are stored.
 //!
 //! The forward pass is sw-model's own, with a hook that keeps what the way back needs; the way back reads each matrix a few
-//! columns at a time. In memory are the tape, `tokens * (2 hidden + 2 queries + 2 keys)` numbers per layer, what one layer
-//! works in, and never more than one matrix in f32.
+//! columns at a time. In memory are the tape (per layer and token twice the hidden channels, twice those of the queries and twice
+//! those of the keys, in f32), what one layer works in, logits of 128 rows, and never more than one matrix in f32.
 //!
 //! Gradients go to a [`Gradients`], as the two factors of their product: who wants some of a matrix computes no more.
 

@@ -122,6 +122,20 @@ impl Drawing<'_> {
                 "<rect x=\"{a}\" y=\"{b}\" width=\"{c}\" height=\"{d}\" rx=\"1.5\" style=\"fill:{color}\"><title>{}</title></rect>",
                 self.tip(series, point)
             );
+            if let Some(ends) = point.interval {
+                let middle = start + thick * 0.46;
+                let [a, b] = ends.map(|v| along.at(v));
+                let [x1, x2, y1, y2] = if rows {
+                    [a, b, middle, middle]
+                } else {
+                    [middle, middle, a, b]
+                }
+                .map(short);
+                let _ = write!(
+                    drawn,
+                    "<path class=\"l w\" style=\"stroke:var(--ink)\" d=\"M{x1} {y1}L{x2} {y2}\"/>"
+                );
+            }
         }
         self.body.push_str(&drawn);
     }

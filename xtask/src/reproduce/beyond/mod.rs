@@ -8,15 +8,16 @@ mod stand_ins;
 use anyhow::{Result, ensure};
 use clap::Args;
 use serde::Serialize;
-use sw_detect::Candidate;
+use sw_detect::Sinks;
 
 use super::{
     Experiment,
     sinks::{both_sinks, sink_chart},
 };
 use crate::{lab::Lab, outcome::Outcome};
-use effects::effects;
-use emergence::emergence;
+use effects::Proven;
+use emergence::Emergence;
+use stand_ins::StandIns;
 
 /// Show what the paper leaves open: the super activation as a constant, sign flip, repair by a row, sinks, emergence.
 ///
@@ -33,10 +34,22 @@ pub(crate) struct Beyond {
     ridge: f64,
 }
 
+/// What is measured beyond the paper.
+pub(crate) struct Measured {
+    stand_ins: StandIns,
+    /// Nothing where the texts cannot be scored.
+    proven: Option<Proven>,
+    sinks: [Sinks; 2],
+    /// Nothing where it was not recorded beside the checkpoint.
+    emergence: Option<Emergence>,
+}
+
 impl Experiment for Beyond {
     const NAME: &'static str = "beyond";
 
-    fn run(&self, lab: &Lab) -> Result<Outcome> {
+    type Measured = Measured;
+
+    fn measure(&self, lab: &Lab) -> Result<Measured> {
         ensure!(
             self.fit_tokens > 1,
             "--fit-tokens {}: expected at least 2",
@@ -47,21 +60,34 @@ impl Experiment for Beyond {
             "--ridge {}: expected a number above 0",
             self.ridge
         );
-        let mut outcome = Outcome::new("Beyond the paper. What can stand in for the weight");
         let candidates = lab.candidates()?;
+        Ok(Measured {
+            stand_ins: self.stand_ins(lab)?,
+            proven: Proven::measure(lab, candidates.clone())?,
+            sinks: both_sinks(lab, &candidates)?,
+            emergence: Emergence::read(lab)?,
+        })
+    }
+
+    fn show(&self, lab: &Lab, measured: Measured) -> Result<Outcome> {
+        let mut outcome = Outcome::new("Beyond the paper. What can stand in for the weight");
         outcome.data("super_weights", lab.found()?.json())?;
-        self.stand_ins(lab, &mut outcome)?;
-        effects(lab, candidates.clone(), &mut outcome)?;
-        attention(lab, &candidates, &mut outcome)?;
-        emergence(lab, &mut outcome)?;
+        measured.stand_ins.show(&mut outcome)?;
+        if let Some(proven) = &measured.proven {
+            proven.show(&mut outcome)?;
+        }
+        attention(&measured.sinks, &mut outcome)?;
+        match &measured.emergence {
+            Some(emergence) => emergence.show(&mut outcome)?,
+            None => outcome.notes.push("Emergence: no emergence.csv beside this checkpoint, so how its super weight came to be is not shown.".into()),
+        }
         Ok(outcome)
     }
 }
 
 /// Attention sinks before and after.
-fn attention(lab: &Lab, candidates: &[Candidate], outcome: &mut Outcome) -> Result<()> {
-    let both = both_sinks(lab, candidates)?;
-    let [before, after] = &both;
+fn attention(both: &[Sinks; 2], outcome: &mut Outcome) -> Result<()> {
+    let [before, after] = both;
     let caption = format!(
         "Eight short texts. Heads that pay token {} more than {} of their attention: {:.0} % as it is, {:.0} % with the super weight at zero. The paper says that sinks persist; later work disputes it.",
         before.options.token,
@@ -69,7 +95,7 @@ fn attention(lab: &Lab, candidates: &[Candidate], outcome: &mut Outcome) -> Resu
         100.0 * before.share,
         100.0 * after.share
     );
-    let panels = vec![sink_chart(&both)];
+    let panels = vec![sink_chart(both)];
     outcome.figure(
         "beyond-sinks",
         "Attention sinks before and after",

@@ -82,7 +82,7 @@ impl Repair {
 /// Inputs of the super weights' layers, and where each text's spike is.
 pub(super) struct Inputs {
     layers: Vec<(usize, Rows)>,
-    /// Of each text and coordinate: position and product of the largest product.
+    /// For each coordinate, text by text, the token position of the largest product of weight and input, and that product.
     spikes: Vec<Vec<(usize, f32)>>,
     most: usize,
     coords: Vec<(WeightCoord, f32)>,
@@ -127,7 +127,8 @@ impl Inputs {
         self.layers.iter().find(|l| l.0 == layer).map(|l| &l.1)
     }
 
-    /// Of each coordinate the mean product at its most frequent position, and how often the spike is there.
+    /// For each coordinate a constant: the mean product at the position where the spike stands most often. Beside them the
+    /// share of texts, from 0 to 1, whose spike stands there.
     pub(super) fn constants(
         &self,
         model: &Model,

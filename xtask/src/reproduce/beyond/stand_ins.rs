@@ -3,7 +3,7 @@
 use anyhow::{Result, ensure};
 use serde::Serialize;
 use sw_eval::Metric;
-use sw_intervene::Intervention;
+use sw_intervene::{Constant, Intervention};
 
 use super::{
     Beyond,
@@ -32,9 +32,22 @@ struct Setting {
     paired: Option<Paired>,
 }
 
+/// The weight at zero with something in its place, on tasks and texts.
+pub(super) struct StandIns {
+    tasks: Vec<&'static str>,
+    texts: Vec<&'static str>,
+    settings: Vec<Setting>,
+    constants: Vec<Constant>,
+    /// Share of the calibration texts whose spike stands at the constant's position.
+    steady: f64,
+    repair: Repair,
+    /// What constants and row come from.
+    calibrated_on: String,
+}
+
 impl Beyond {
-    /// The weight at zero with something in its place, on tasks and texts.
-    pub(super) fn stand_ins(&self, lab: &Lab, outcome: &mut Outcome) -> Result<()> {
+    /// Measures the stand-ins.
+    pub(super) fn stand_ins(&self, lab: &Lab) -> Result<StandIns> {
         let coords = lab.found()?.coords.clone();
         ensure!(
             coords.iter().all(|c| c.expert.is_none()),
@@ -100,7 +113,30 @@ impl Beyond {
             });
             original.get_or_insert(scores);
         }
-        outcome.finding = finding(&settings);
+        Ok(StandIns {
+            tasks,
+            texts,
+            settings,
+            constants,
+            steady,
+            repair,
+            calibrated_on: calibration.source,
+        })
+    }
+}
+
+impl StandIns {
+    pub(super) fn show(&self, outcome: &mut Outcome) -> Result<()> {
+        let Self {
+            tasks,
+            texts,
+            settings,
+            constants,
+            steady,
+            repair,
+            calibrated_on,
+        } = self;
+        outcome.finding = finding(settings);
         let mut header = vec!["The super weight".to_owned()];
         header.extend(
             PERPLEXITIES
@@ -110,7 +146,7 @@ impl Beyond {
         );
         header.extend(["Mean accuracy (%)", "Difference", "from", "to", "p"].map(String::from));
         let mut table = Table::new(header);
-        for s in &settings {
+        for s in settings {
             let mut row = vec![s.name.to_owned()];
             row.extend(
                 PERPLEXITIES
@@ -130,7 +166,7 @@ impl Beyond {
         }
         outcome.table("beyond", "Stand-ins", table, format!(
             "Perplexity, mean accuracy of {} tasks, its difference from the first row with the paired 95 % interval, McNemar's exact test. The constant is the weight's mean product at its spike, added at the same position of every sequence; the fitted row changes the other weights of the super weight's row (a change of rank one) by ridge regression to do its work. Both come from {}.",
-            tasks.len(), calibration.source
+            tasks.len(), calibrated_on
         ));
         outcome.notes.push(format!(
             "Constants: {}. In {:.0} % of the calibration texts the spike stands at the constant's position.",
@@ -141,9 +177,9 @@ impl Beyond {
             "The fitted change is {:.2} times as long as the row (cosine {:+.2} with it) and leaves {:.1} % of the weight's work undone on its calibration tokens.",
             repair.length, repair.cosine, 100.0 * repair.residual
         ));
-        outcome.data("settings", &settings)?;
-        outcome.data("repair", &repair)?;
-        outcome.data("calibrated_on", calibration.source)?;
+        outcome.data("settings", settings)?;
+        outcome.data("repair", repair)?;
+        outcome.data("calibrated_on", calibrated_on)?;
         Ok(())
     }
 }

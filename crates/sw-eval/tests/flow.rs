@@ -314,6 +314,79 @@ fn shards_of_other_runs_are_refused() {
     assert!(error.contains("different runs"), "{error}");
 }
 
+/// Shards are files that anybody may have touched: each of these passed once, with wrong numbers and no word.
+#[test]
+fn shards_that_were_changed_are_refused() {
+    let data = data();
+    let out = tempfile::tempdir().unwrap();
+    for index in [1, 2] {
+        let mut part = options();
+        part.shard = Shard::new(index, 2).unwrap();
+        write_to(data.path(), out.path(), &part, &mut go).unwrap();
+    }
+    let shards = shards_in(out.path()).unwrap();
+    let before = fs::read_to_string(&shards[1]).unwrap();
+    merge(&shards).unwrap();
+    let refused = |change: &dyn Fn(&mut Value), expected: &str| {
+        let mut shard: Value = serde_json::from_str(&before).unwrap();
+        change(&mut shard);
+        fs::write(&shards[1], shard.to_string()).unwrap();
+        let error = merge(&shards).unwrap_err().to_string();
+        assert!(
+            error.contains("shard 2/2") && error.contains(expected),
+            "{error}"
+        );
+        assert_eq!(error.lines().count(), 1, "{error}");
+    };
+    refused(
+        &|s| s["tasks"].as_array_mut().unwrap().swap(0, 1),
+        "its tasks are not those of shard 1/2",
+    );
+    refused(
+        &|s| drop(s["tasks"].as_array_mut().unwrap().pop()),
+        "its tasks are not those of shard 1/2",
+    );
+    refused(
+        &|s| s["tasks"][0]["task"] = "../../escaped".into(),
+        "its tasks are not those of shard 1/2",
+    );
+    refused(
+        &|s| s["tasks"][0]["source"]["sha256"] = "other".into(),
+        "read other data",
+    );
+    let samples = |s: &mut Value, change: &dyn Fn(&mut Vec<Value>)| {
+        change(s["tasks"][0]["samples"].as_array_mut().unwrap());
+    };
+    refused(
+        &|s| samples(s, &|all| drop(all.pop())),
+        "piqa: document 5 is missing",
+    );
+    refused(
+        &|s| samples(s, &|all| all[1] = all[0].clone()),
+        "piqa: found document 1, expected 3",
+    );
+    refused(
+        &|s| samples(s, &|all| all[0]["doc_id"] = 2.into()),
+        "piqa: found document 2, expected 1",
+    );
+    let sample = |s: &mut Value, key: &str, value: Value| s["tasks"][0]["samples"][0][key] = value;
+    refused(
+        &|s| s["tasks"][0]["samples"][0]["metrics"]["acc"] = json!(1e299),
+        "document 1: acc: found",
+    );
+    refused(
+        &|s| sample(s, "metrics", json!({"acc": 1.0})),
+        "found 1 metrics, expected 3",
+    );
+    refused(&|s| sample(s, "resps", json!([])), "0 answers, expected 2");
+    refused(&|s| sample(s, "gold", json!(0)), "its target is not");
+    refused(
+        &|s| sample(s, "arguments", json!([["a", "b"], ["c", "d"]])),
+        "question 0 is not",
+    );
+    refused(&|s| sample(s, "doc", json!({})), "goal");
+}
+
 #[test]
 fn another_configuration_has_another_journal() {
     let data = data();

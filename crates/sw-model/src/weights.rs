@@ -7,7 +7,7 @@ use sw_tensor::{Checkpoint, Coding, Dtype, Mat};
 use crate::{
     edit::{Linear, LinearAt},
     error::{Error, Result},
-    model::Decoder,
+    open::Decoder,
     product::Weight,
     spec::{LayerNorms, Norm, QkNorm, Spec},
 };

@@ -35,7 +35,7 @@ impl Tidy {
             say(line)?;
         }
         ensure!(broken.is_empty(), "{} rules are broken", broken.len());
-        say(&format!("{} files follow the rules", files.len()))
+        say(format!("{} files follow the rules", files.len()))
     }
 }
 

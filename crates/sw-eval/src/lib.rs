@@ -45,7 +45,7 @@ mod metric;
 pub mod mock;
 mod model;
 mod output;
-mod plan;
+mod prefix_tree;
 mod random;
 mod results;
 mod run;

@@ -11,9 +11,9 @@ use crate::random::PyRandom;
 pub enum Metric {
     /// The most probable choice is the right one; for completions, every token is the greedy one.
     Acc,
-    /// The same with log-probabilities divided by the choice's characters.
+    /// Accuracy where each choice's log-probability is divided by the number of its characters.
     AccNorm,
-    /// The same with log-probabilities divided by the choice's bytes (UTF-8).
+    /// Accuracy where each choice's log-probability is divided by the number of its bytes (UTF-8).
     AccBytes,
     /// `exp` of minus the mean log-likelihood (per document for completions, per token for windows).
     Perplexity,

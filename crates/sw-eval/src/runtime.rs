@@ -15,7 +15,7 @@ use crate::{
     error::{Error, Result},
     lanes,
     model::{LanguageModel, ModelInfo, Score, Sink, Span},
-    plan::{Leaf, Plan},
+    prefix_tree::{Leaf, PrefixTree},
 };
 
 /// A model, what is done to it, and how much of it is run at once.
@@ -132,7 +132,7 @@ impl Runtime {
     fn batch(
         &self,
         spans: &[Span],
-        plan: &Plan,
+        plan: &PrefixTree,
         batch: &Range<usize>,
         prefixes: &mut HashMap<usize, Kv>,
     ) -> Result<Vec<Score>> {
@@ -157,7 +157,7 @@ impl Runtime {
     fn prepare(
         &self,
         spans: &[Span],
-        plan: &Plan,
+        plan: &PrefixTree,
         mut open: Vec<usize>,
         prefixes: &mut HashMap<usize, Kv>,
     ) -> Result<()> {
@@ -303,9 +303,9 @@ impl LanguageModel for Runtime {
         }
         let sharing = self.sharing && !self.applied.whole_sequences();
         let plan = if sharing {
-            Plan::new(spans)
+            PrefixTree::new(spans)
         } else {
-            Plan::flat(spans)
+            PrefixTree::flat(spans)
         };
         let batches = plan.batches(spans, self.budget);
         let work = |prefixes: &mut HashMap<usize, Kv>, batch: &Range<usize>| {

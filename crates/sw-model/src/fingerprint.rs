@@ -24,7 +24,7 @@ const SAMPLES: u64 = 64;
 const MAX_HEADER: u64 = 100_000_000; // the format's own limit
 
 impl Fingerprint {
-    /// Of a checkpoint directory.
+    /// The fingerprint of a checkpoint directory.
     ///
     /// # Errors
     /// When a file cannot be read.
@@ -53,7 +53,7 @@ impl Fingerprint {
         ))
     }
 
-    /// Of a GGUF file, or of all parts of one that is split: headers, sizes and sampled blocks, whatever they are called.
+    /// The fingerprint of a GGUF file, or of all parts of one that is split: headers, sizes and sampled blocks, whatever they are called.
     ///
     /// # Errors
     /// When a file cannot be read, or is no GGUF file.

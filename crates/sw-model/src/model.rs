@@ -364,7 +364,7 @@ impl Model {
         Ok(self.with_weights(weights))
     }
 
-    /// The same model for detection and decoding: products add up their terms in [any order](sw_tensor::Order::Any), which is
+    /// This model, set up for detection and decoding: products add up their terms in [any order](sw_tensor::Order::Any), which is
     /// faster for up to 16 rows, so that the last bits of a row do depend on how many rows there are.
     pub fn for_few_tokens(&self) -> Model {
         Model {

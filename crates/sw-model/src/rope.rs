@@ -329,7 +329,7 @@ impl RopeScaling {
 pub(crate) struct RopeTables {
     specs: Vec<RopeSpec>,
     max_positions: usize,
-    /// Of variant 0, which almost every sequence uses.
+    /// The tables of variant 0, which almost every sequence uses.
     base: Vec<Rope>,
 }
 

@@ -181,9 +181,9 @@ pub struct Names {
 pub struct LayerNorms<T> {
     /// Before the attention.
     pub attn_in: T,
-    /// Of the queries.
+    /// The norm of the queries.
     pub query: T,
-    /// Of the keys.
+    /// The norm of the keys.
     pub key: T,
     /// After the attention, before its output joins the residual stream.
     pub attn_out: T,

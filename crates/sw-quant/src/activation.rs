@@ -1,7 +1,7 @@
 //! Activations with their outliers held out: the paper's Eq. 1.
 
+use crate::block_params::places;
 use crate::outliers::{finite, largest_places};
-use crate::plan::places;
 use crate::{
     Error, Grouping, Levels, Outlier, Quantized, Real, Scheme, error::check_shape, fake_quantize,
     quantize,
@@ -162,7 +162,7 @@ impl Activation {
         Ok(held.iter().map(|p| (p / shape[1], p % shape[1])).collect())
     }
 
-    /// The same as codes and scales, with the held-out elements beside them: [`Quantized::dequantize`] gives exactly what
+    /// Quantizes to codes and scales, with the held-out elements beside them: [`Quantized::dequantize`] gives exactly what
     /// [`apply`](Self::apply) leaves. For products of integers.
     ///
     /// # Errors

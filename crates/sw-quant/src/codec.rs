@@ -50,7 +50,7 @@ pub(crate) struct Params {
 pub(crate) enum Codec {
     /// Evenly spaced values.
     Grid,
-    /// The same, each operation rounded to half precision.
+    /// Evenly spaced values, where each operation is rounded to half precision.
     HalfGrid,
     /// A level table.
     Nf4,

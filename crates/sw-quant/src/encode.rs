@@ -1,11 +1,11 @@
 //! From values to packed codes.
 
 use crate::bits;
+use crate::block_params::{BlockParams, Ranges, places};
 use crate::codec::{Codec, Decode, Params};
 use crate::error::check_shape;
 use crate::outliers::finite;
 use crate::par::{self, PIECE};
-use crate::plan::{Plan, Ranges, places};
 use crate::real::LANE_BUFFER;
 use crate::simd::vectorized;
 use crate::{Blocks, Error, Levels, Offsets, Outlier, Quantized, Real, Scheme, ZeroPoint};
@@ -59,7 +59,7 @@ impl Quantized {
         encode(w, shape, scheme, hold, self.codes)
     }
 
-    /// The same zero-points with scales rounded to the type `S`, and `w`, which this was made from, coded anew under
+    /// Keeps the zero-points, rounds the scales to the type `S`, and codes `w`, which this was made from, anew under
     /// them: for formats whose scales have 16 bits. Values beyond the last code of a scale that was rounded down get
     /// that code.
     ///
@@ -159,7 +159,7 @@ fn encode<T: Real>(
         });
         ranges.all(pieces)?.concat()
     } else {
-        let Plan { params, .. } = Plan::new(w, shape, scheme, &held)?;
+        let BlockParams { params, .. } = BlockParams::new(w, shape, scheme, &held)?;
         par::chunks_mut(&mut codes, PIECE / 8 * usize::from(bits), |i, out| {
             let start = i * PIECE;
             let part = &w[start..w.len().min(start + PIECE)];

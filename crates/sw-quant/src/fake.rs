@@ -1,7 +1,7 @@
 //! `Q^-1(Q(w))` in place.
 
+use crate::block_params::{BlockParams, places};
 use crate::par::{self, PIECE};
-use crate::plan::{Plan, places};
 use crate::simd::vectorized;
 use crate::{Error, Real, Scheme};
 
@@ -50,7 +50,7 @@ pub fn fake_quantize<T: Real>(
     hold: &[(usize, usize)],
 ) -> Result<Report, Error> {
     let held = places("hold", hold, shape)?;
-    let plan = Plan::new(w, shape, scheme, &held)?;
+    let plan = BlockParams::new(w, shape, scheme, &held)?;
     let kept: Vec<T> = held.iter().map(|&p| w[p]).collect();
     par::chunks_mut(w, PIECE, |i, chunk| plan.fake(i * PIECE, chunk));
     for (&p, &value) in held.iter().zip(&kept) {
@@ -62,7 +62,7 @@ pub fn fake_quantize<T: Real>(
     })
 }
 
-impl Plan {
+impl BlockParams {
     /// Replaces the values of `part`, which starts at place `start` of the matrix.
     pub(crate) fn fake<T: Real>(&self, start: usize, part: &mut [T]) {
         vectorized(

@@ -100,7 +100,7 @@ impl Grouping {
         }
     }
 
-    /// The same with another rule for remainders.
+    /// This grouping with another rule for remainders.
     ///
     /// ```
     /// use sw_quant::{Grouping, Tail};

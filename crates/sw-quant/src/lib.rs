@@ -4,6 +4,7 @@
 
 mod activation;
 mod bits;
+mod block_params;
 mod clip;
 mod codec;
 mod encode;
@@ -17,7 +18,6 @@ pub mod ndarray;
 pub mod outliers;
 pub mod packed;
 mod par;
-mod plan;
 mod quantized;
 mod real;
 pub mod reference;

@@ -1,6 +1,6 @@
 //! Finding coordinates to hold.
 
-use crate::plan::Plan;
+use crate::block_params::BlockParams;
 use crate::{Error, Real, Scheme, error::check_shape};
 
 /// The `k` values of largest magnitude, largest first; at a tie the one that comes first. All of them where there are
@@ -45,7 +45,7 @@ pub fn clipped<T: Real>(
     shape: [usize; 2],
     scheme: &Scheme,
 ) -> Result<Vec<(usize, usize)>, Error> {
-    let plan = Plan::new(w, shape, scheme, &[])?;
+    let plan = BlockParams::new(w, shape, scheme, &[])?;
     let mut found = Vec::with_capacity(plan.clipped);
     plan.blocks.runs(0..w.len(), |block, run| {
         let params = &plan.params[block];

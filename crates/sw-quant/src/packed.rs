@@ -66,7 +66,7 @@ pub fn byte_len(
     hold: &[(usize, usize)],
 ) -> Result<usize, Error> {
     scheme.check(shape)?;
-    let outliers = crate::plan::places("hold", hold, shape)?.len();
+    let outliers = crate::block_params::places("hold", hold, shape)?.len();
     let blocks = scheme.grouping.blocks(shape)?.count();
     match Sections::new(scheme.levels, shape, blocks, outliers) {
         Some(sections) => Ok(sections.end),

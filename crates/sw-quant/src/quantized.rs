@@ -95,7 +95,7 @@ pub struct View<'a> {
     pub levels: Levels,
     /// Which elements share a scale.
     pub grouping: Grouping,
-    /// The same, resolved for the shape: `blocks.of(row, col)` is the place in `scales` and `offsets`.
+    /// The grouping, resolved for the shape: `blocks.of(row, col)` is the place in `scales` and `offsets`.
     pub blocks: Blocks,
     /// One per block.
     pub scales: &'a [f32],

@@ -14,7 +14,7 @@
 //! rounding error of the midpoint between two codes.
 
 use crate::{
-    Blocks, Clip, Error, Levels, Scheme, Scope, ZeroPoint, error::check_shape, plan::places,
+    Blocks, Clip, Error, Levels, Scheme, Scope, ZeroPoint, block_params::places, error::check_shape,
 };
 
 /// One block: the codes and the values they stand for.

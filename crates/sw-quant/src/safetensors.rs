@@ -24,7 +24,7 @@ use std::borrow::Cow;
 
 use ::safetensors::{Dtype as FileDtype, View};
 
-use crate::plan::{Plan, places};
+use crate::block_params::{BlockParams, places};
 use crate::{Dtype, Error, Real, Scheme, packed, par::PIECE, quantize};
 
 /// A matrix to be written fake-quantized, in the type it came in.
@@ -70,7 +70,7 @@ impl<'a, T: Real> FakeView<'a, T> {
         scheme: &Scheme,
         hold: &[(usize, usize)],
     ) -> Result<Self, Error> {
-        Plan::new(w, shape, scheme, &places("hold", hold, shape)?)?;
+        BlockParams::new(w, shape, scheme, &places("hold", hold, shape)?)?;
         Ok(Self {
             w,
             shape,
@@ -119,7 +119,7 @@ impl<T: Real> View for FakeView<'_, T> {
 
     fn data(&self) -> Cow<'_, [u8]> {
         let held = places("hold", &self.hold, self.shape).expect(CHECKED);
-        let plan = Plan::new(self.w, self.shape, &self.scheme, &held).expect(CHECKED);
+        let plan = BlockParams::new(self.w, self.shape, &self.scheme, &held).expect(CHECKED);
         let mut bytes = Vec::with_capacity(self.data_len());
         let mut held = held.into_iter().peekable();
         for (i, part) in self.w.chunks(PIECE).enumerate() {

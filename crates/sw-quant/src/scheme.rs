@@ -70,7 +70,7 @@ impl Scheme {
         }
     }
 
-    /// The same with another clip rule.
+    /// This scheme with another clip rule.
     ///
     /// ```
     /// use sw_quant::{Clip, Scheme};

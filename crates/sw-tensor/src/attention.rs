@@ -11,7 +11,7 @@ use rayon::iter::{IndexedParallelIterator, IntoParallelIterator, ParallelIterato
 
 use crate::isa::Isa;
 use crate::matmul::kernel::Kernel;
-use crate::matmul::scalar::Scalar;
+use crate::matmul::portable_tile::PortableTile;
 use task::Task;
 
 /// Sizes and variants of one attention layer.
@@ -96,7 +96,7 @@ fn attention_with(
         Isa::Avx512(kernel) => run(kernel, isa, tasks, shape),
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2(kernel) => run(kernel, isa, tasks, shape),
-        Isa::Portable => run(Scalar, isa, tasks, shape),
+        Isa::Portable => run(PortableTile, isa, tasks, shape),
     }
 }
 

@@ -297,7 +297,7 @@ impl Mat {
         view
     }
 
-    /// The same matrix with absolute new values `(row, col, value)` at a few places; where several edits name one
+    /// This matrix with absolute new values `(row, col, value)` at a few places; where several edits name one
     /// place, the last wins. Edits of an edited matrix compose. The base is shared.
     ///
     /// # Errors

@@ -23,7 +23,7 @@ pub(crate) fn for_rows(mut y: ArrayViewMut2<f32>, f: impl Fn(usize, ArrayViewMut
     rows.with_min_len(grain).for_each(f);
 }
 
-/// The same for the rows of two matrices side by side.
+/// Calls `f` for the rows of two matrices side by side, on all threads.
 pub(crate) fn for_row_pairs(
     mut a: ArrayViewMut2<f32>,
     mut b: ArrayViewMut2<f32>,

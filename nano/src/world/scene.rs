@@ -35,7 +35,7 @@ pub struct Fact {
 pub enum Dialect {
     /// Short scenes, the first 24 names nine times in ten.
     InWorld,
-    /// The same grammar with longer scenes, all names alike and more happening.
+    /// This grammar with longer scenes, all names alike and more happening.
     Shifted,
 }
 

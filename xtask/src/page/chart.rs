@@ -83,7 +83,7 @@ pub(crate) enum Mark {
     Steps,
 }
 
-/// The same thing has the same colour in every figure.
+/// A thing has one colour in all figures.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Tone {

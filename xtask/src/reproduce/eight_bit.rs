@@ -28,7 +28,7 @@ pub(super) struct Setting {
     pub(super) label: String,
     pub(super) interventions: Vec<Intervention>,
     pub(super) perplexities: Perplexities,
-    /// The same quantization computed in integers, where there is one.
+    /// This quantization computed in integers, where there is one.
     pub(super) integer: Option<Integer>,
     /// The perplexities of this setting against those of the stored weights; empty for the stored weights.
     paired: Vec<PairedPerplexity>,

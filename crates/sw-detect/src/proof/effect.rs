@@ -17,7 +17,7 @@ pub struct Effect {
 }
 
 impl Effect {
-    /// Of paired negative log-likelihoods of the same tokens.
+    /// The effect of a change, from the paired negative log-likelihoods of the same tokens, in nats.
     pub(crate) fn between(unchanged: &[f64], changed: &[f64]) -> Self {
         let n = unchanged.len() as f64;
         let differences = || changed.iter().zip(unchanged).map(|(c, u)| c - u);

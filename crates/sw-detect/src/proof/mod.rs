@@ -88,7 +88,7 @@ pub struct Effects {
 }
 
 impl Effects {
-    /// Of a weight that was zeroed alone, without controls.
+    /// The effects of a weight that was zeroed alone; there are no controls.
     pub(crate) fn alone(zero: Effect) -> Self {
         Self {
             zero,

@@ -272,7 +272,7 @@ struct Riders<'a> {
     /// Changes whose input has been seen and whose output has not.
     pending: Vec<Pending<'a>>,
     watched: Vec<Channel>,
-    /// Of each variant, the largest |value| of each watched input.
+    /// The largest |value| of each watched input, `[variant][watched]`.
     largest: Vec<Vec<f32>>,
 }
 

@@ -96,9 +96,9 @@ impl Product for Coded {
 pub(super) struct Bytes {
     /// `[out, in]`.
     w: Array2<i8>,
-    /// Of each row.
+    /// The scale of each row.
     scales: Vec<f32>,
-    /// Of each row's integers.
+    /// The sum of each row's integers.
     sums: Vec<i32>,
     /// Row, column and value, row by row.
     held: Vec<(usize, usize, f32)>,

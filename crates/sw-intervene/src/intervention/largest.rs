@@ -9,12 +9,12 @@ use sw_tensor::Mat;
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "select", rename_all = "snake_case")]
 pub enum Largest {
-    /// Of each linear map, this share of its elements, rounded down (the released code: 1e-6).
+    /// Each linear map gives this share of its elements, rounded down (the released code: 1e-6).
     PerMatrix {
         /// The share, from 0 to 1.
         fraction: f64,
     },
-    /// Of all linear maps of the layers together.
+    /// All linear maps of the layers together give this many.
     Global {
         /// How many.
         count: usize,

@@ -37,14 +37,14 @@ use crate::error::{Error, Result};
 pub enum Intervention {
     /// These weights become zero.
     PruneWeights {
-        /// Which.
+        /// The weights that become zero.
         coords: Vec<WeightCoord>,
     },
     /// These weights are multiplied.
     ScaleWeights {
-        /// Which.
+        /// The weights that are multiplied.
         coords: Vec<WeightCoord>,
-        /// By what.
+        /// The number that they are multiplied by.
         factor: f32,
     },
     /// These weights become these values.
@@ -117,7 +117,7 @@ pub enum Intervention {
 /// A weight and its new value.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SetWeight {
-    /// Which.
+    /// The place of the weight.
     #[serde(flatten)]
     pub coord: WeightCoord,
     /// What it becomes.

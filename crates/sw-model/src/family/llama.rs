@@ -30,7 +30,7 @@ fn read(f: &Fields<'_>) -> Result<Spec> {
 /// values that omitted config keys stand for.
 pub(super) struct LlamaLike {
     pub(super) family: &'static str,
-    /// Of the q, k, v and o projections.
+    /// Whether the q, k, v and o projections have biases.
     pub(super) bias: [bool; 4],
     pub(super) mlp_bias: bool,
     /// `None`: required.

@@ -7,7 +7,7 @@ use ndarray::{ArrayView2, ArrayViewMut2, s};
 use super::{AttentionSeq, AttentionShape};
 use crate::isa::{Isa, Work};
 use crate::matmul::K_BLOCK;
-use crate::matmul::kernel::{A_STRIDE, Into, Kernel, Left, Lines, Out, Right, with_scratch};
+use crate::matmul::kernel::{A_STRIDE, Accumulate, Kernel, Left, Lines, Out, Right, with_scratch};
 use crate::rows::{row, row_mut};
 use crate::sum::{max, sum_by};
 use crate::vecmath::exp_neg;
@@ -171,7 +171,11 @@ fn score_block<K: Kernel>(
                 data: &keys[d * K::NR..],
                 stride: K::NR,
             };
-            let into = if d == 0 { Into::Store } else { Into::Chain };
+            let into = if d == 0 {
+                Accumulate::Store
+            } else {
+                Accumulate::Chain
+            };
             for m in (0..height).step_by(K::MR) {
                 let rows = K::MR.min(height - m);
                 let data = &queries[(block * height + m) * A_STRIDE..];
@@ -217,7 +221,7 @@ fn add_values<K: Kernel>(
                 a,
                 b,
                 sums.part(m..m + rows, column..column + K::NR),
-                Into::Chain,
+                Accumulate::Chain,
             );
         }
     }

@@ -13,7 +13,7 @@ use crate::isa::{Isa, Work};
 /// If the columns are not inside the row, or `out` is not as long as they are many.
 pub(crate) fn decode(coding: Coding, row: &[u8], cols: Range<usize>, out: &mut [f32]) {
     assert_eq!(cols.len(), out.len(), "buffer for columns {cols:?}");
-    Isa::current().run(Part {
+    Isa::current().run(BlockRow {
         coding,
         row,
         cols,
@@ -21,14 +21,14 @@ pub(crate) fn decode(coding: Coding, row: &[u8], cols: Range<usize>, out: &mut [
     });
 }
 
-struct Part<'a> {
+struct BlockRow<'a> {
     coding: Coding,
     row: &'a [u8],
     cols: Range<usize>,
     out: &'a mut [f32],
 }
 
-impl Work for Part<'_> {
+impl Work for BlockRow<'_> {
     type Output = ();
 
     #[inline(always)]
@@ -55,7 +55,7 @@ impl Work for Part<'_> {
     }
 }
 
-impl Part<'_> {
+impl BlockRow<'_> {
     #[inline(always)]
     fn numbers<const BYTES: usize>(self, number: impl Fn([u8; BYTES]) -> f32) {
         let row = &self.row.as_chunks::<BYTES>().0[self.cols];

@@ -6,9 +6,9 @@ use ndarray::{ArrayView2, s};
 use rayon::iter::{IndexedParallelIterator, IntoParallelIterator, ParallelIterator};
 use rayon::slice::ParallelSliceMut;
 
-use super::kernel::{A_STRIDE, Into, Kernel, LINE, Left, Lines, Out, Right, with_scratch};
+use super::kernel::{A_STRIDE, Accumulate, Kernel, LINE, Left, Lines, Out, Right, with_scratch};
 use super::split::{self, blocks, even_blocks};
-use super::{K_BLOCK, Product, cache};
+use super::{K_BLOCK, Output, cache};
 use crate::Mat;
 
 /// Most rows of activations that share one packing of the weights.
@@ -23,7 +23,7 @@ const PARALLEL_COPY: usize = 1 << 16;
 /// and multiplied with all rows.
 ///
 /// `x` must have columns, adjacent ones, and so must every `y`.
-pub(super) fn matmul_t<K: Kernel>(kernel: K, x: ArrayView2<f32>, products: &mut [Product<'_>]) {
+pub(super) fn matmul_t<K: Kernel>(kernel: K, x: ArrayView2<f32>, products: &mut [Output<'_>]) {
     for ms in even_blocks(x.nrows(), M_BLOCK) {
         let x = x.slice(s![ms.clone(), ..]);
         let (height, depth) = x.dim();
@@ -171,9 +171,9 @@ fn multiply<K: Kernel>(
     mut ahead: Ahead<'_>,
 ) {
     let into = if ks.start == 0 {
-        Into::Store
+        Accumulate::Store
     } else {
-        Into::Add
+        Accumulate::Add
     };
     let b = Right {
         data: packed,

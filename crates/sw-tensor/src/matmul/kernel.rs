@@ -18,7 +18,7 @@ pub(super) const LINE: usize = 64;
 
 /// What a tile does with its place in the result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Into {
+pub(crate) enum Accumulate {
     /// `c = a b`.
     Store,
     /// `c` is the start of the chain: `c = fma(a_k, b_k, ... fma(a_0, b_0, c))`.
@@ -184,7 +184,7 @@ pub(crate) trait Kernel: Copy + Send + Sync {
     ///
     /// # Panics
     /// If an operand is too short for what is asked, or the tile higher than MR.
-    fn tile(self, a: Left<'_>, b: Right<'_>, c: Out<'_>, into: Into);
+    fn tile(self, a: Left<'_>, b: Right<'_>, c: Out<'_>, into: Accumulate);
 
     /// Rows `rows` (NR of them or fewer) and columns `ks` of `w`, widened, overlay applied, transposed to `[k][NR]`;
     /// missing rows are zero.

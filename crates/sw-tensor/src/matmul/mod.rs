@@ -1,4 +1,54 @@
-//! `y = x * w^T` for f32 activations and weights of any dtype.
+//! `y = x * w^T` for f32 activations `[tokens, in]` and weights `[out, in]` of any type.
+//!
+//! # How a product of many rows is computed
+//!
+//! A kernel multiplies small tiles that fit the registers. It reads both operands in a layout of its own, so pieces of both
+//! are copied ("packed") before. Weights of 16 bits, blocks and edits become f32 in that copy and nowhere else.
+//!
+//! ```text
+//!            in (K)                                     in (K)
+//!        +----+----+----+                           +----+----+----+
+//! tokens | x0 | x1 | x2 |  copied once,     out (N) | w0 | w1 | w2 |  a panel of NR rows
+//!   (M)  |    |    |    |  K_BLOCK columns          +----+----+----+
+//!        +----+----+----+  at a time                |              |  each chunk [NR, K_BLOCK] of it is
+//!                                                   +----+----+----+  packed into L1, then multiplied
+//!                                                                     with all rows of x
+//!            out (N)
+//!        +--------+--------+
+//! tokens | thread | thread |   The columns of y are split among the threads. Each keeps a part's sums
+//!        |   0    |   1    |   beside the blocks of x that fit half of L2, its "stage".
+//!        +--------+--------+
+//! ```
+//!
+//! The loops, outermost first: blocks of rows of x (`M_BLOCK`); stripes of columns of y, one thread each; stages of K that
+//! fit L2; panels of weights; blocks of K within the stage; tiles of MR x NR sums. While one chunk is multiplied, the next one
+//! is asked for.
+//!
+//! # The order of a sum
+//!
+//! `y[t, r]` is the sum of its blocks of K, added one after the other from the left, and each block is one chain of
+//! multiply-adds over its `K_BLOCK` terms:
+//!
+//! ```text
+//! ((chain(k = 0..128) + chain(k = 128..256)) + chain(k = 256..384)) + ...
+//! ```
+//!
+//! Sizes of caches, the number of threads and the other rows decide only where a sum is computed, never in which order. So
+//! a row of the result depends on that row alone, bit for bit. AMX multiplies pieces of BF16 and has an order of its own;
+//! few rows have another one where [`Order::Any`] is asked for.
+//!
+//! # Where what is
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | `kernel` | what a tile and its operands are; the scratch memory |
+//! | `blocked` | the loops above, for any kernel of floats |
+//! | `pack` | widening and copying of weights |
+//! | `split` | how rows, columns and K are cut |
+//! | `x86` | tiles with AVX2, AVX-512 and AMX, and `dot`, products of few rows |
+//! | `portable`, `portable_tile` | any CPU: the `gemm` crate, and the tile that attention uses there |
+//! | `integer` | exact sums of integers: 8-bit numbers and packed codes |
+//! | `product` | products of two f32 matrices of any layout, for training |
 
 mod blocked;
 mod cache;
@@ -6,8 +56,8 @@ mod integer;
 pub(crate) mod kernel;
 mod pack;
 mod portable;
+pub(crate) mod portable_tile;
 mod product;
-pub(crate) mod scalar;
 mod split;
 #[cfg(test)]
 mod tests;
@@ -24,8 +74,8 @@ use crate::{Dtype, Mat};
 /// Terms that are summed in one chain before the chain's sum is added to the result.
 pub(crate) const K_BLOCK: usize = 128;
 
-/// A matrix, and where its product with the activations goes.
-type Product<'a> = (&'a Mat, ArrayViewMut2<'a, f32>);
+/// A matrix of weights, and where its product with the activations goes.
+type Output<'a> = (&'a Mat, ArrayViewMut2<'a, f32>);
 
 /// In which order the terms of a sum are added.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -78,16 +128,16 @@ pub(crate) fn matmul_t_each_with<'a>(
     isa: Isa,
     order: Order,
     x: ArrayView2<f32>,
-    products: impl IntoIterator<Item = Product<'a>>,
+    products: impl IntoIterator<Item = Output<'a>>,
 ) {
-    let mut products: Vec<Product> = products.into_iter().collect();
+    let mut products: Vec<Output> = products.into_iter().collect();
     for (w, y) in &products {
         check(&x, w, y);
     }
     products.retain(|(_, y)| !y.is_empty());
     let x = adjacent(x);
     // What does not have adjacent columns is computed elsewhere.
-    let is_scattered = |(_, y): &mut Product| y.strides()[1] != 1 && y.ncols() > 1;
+    let is_scattered = |(_, y): &mut Output| y.strides()[1] != 1 && y.ncols() > 1;
     for (w, mut y) in products.extract_if(.., is_scattered) {
         let mut dense = Array2::zeros(y.dim());
         matmul_t_each_with(isa, order, x.view(), [(w, dense.view_mut())]);
@@ -122,7 +172,7 @@ impl Kind {
 
 /// Computes products, one at least, of matrices of one kind; `x` and all results have columns, which are adjacent.
 #[cfg_attr(not(target_arch = "x86_64"), allow(unused_variables))]
-fn compute(isa: Isa, order: Order, x: ArrayView2<f32>, products: &mut [Product<'_>]) {
+fn compute(isa: Isa, order: Order, x: ArrayView2<f32>, products: &mut [Output<'_>]) {
     let kind = Kind::of(products[0].0);
     #[cfg(target_arch = "x86_64")]
     let are_few =

@@ -7,7 +7,7 @@ use ndarray::{ArrayView2, ArrayViewMut2, Axis, s};
 use rayon::iter::{IndexedParallelIterator, IntoParallelIterator, ParallelIterator};
 
 use super::kernel::with_scratch;
-use super::{K_BLOCK, Product};
+use super::{K_BLOCK, Output};
 use crate::Mat;
 
 /// Columns of `y` (rows of `w`) per panel.
@@ -15,7 +15,7 @@ const N_BLOCK: usize = 64;
 /// Rows of `x` per call.
 const M_BLOCK: usize = 16;
 
-pub(super) fn matmul_t(x: ArrayView2<f32>, products: &mut [Product<'_>]) {
+pub(super) fn matmul_t(x: ArrayView2<f32>, products: &mut [Output<'_>]) {
     for (w, y) in products {
         let panels = y.axis_chunks_iter_mut(Axis(1), N_BLOCK).into_par_iter();
         panels.enumerate().for_each(|(panel, y)| {

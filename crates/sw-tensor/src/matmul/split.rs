@@ -4,22 +4,22 @@ use std::ops::Range;
 
 use ndarray::{ArrayViewMut2, Axis, s};
 
-use super::Product;
+use super::Output;
 use crate::Mat;
 
 /// Parts per thread at least where they are short, to even out the threads' speeds.
 const PER_THREAD: usize = 4;
 
 /// A part of a product: some rows of a matrix, and the columns of the result that they make.
-pub(super) type Part<'a> = (&'a Mat, Range<usize>, ArrayViewMut2<'a, f32>);
+pub(super) type Stripe<'a> = (&'a Mat, Range<usize>, ArrayViewMut2<'a, f32>);
 
 /// Rows `ms` of all products in parts, as [`columns`] makes them: several for each thread.
 pub(super) fn parts<'a>(
-    products: &'a mut [Product<'_>],
+    products: &'a mut [Output<'_>],
     ms: Range<usize>,
     step: usize,
     most: usize,
-) -> Vec<Part<'a>> {
+) -> Vec<Stripe<'a>> {
     let parts = products.iter_mut().flat_map(|(w, y)| {
         let y = y.slice_mut(s![ms.clone(), ..]);
         columns(y, step, most, PER_THREAD).map(|(rows, y)| (*w, rows, y))

@@ -45,7 +45,7 @@ fn roundings(isa: Isa, k: usize) -> usize {
     }
 }
 
-/// The same for few rows: one chain in 8 or 16 lanes and a tree, or one chain for a row with edits.
+/// The roundings of a product of few rows: one chain in 8 or 16 lanes and a tree, or one chain for a row with edits.
 fn roundings_few(isa: Isa, k: usize) -> usize {
     roundings(isa, k).max(k + 5)
 }

@@ -6,7 +6,7 @@ use ndarray::{ArrayView2, ArrayViewMut2, Axis};
 
 use rayon::iter::{IntoParallelIterator, ParallelIterator};
 
-use super::kernel::{Kernel, Pairs};
+use super::kernel::{IntegerKernel, Pairs};
 #[cfg(target_arch = "x86_64")]
 use super::kernel::{PairsAvx2, Quads, Tiles};
 use super::{Activations, M_BLOCK, Operand, blocks, product, with_rows};
@@ -99,7 +99,7 @@ impl Form {
     }
 }
 
-fn multiply<K: Kernel<i32>>(
+fn multiply<K: IntegerKernel<i32>>(
     isa: Isa,
     kernel: K,
     form: Form,
@@ -152,7 +152,7 @@ struct Bytes<'a> {
     bytes: ArrayView2<'a, i8>,
     form: Form,
     flip: u8,
-    /// Of each row of activations; empty where nothing is too large.
+    /// What is taken from the sums of each row of activations; empty where nothing is too large.
     too_much: &'a [i32],
 }
 

@@ -8,7 +8,7 @@ use rayon::slice::ParallelSliceMut;
 
 #[cfg(target_arch = "x86_64")]
 use super::kernel::{Halves, PairsAvx2};
-use super::kernel::{Kernel, Pairs};
+use super::kernel::{IntegerKernel, Pairs};
 use super::share::{Share, Total, Whole};
 use super::{Activations, Block, M_BLOCK, Operand, blocks, product, with_rows};
 use crate::isa::Isa;
@@ -210,7 +210,7 @@ fn multiply(isa: Isa, x: ArrayView2<f32>, w: &Codes<'_>, mut y: ArrayViewMut2<f3
 }
 
 /// What is neither a spike nor an outlier.
-fn multiply_integers<K: Kernel<f32>>(
+fn multiply_integers<K: IntegerKernel<f32>>(
     isa: Isa,
     kernel: K,
     x: ArrayView2<f32>,
@@ -271,7 +271,7 @@ struct Weights<'a> {
     w: &'a Codes<'a>,
     /// Whether four codes make a unit, or two.
     bytes: bool,
-    /// Of each row of activations.
+    /// The scale of each row of activations.
     scales: &'a [f32],
     /// Sums of the activations' integers, `[part][row]`.
     totals: &'a [f32],

@@ -101,7 +101,7 @@ pub(super) struct Operands<'a, S> {
 impl<S: Sum> Operands<'_, S> {
     /// Panics where an operand is shorter than the inner loops of a kernel rely on.
     #[inline(always)]
-    fn check<K: Kernel<S>>(&self) {
+    fn check<K: IntegerKernel<S>>(&self) {
         let Operands { units, w, xs, .. } = self;
         assert!(*units > 0 && units.is_multiple_of(UNITS_OF_STEP));
         assert!(w.len() >= (K::ROWS - 1) * PITCH + units);
@@ -114,7 +114,7 @@ impl<S: Sum> Operands<'_, S> {
 }
 
 /// Multiplies rows of weights with tiles of activations, all sums in registers.
-pub(super) trait Kernel<S: Sum>: Copy + Send + Sync {
+pub(super) trait IntegerKernel<S: Sum>: Copy + Send + Sync {
     /// Rows of weights at a time.
     const ROWS: usize = ROWS;
     /// Tiles of activations at a time, at most.
@@ -143,7 +143,7 @@ pub(super) trait Kernel<S: Sum>: Copy + Send + Sync {
 
 /// Rows of weights that vector registers hold the sums of.
 const ROWS: usize = 8;
-/// The same of AVX2.
+/// Rows of weights whose sums the 16 registers of AVX2 hold.
 #[cfg(target_arch = "x86_64")]
 const ROWS_AVX2: usize = 4;
 /// Tiles of activations beside them.
@@ -153,7 +153,7 @@ const TILES: usize = 3;
 #[derive(Clone, Copy)]
 pub(super) struct Pairs(pub(super) Isa);
 
-impl<S: Sum> Kernel<S> for Pairs {
+impl<S: Sum> IntegerKernel<S> for Pairs {
     const TERMS: usize = 2;
     type Session = ();
 
@@ -174,13 +174,13 @@ impl<S: Sum> Kernel<S> for Pairs {
     }
 }
 
-/// The same in the 16 registers of AVX2.
+/// [`Pairs`] with tiles that fit the 16 registers of AVX2.
 #[cfg(target_arch = "x86_64")]
 #[derive(Clone, Copy)]
 pub(super) struct PairsAvx2(pub(super) Avx2);
 
 #[cfg(target_arch = "x86_64")]
-impl<S: Sum> Kernel<S> for PairsAvx2 {
+impl<S: Sum> IntegerKernel<S> for PairsAvx2 {
     const ROWS: usize = ROWS_AVX2;
     const TERMS: usize = 2;
     type Session = ();
@@ -200,7 +200,7 @@ impl<S: Sum> Kernel<S> for PairsAvx2 {
 pub(super) struct Quads(pub(super) crate::isa::Vnni);
 
 #[cfg(target_arch = "x86_64")]
-impl<S: Sum> Kernel<S> for Quads {
+impl<S: Sum> IntegerKernel<S> for Quads {
     const TERMS: usize = 4;
     type Session = ();
 
@@ -218,7 +218,7 @@ impl<S: Sum> Kernel<S> for Quads {
 pub(super) struct Tiles(pub(super) ByteTiles);
 
 #[cfg(target_arch = "x86_64")]
-impl Kernel<i32> for Tiles {
+impl IntegerKernel<i32> for Tiles {
     const ROWS: usize = 32;
     const TILES: usize = 2;
     const TILES_STEP: usize = 2;
@@ -246,7 +246,7 @@ impl Kernel<i32> for Tiles {
 pub(super) struct Halves(pub(super) ByteTiles);
 
 #[cfg(target_arch = "x86_64")]
-impl Kernel<f32> for Halves {
+impl IntegerKernel<f32> for Halves {
     const ROWS: usize = 32;
     const TILES: usize = 1;
     const PLANES: usize = 2;

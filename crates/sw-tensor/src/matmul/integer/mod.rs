@@ -20,7 +20,9 @@ use super::kernel::with_scratch;
 use super::x86::avx512::transpose_square;
 use super::{cache, split};
 use crate::isa::{Isa, Work};
-use kernel::{Ahead, Kernel, LANES, MOST_UNITS, Operands, PITCH, Sum, Sums, UNITS_OF_STEP, Xs};
+use kernel::{
+    Ahead, IntegerKernel, LANES, MOST_UNITS, Operands, PITCH, Sum, Sums, UNITS_OF_STEP, Xs,
+};
 
 pub use bytes::matmul_t_i8;
 pub use codes::{CodeOffsets, Codes, matmul_t_codes};
@@ -34,7 +36,7 @@ const PANEL: usize = 192;
 const AHEAD: usize = 4;
 
 /// Columns whose sums fit 32 bits.
-struct Part {
+struct Segment {
     ks: Range<usize>,
     /// Units of weights, filled up to whole steps.
     units: usize,
@@ -45,7 +47,7 @@ struct Part {
 /// Columns that are packed together, in parts.
 #[derive(Default)]
 struct Block {
-    parts: Vec<Part>,
+    parts: Vec<Segment>,
     units: usize,
 }
 
@@ -62,7 +64,7 @@ impl Block {
 }
 
 /// Blocks that fit a kernel, in order. Parts have at most `longest` terms and cross no multiple of `group`.
-fn blocks<S: Sum, K: Kernel<S>>(depth: usize, group: usize, longest: usize) -> Vec<Block> {
+fn blocks<S: Sum, K: IntegerKernel<S>>(depth: usize, group: usize, longest: usize) -> Vec<Block> {
     let mut all: Vec<Block> = Vec::new();
     let mut start = 0;
     while start < depth {
@@ -74,7 +76,7 @@ fn blocks<S: Sum, K: Kernel<S>>(depth: usize, group: usize, longest: usize) -> V
             all.push(Block::default());
         }
         if let Some(block) = all.last_mut() {
-            block.parts.push(Part {
+            block.parts.push(Segment {
                 ks: start..end,
                 units,
                 before: block.units,
@@ -102,7 +104,7 @@ trait Activations: Sync {
 }
 
 /// Lends `f` all activations as a kernel reads them, packed on all threads.
-fn with_rows<S: Sum, K: Kernel<S>, R>(
+fn with_rows<S: Sum, K: IntegerKernel<S>, R>(
     isa: Isa,
     height: usize,
     blocks: &[Block],
@@ -191,7 +193,7 @@ trait Operand<S>: Sync {
 }
 
 /// `y[t, r]` of all rows `r` of an operand.
-fn product<S: Sum, K: Kernel<S>, W: Operand<S>>(
+fn product<S: Sum, K: IntegerKernel<S>, W: Operand<S>>(
     isa: Isa,
     kernel: K,
     x: &Rows<'_>,
@@ -207,7 +209,7 @@ fn product<S: Sum, K: Kernel<S>, W: Operand<S>>(
     jobs.for_each(|(rows, y)| panel(isa, kernel, x, w, rows, y));
 }
 
-fn panel<S: Sum, K: Kernel<S>, W: Operand<S>>(
+fn panel<S: Sum, K: IntegerKernel<S>, W: Operand<S>>(
     isa: Isa,
     kernel: K,
     x: &Rows<'_>,
@@ -265,7 +267,7 @@ struct Packed<'a> {
 impl<W> Weights<'_, W> {
     /// Packs row number `i`.
     #[inline(always)]
-    fn pack<S: Sum, K: Kernel<S>>(&self, i: usize, block: &Block, packed: &mut Packed<'_>)
+    fn pack<S: Sum, K: IntegerKernel<S>>(&self, i: usize, block: &Block, packed: &mut Packed<'_>)
     where
         W: Operand<S>,
     {
@@ -294,13 +296,13 @@ struct Panel<'a, K, S, W> {
     packed: Packed<'a>,
     /// The next one.
     other: Packed<'a>,
-    /// Of the elements of `y`, `[row of weights][row of activations]`, rows `pitch` apart.
+    /// The sums of the elements of `y`, `[row of weights][row of activations]`, rows `pitch` apart.
     sums: &'a mut [S],
     pitch: usize,
     y: ArrayViewMut2<'a, S>,
 }
 
-impl<K: Kernel<S>, S: Sum, W: Operand<S>> Work for Panel<'_, K, S, W> {
+impl<K: IntegerKernel<S>, S: Sum, W: Operand<S>> Work for Panel<'_, K, S, W> {
     type Output = ();
 
     #[inline(always)]
@@ -330,7 +332,7 @@ impl<K: Kernel<S>, S: Sum, W: Operand<S>> Work for Panel<'_, K, S, W> {
     }
 }
 
-impl<K: Kernel<S>, S: Sum, W: Operand<S>> Panel<'_, K, S, W> {
+impl<K: IntegerKernel<S>, S: Sum, W: Operand<S>> Panel<'_, K, S, W> {
     /// The first block of `xs` times the packed one. Meanwhile the next one is packed, row by row between the products, so that
     /// the weights come from memory while others are multiplied and need no place in the caches.
     #[inline(always)]

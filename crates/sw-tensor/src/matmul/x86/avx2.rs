@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use super::tile::tile;
 use crate::isa::Avx2;
-use crate::matmul::kernel::{Into, Kernel, Left, Out, Right, check_tile};
+use crate::matmul::kernel::{Accumulate, Kernel, Left, Out, Right, check_tile};
 use crate::matmul::pack::Groups;
 use crate::{Dtype, Mat};
 

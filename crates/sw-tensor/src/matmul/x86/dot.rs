@@ -11,7 +11,7 @@ use rayon::iter::{IndexedParallelIterator, IntoParallelIterator, ParallelIterato
 
 use super::vector::Vector;
 use crate::isa::{Avx2, Avx512, Isa, Work};
-use crate::matmul::Product;
+use crate::matmul::Output;
 use crate::matmul::kernel::{LINE, with_scratch};
 use crate::matmul::split::{self, blocks};
 use crate::{Dtype, Mat};
@@ -31,7 +31,7 @@ const PAD: usize = LINE / size_of::<f32>();
 ///
 /// # Panics
 /// If that is not so.
-pub(crate) fn matmul_t<T: Tiles>(tiles: T, x: ArrayView2<f32>, products: &mut [Product<'_>]) {
+pub(crate) fn matmul_t<T: Tiles>(tiles: T, x: ArrayView2<f32>, products: &mut [Output<'_>]) {
     let (height, depth) = x.dim();
     let dtype = products[0].0.dtype();
     let fits = |w: &Mat| w.dtype() == dtype && w.strides()[1] == 1 && w.cols() == depth;

@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 
 use super::vector::Vector;
 use crate::matmul::K_BLOCK;
-use crate::matmul::kernel::{A_STRIDE, Into, LINE, Left, Lines, Right};
+use crate::matmul::kernel::{A_STRIDE, Accumulate, LINE, Left, Lines, Right};
 
 /// Terms per turn of the loop, each turn of which asks for lines.
 const UNROLLED: usize = K_BLOCK / Lines::COUNT;
@@ -14,7 +14,7 @@ const UNROLLED: usize = K_BLOCK / Lines::COUNT;
 macro_rules! tile {
     ($vector:ty, $nv:ident, $features:literal, $($m:literal)*) => {
         #[inline]
-        fn tile(self, a: Left<'_>, b: Right<'_>, mut c: Out<'_>, into: Into) {
+        fn tile(self, a: Left<'_>, b: Right<'_>, mut c: Out<'_>, into: Accumulate) {
             /// # Safety
             /// As for [`multiply`](super::tile::multiply).
             #[target_feature(enable = $features)]
@@ -22,7 +22,7 @@ macro_rules! tile {
                 left: Left<'_>,
                 right: Right<'_>,
                 c: (*mut f32, isize),
-                into: Into,
+                into: Accumulate,
             ) {
                 // SAFETY: this function has the features; the operands are the caller's.
                 unsafe { super::tile::multiply::<$vector, M, $nv, DENSE>(left, right, c, into) }
@@ -56,7 +56,7 @@ pub(super) unsafe fn multiply<V: Vector, const M: usize, const NV: usize, const 
     left: Left<'_>,
     right: Right<'_>,
     (c, c_stride): (*mut f32, isize),
-    into: Into,
+    into: Accumulate,
 ) {
     // SAFETY: every address below is inside the three operands, as the caller guarantees, or only prefetched.
     unsafe {
@@ -66,8 +66,8 @@ pub(super) unsafe fn multiply<V: Vector, const M: usize, const NV: usize, const 
             for (v, acc) in acc.iter_mut().enumerate() {
                 let c = c.add(V::LANES * v);
                 match into {
-                    Into::Chain => *acc = V::read(c),
-                    Into::Add | Into::Store => _mm_prefetch::<_MM_HINT_T0>(c.cast()),
+                    Accumulate::Chain => *acc = V::read(c),
+                    Accumulate::Add | Accumulate::Store => _mm_prefetch::<_MM_HINT_T0>(c.cast()),
                 }
             }
         }
@@ -100,8 +100,8 @@ pub(super) unsafe fn multiply<V: Vector, const M: usize, const NV: usize, const 
             for (v, &acc) in acc.iter().enumerate() {
                 let c = c.add(V::LANES * v);
                 let sum = match into {
-                    Into::Add => V::read(c).plus(acc),
-                    Into::Chain | Into::Store => acc,
+                    Accumulate::Add => V::read(c).plus(acc),
+                    Accumulate::Chain | Accumulate::Store => acc,
                 };
                 sum.write(c);
             }

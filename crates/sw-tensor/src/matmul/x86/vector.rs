@@ -4,7 +4,7 @@ use std::arch::asm;
 use std::arch::x86_64::*;
 
 /// # Safety
-/// Of every function: where the CPU has the type's features, which the caller must have enabled.
+/// Every function is called only where the CPU has the type's features, which the caller must have enabled.
 pub(super) trait Vector: Copy {
     const LANES: usize;
 

@@ -4,7 +4,7 @@ use std::arch::asm;
 use std::arch::x86_64::*;
 
 use super::{
-    Ahead, Kernel, LANES, Operands, PITCH, Pairs, PairsAvx2, Quads, ROWS, ROWS_AVX2, Sum,
+    Ahead, IntegerKernel, LANES, Operands, PITCH, Pairs, PairsAvx2, Quads, ROWS, ROWS_AVX2, Sum,
     UNITS_OF_STEP,
 };
 use crate::isa::{Avx2, Avx512, Vnni};
@@ -18,7 +18,7 @@ struct Places {
     /// From one tile of activations to the next.
     xs_pitch: usize,
     factors: *const f32,
-    /// Of floats if they are scaled.
+    /// The sums: floats where they are scaled, integers otherwise.
     sums: *mut i32,
     /// From one row of sums to the next.
     sums_pitch: usize,
@@ -30,7 +30,7 @@ impl Places {
     /// # Panics
     /// If an operand is too short for it.
     #[inline(always)]
-    fn new<S: Sum, K: Kernel<S>>(o: Operands<'_, S>) -> Places {
+    fn new<S: Sum, K: IntegerKernel<S>>(o: Operands<'_, S>) -> Places {
         o.check::<K>();
         assert!(size_of::<S>() == size_of::<i32>());
         let Operands {

@@ -45,7 +45,7 @@ impl ByteTiles {
         unsafe { add_signed(units, tiles, w.1, x, places, pitch * size_of::<i32>()) }
     }
 
-    /// The same for one tile of activations of 16 bits, whose upper bytes have signs and whose lower ones have none: `sums[row]
+    /// Multiplies one tile of activations of 16 bits, whose upper bytes have signs and whose lower ones have none: `sums[row]
     /// [lane] += factors[row] * product`, not fused. Products must fit 32 bits.
     ///
     /// # Panics

@@ -21,7 +21,7 @@ use rayon::slice::ParallelSliceMut;
 use crate::isa::{Amx, Isa};
 use crate::matmul::kernel::{Out, with_scratch};
 use crate::matmul::split::{self, blocks, even_blocks};
-use crate::matmul::{Product, cache};
+use crate::matmul::{Output, cache};
 use crate::{Dtype, Mat};
 pub(in crate::matmul) use bytes::ByteTiles;
 pub(in crate::matmul) use tile::Unit;
@@ -62,7 +62,7 @@ fn pieces(dtype: Dtype) -> usize {
 ///
 /// # Panics
 /// If that is not so.
-pub(in crate::matmul) fn matmul_t(proof: Amx, x: ArrayView2<f32>, products: &mut [Product<'_>]) {
+pub(in crate::matmul) fn matmul_t(proof: Amx, x: ArrayView2<f32>, products: &mut [Output<'_>]) {
     let dtype = products[0].0.dtype();
     let fits = |w: &Mat| w.dtype() == dtype && w.strides()[1] == 1 && w.cols() == x.ncols();
     assert!(dtype != Dtype::F32 && products.iter().all(|(w, _)| fits(w)));

@@ -277,7 +277,7 @@ macro_rules! tall_first {
     };
 }
 
-/// The same piece of weights times the piece of activations at `$piece`.
+/// Multiplies the piece of weights that is loaded by the piece of activations at `$piece`.
 macro_rules! tall_next {
     ($piece:literal) => {
         lines!(
@@ -366,7 +366,7 @@ impl Unit {
         }
     }
 
-    /// The same with one tile of rows, on the way asking for the lines ahead; of the sums only the first of either two
+    /// Multiplies one tile of rows, on the way asking for the lines ahead; of the sums only the first of either two
     /// tiles.
     ///
     /// # Panics

@@ -12,9 +12,9 @@ pub(crate) struct Node {
     pub(crate) parent: Option<usize>,
     /// A span that begins with it.
     pub(crate) span: usize,
-    /// Its tokens, after the parent's: `start..end` of the span.
+    /// The first of its tokens, after the parent's; a place in the span.
     pub(crate) start: usize,
-    /// See `start`.
+    /// The place in the span after its last token.
     pub(crate) end: usize,
     /// One after the last leaf below it.
     pub(crate) last_leaf: usize,
@@ -33,7 +33,7 @@ pub(crate) struct Leaf {
 
 /// A tree over spans. Nodes stand after their parents, leaves in the order of their tokens.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Plan {
+pub(crate) struct PrefixTree {
     pub(crate) nodes: Vec<Node>,
     pub(crate) leaves: Vec<Leaf>,
 }
@@ -41,7 +41,7 @@ pub(crate) struct Plan {
 /// A node that saves fewer tokens than this is not worth its own pass.
 const WORTH: usize = 16;
 
-impl Plan {
+impl PrefixTree {
     /// A plan without sharing: the spans in order.
     pub(crate) fn flat(spans: &[Span]) -> Self {
         let leaves = (0..spans.len())
@@ -159,7 +159,7 @@ mod tests {
     }
 
     /// The tokens a leaf's chain of nodes stands for.
-    fn chain(plan: &Plan, spans: &[Span], node: Option<usize>) -> Vec<u32> {
+    fn chain(plan: &PrefixTree, spans: &[Span], node: Option<usize>) -> Vec<u32> {
         let Some(node) = node.map(|n| &plan.nodes[n]) else {
             return Vec::new();
         };
@@ -169,8 +169,8 @@ mod tests {
         tokens
     }
 
-    fn check(spans: &[Span]) -> Plan {
-        let plan = Plan::new(spans);
+    fn check(spans: &[Span]) -> PrefixTree {
+        let plan = PrefixTree::new(spans);
         let mut seen = vec![false; spans.len()];
         for (i, leaf) in plan.leaves.iter().enumerate() {
             let span = &spans[leaf.span];
@@ -208,7 +208,7 @@ mod tests {
         assert_eq!(plan.nodes.len(), 1);
         assert_eq!(plan.nodes[0].end, 39);
         assert_eq!(plan.tokens(&spans), 39 + 2 + 3 + 1 + 2);
-        assert_eq!(Plan::flat(&spans).tokens(&spans), 41 + 42 + 40 + 2);
+        assert_eq!(PrefixTree::flat(&spans).tokens(&spans), 41 + 42 + 40 + 2);
     }
 
     #[test]
@@ -235,7 +235,7 @@ mod tests {
         fn any_spans_are_covered(raw in prop::collection::vec((prop::collection::vec(0u32..3, 2..40), 0usize..40), 0..40), budget in 1usize..100) {
             let spans: Vec<Span> = raw.into_iter().map(|(tokens, from)| { let from = 1 + from % (tokens.len() - 1); Span { tokens, from } }).collect();
             let plan = check(&spans);
-            prop_assert!(plan.tokens(&spans) <= Plan::flat(&spans).tokens(&spans));
+            prop_assert!(plan.tokens(&spans) <= PrefixTree::flat(&spans).tokens(&spans));
             let batches = plan.batches(&spans, budget);
             prop_assert_eq!(batches.iter().map(|b| b.len()).sum::<usize>(), spans.len());
             for pair in batches.windows(2) { prop_assert_eq!(pair[0].end, pair[1].start); }

@@ -2,31 +2,35 @@
 
 use std::ops::Range;
 
-use super::kernel::{A_STRIDE, Into, Kernel, Left, Out, Right, check_tile};
+use super::kernel::{A_STRIDE, Accumulate, Kernel, Left, Out, Right, check_tile};
 use super::pack::{apply_edits, pack_scalar, zero_missing};
 use crate::Mat;
 
 /// The portable kernel: multiplies, then adds, since a fused multiply-add in software would cost a hundred times more.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Scalar;
+pub(crate) struct PortableTile;
 
 const NR: usize = 16;
 
-impl Kernel for Scalar {
+impl Kernel for PortableTile {
     const MR: usize = 4;
     const NR: usize = NR;
 
-    fn tile(self, a: Left<'_>, b: Right<'_>, mut c: Out<'_>, into: Into) {
+    fn tile(self, a: Left<'_>, b: Right<'_>, mut c: Out<'_>, into: Accumulate) {
         check_tile::<Self>(a, b);
         for i in 0..a.rows {
             let c = c.row(i, NR).first_chunk_mut::<NR>().expect("NR columns");
-            let mut sums = if into == Into::Chain { *c } else { [0.0; NR] };
+            let mut sums = if into == Accumulate::Chain {
+                *c
+            } else {
+                [0.0; NR]
+            };
             for (k, a) in a.data[i * A_STRIDE..][..a.depth].iter().enumerate() {
                 for (sum, b) in sums.iter_mut().zip(&b.data[k * b.stride..][..NR]) {
                     *sum += a * b;
                 }
             }
-            if into == Into::Add {
+            if into == Accumulate::Add {
                 sums.iter_mut().zip(c.iter()).for_each(|(sum, c)| *sum += c);
             }
             *c = sums;

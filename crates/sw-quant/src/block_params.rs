@@ -9,7 +9,7 @@ use crate::simd::vectorized;
 use crate::{Blocks, Clip, Error, Real, Scheme, error::check_shape};
 
 /// The arithmetic of every block of one matrix.
-pub(crate) struct Plan {
+pub(crate) struct BlockParams {
     pub(crate) blocks: Blocks,
     pub(crate) codec: Codec,
     pub(crate) params: Vec<Params>,
@@ -42,7 +42,7 @@ pub(crate) fn places(
     Ok(places)
 }
 
-impl Plan {
+impl BlockParams {
     /// `held` are sorted places within `w`.
     pub(crate) fn new<T: Real>(
         w: &[T],

@@ -14,7 +14,7 @@ use sw_model::{Linear, Model, WeightCoord};
 /// The model, the data and the output folder that an experiment works with.
 #[derive(Args, Clone)]
 pub(crate) struct Inputs {
-    /// A directory in Hugging Face layout, or ORG/NAME or ORG/NAME@REVISION in the Hugging Face cache
+    /// A directory in Hugging Face layout, a GGUF file or a directory that holds one, or ORG/NAME or ORG/NAME@REVISION in the Hugging Face cache
     /// [default: the checkpoint of this repository]
     #[arg(long, default_value_t = embedded("model"), hide_default_value = true)]
     pub(crate) model: String,
@@ -43,9 +43,16 @@ pub(crate) struct Inputs {
     /// Worker threads [default: one per core]
     #[arg(long, value_name = "N")]
     pub(crate) threads: Option<std::num::NonZeroUsize>,
-    /// Pass over a config field that is not implemented (repeatable); recorded in the results
+    /// Which GGUF file of the directory, where it holds several
+    #[arg(long, value_name = "NAME")]
+    pub(crate) gguf: Option<String>,
+    /// Pass over a config field that is not implemented, such as alibi or rope_scaling.factor (repeatable); recorded in the
+    /// results
     #[arg(long, value_name = "NAME")]
     pub(crate) ignore_config_field: Vec<String>,
+    /// Refuse config fields that no known model reads, instead of passing over them with a warning
+    #[arg(long)]
+    pub(crate) strict_config: bool,
 }
 
 impl Inputs {
@@ -58,7 +65,12 @@ impl Inputs {
         if self.is_embedded() {
             present(Path::new(&self.model))?;
         }
-        open_model(&self.model, &self.ignore_config_field)
+        open_model(
+            &self.model,
+            &self.ignore_config_field,
+            self.strict_config,
+            self.gguf.as_deref(),
+        )
     }
 
     /// A text's tokens, under the BOS rule of the evaluation.

@@ -17,6 +17,7 @@ mod paired;
 mod peers;
 mod published;
 mod reproduce;
+mod tidy;
 mod train_nano;
 
 use std::process::ExitCode;
@@ -37,6 +38,7 @@ enum Command {
     BenchPeers(peers::BenchPeers),
     #[command(flatten)]
     Reproduce(reproduce::Commands),
+    Tidy(tidy::Tidy),
     TrainNano(train_nano::TrainNano),
 }
 
@@ -46,6 +48,7 @@ fn main() -> ExitCode {
         let complete = match cli.command {
             Command::BenchPeers(c) => c.run().map(|()| true),
             Command::Reproduce(c) => c.run(),
+            Command::Tidy(c) => c.run().map(|()| true),
             Command::TrainNano(c) => c.run().map(|()| true),
         }?;
         // Some of several experiments could not be made.

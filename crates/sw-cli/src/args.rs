@@ -15,14 +15,20 @@ use crate::{
 /// Which model, and how it is opened.
 #[derive(Args)]
 pub(crate) struct ModelArgs {
-    /// A directory in Hugging Face layout, or ORG/NAME or ORG/NAME@REVISION in the Hugging Face cache
+    /// A directory in Hugging Face layout, a GGUF file or a directory that holds one, or ORG/NAME or ORG/NAME@REVISION in the Hugging Face cache
     pub(crate) model: String,
     /// Branch, tag or commit in the cache
     #[arg(long, value_name = "REV")]
     revision: Option<String>,
-    /// Pass over a config field that is not implemented (repeatable); recorded in results
+    /// Pass over a config field that is not implemented, such as alibi or rope_scaling.factor (repeatable); recorded in results
     #[arg(long, value_name = "NAME", alias = "ignore_config_field")]
     pub(crate) ignore_config_field: Vec<String>,
+    /// Refuse config fields that no known model reads, instead of passing over them with a warning
+    #[arg(long, alias = "strict_config")]
+    strict_config: bool,
+    /// Which GGUF file of the directory, where it holds several
+    #[arg(long, value_name = "NAME")]
+    gguf: Option<String>,
     /// Worker threads [default: one per core]
     #[arg(long, value_name = "N")]
     threads: Option<std::num::NonZeroUsize>,
@@ -32,12 +38,17 @@ impl ModelArgs {
     pub(crate) fn open(&self) -> Result<Model> {
         set_threads(self.threads)?;
         let name = match &self.revision {
-            Some(revision) if !Path::new(&self.model).is_dir() => {
+            Some(revision) if !Path::new(&self.model).exists() => {
                 format!("{}@{revision}", self.model)
             }
             _ => self.model.clone(),
         };
-        open_model(&name, &self.ignore_config_field)
+        open_model(
+            &name,
+            &self.ignore_config_field,
+            self.strict_config,
+            self.gguf.as_deref(),
+        )
     }
 }
 

@@ -1,29 +1,136 @@
 //! What `sw detect`, `sw verify` and `sw directory` share: the proof, the directory, and candidates as a table.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context, Result, bail};
 use comfy_table::{Table, presets::UTF8_FULL_CONDENSED};
-use sw_detect::{Candidate, Directory, ProofOptions, Report, proof_texts, prove};
+use indicatif::{ProgressBar, ProgressStyle};
+use sw_detect::{Candidate, CensusOptions, Directory, Report, Stage, census, census_texts, encode};
 use sw_model::Model;
 
-/// Proves the super weights on the shipped texts, if there are any; a model without a tokenizer goes without.
-pub(crate) fn prove_if_possible(model: &Model, report: &mut Report) -> Result<()> {
-    if report.super_weights.is_empty() {
-        return Ok(());
-    }
-    if let Err(error) = model.tokenizer() {
-        eprintln!("note: no proof without a tokenizer ({error})");
-        return Ok(());
-    }
-    let texts = proof_texts(model)?;
-    match prove(model, report, &texts, &ProofOptions::default()) {
-        Err(sw_detect::Error::Model(error @ sw_model::Error::TokenId { .. })) => {
-            eprintln!("note: no proof, its texts do not fit the vocabulary ({error})");
-            Ok(())
+/// Texts of a census, by what the command line says of them.
+#[derive(clap::Args)]
+pub(crate) struct TextArgs {
+    /// A text to measure effects on (repeatable): plain, or rows with a `text` (parquet, JSON lines, json.gz), joined by empty
+    /// lines [default: two that come with this program]
+    #[arg(long, value_name = "FILE")]
+    text: Vec<PathBuf>,
+    /// Tokens of each text, at most
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 256,
+        alias = "tokens_per_text"
+    )]
+    tokens_per_text: usize,
+}
+
+impl Default for TextArgs {
+    fn default() -> Self {
+        Self {
+            text: Vec::new(),
+            tokens_per_text: 256,
         }
-        proved => Ok(proved?),
     }
+}
+
+impl TextArgs {
+    /// The texts as tokens.
+    fn texts(&self, model: &Model) -> Result<Vec<Vec<u32>>> {
+        if self.tokens_per_text < 2 {
+            bail!(
+                "--tokens-per-text {}: expected at least 2",
+                self.tokens_per_text
+            );
+        }
+        if self.text.is_empty() {
+            return Ok(census_texts(model, self.tokens_per_text)?);
+        }
+        let most = self.tokens_per_text.min(model.spec().max_positions);
+        let one = |path: &PathBuf| {
+            // More characters than these tokens have in any language.
+            let enough = most.saturating_mul(32).max(4096);
+            let mut tokens = encode(model, &content(path, enough)?)
+                .with_context(|| path.display().to_string())?;
+            tokens.truncate(most);
+            if tokens.len() < 2 {
+                bail!("{}: expected a text of at least 2 tokens", path.display());
+            }
+            Ok(tokens)
+        };
+        self.text.iter().map(one).collect()
+    }
+}
+
+/// The beginning of a file's text.
+fn content(path: &Path, enough: usize) -> Result<String> {
+    let ends = |end: &str| path.to_string_lossy().ends_with(end);
+    let rows = [".parquet", ".json", ".jsonl", ".gz", ".zst"];
+    let mut text = if rows.iter().any(|end| ends(end)) {
+        let docs = sw_eval::read(std::slice::from_ref(&path.to_path_buf()))?;
+        let mut text = String::new();
+        for (i, doc) in docs.iter().enumerate() {
+            if i > 0 {
+                text += "\n\n";
+            }
+            text += doc.text("text")?;
+            if text.len() > enough {
+                break;
+            }
+        }
+        text
+    } else {
+        std::fs::read_to_string(path).with_context(|| path.display().to_string())?
+    };
+    if text.len() > enough {
+        let end = (enough..text.len()).find(|&i| text.is_char_boundary(i));
+        text.truncate(end.unwrap_or(text.len()));
+    }
+    Ok(text)
+}
+
+/// Takes the census of a report's candidates; a model without a tokenizer goes without, where no text is given.
+///
+/// # Errors
+/// Texts that cannot be read or scored, and whatever stops a forward pass.
+pub(crate) fn census_if_possible(
+    model: &Model,
+    report: &mut Report,
+    texts: &TextArgs,
+) -> Result<()> {
+    if let Err(error) = model.tokenizer() {
+        eprintln!("note: no effects without a tokenizer ({error})");
+        return Ok(());
+    }
+    let texts = match texts.texts(model) {
+        Err(error)
+            if matches!(
+                error.downcast_ref(),
+                Some(sw_detect::Error::Model(sw_model::Error::TokenId { .. }))
+            ) =>
+        {
+            eprintln!("note: no effects, the texts do not fit the vocabulary ({error})");
+            return Ok(());
+        }
+        texts => texts?,
+    };
+    let bar = ProgressBar::new(1);
+    bar.set_style(ProgressStyle::with_template("{msg} {bar:30} {pos}/{len}").expect("a constant"));
+    let mut show = |stage: Stage| {
+        bar.set_length(stage.of as u64);
+        bar.set_position(stage.done as u64);
+        bar.set_message(format!("zeroing weights, stage {} of 3", stage.stage));
+    };
+    let taken = census(
+        model,
+        report,
+        &[],
+        &texts,
+        &CensusOptions::default(),
+        &mut show,
+    );
+    bar.finish_and_clear();
+    Ok(taken?)
 }
 
 /// The directory in a file, or the shipped one.
@@ -39,23 +146,59 @@ pub(crate) fn table(candidates: &[Candidate]) -> Table {
     let mut table = Table::new();
     table.load_style(UTF8_FULL_CONDENSED);
     table.set_header([
-        "tensor", "row, col", "value", "input", "output", "token", "share", "unit", "verdict",
+        "tensor",
+        "row, col",
+        "value",
+        "costs (nats per token)",
+        "input",
+        "output",
+        "verdict",
+        "relation",
     ]);
     for c in candidates {
-        let unit = serde_json::to_value(c.unit).ok();
         let verdict = c.verdict.and_then(|v| serde_json::to_value(v).ok());
         let text = |v: Option<serde_json::Value>| v.and_then(|v| v.as_str().map(String::from));
+        let zero = c.effects.as_ref().map(|e| e.zero);
         table.add_row([
             c.tensor.clone(),
             format!("{}, {}", c.row, c.col),
             format!("{:.4}", c.value),
+            zero.map_or_else(
+                || "-".into(),
+                |e| format!("{:.3} ({:.3} to {:.3})", e.nll, e.low, e.high),
+            ),
             format!("{:.1}", c.down_in),
             format!("{:.1}", c.down_out),
-            c.token.to_string(),
-            format!("{:.2}", c.share),
-            text(unit).unwrap_or_default(),
-            text(verdict).unwrap_or_else(|| if c.weak { "weak".into() } else { "-".into() }),
+            text(verdict).unwrap_or_else(|| "-".into()) + if c.weak { ", weak" } else { "" },
+            relations(c),
         ]);
     }
     table
+}
+
+/// What a candidate has to do with others, in words.
+fn relations(c: &Candidate) -> String {
+    let one = |r: &sw_detect::Relation| {
+        let kind = serde_json::to_value(r.kind).ok();
+        let kind = kind
+            .and_then(|k| k.as_str().map(String::from))
+            .unwrap_or_default();
+        let with = r
+            .with
+            .iter()
+            .take(1)
+            .map(|w| format!(" L{}[{}, {}]", w.layer, w.row, w.col));
+        let more = r.with.len().saturating_sub(1);
+        let more = if more > 0 {
+            format!(" and {more} more")
+        } else {
+            String::new()
+        };
+        kind + &with.collect::<String>() + &more
+    };
+    let mut all: Vec<_> = c.relations.iter().take(2).map(one).collect();
+    if c.relations.len() > 2 {
+        all.push("...".into());
+    }
+    all.join("; ")
 }

@@ -4,23 +4,25 @@ use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
+use comfy_table::{Table, presets::UTF8_FULL_CONDENSED};
 use serde_json::{Value, json};
 use sw_detect::{
-    DetectOptions, Mode, PROMPTS, RankOptions, Report, SinkOptions, detect, encode, invariance,
-    proof_texts, pruned, rank_rows, sinks,
+    Candidate, DetectOptions, Mode, PROMPTS, RankOptions, Report, SinkOptions, detect, encode,
+    invariance, proof_texts, pruned, rank_rows, sinks,
 };
 use sw_model::Model;
 
 use crate::{
     args::{ModelArgs, PromptArgs},
-    candidates::{directory, prove_if_possible, table},
+    candidates::{TextArgs, census_if_possible, directory, table},
     program::{say, write_whole},
 };
 
-/// Find the super weights of a checkpoint with a few forward passes over one prompt.
+/// Find the weights of a checkpoint that must not be touched: each candidate is zeroed, and what that costs decides.
 ///
 /// Examples:
 ///   sw detect MODEL
+///   sw detect MODEL --text story.txt --text wiki.parquet --tokens-per-text 512
 ///   sw detect MODEL --json
 ///   sw detect org/name --prompt "Summer is hot. Winter is"
 ///   sw detect MODEL --tokens 1,400,7 --threshold absolute
@@ -31,7 +33,7 @@ pub(crate) struct Detect {
     model: ModelArgs,
     #[command(flatten)]
     prompt: PromptArgs,
-    /// What stands out: |value| above 50, or above a multiple of the layer's usual, or whichever fits
+    /// What stands out: |value| above a multiple of the layer's usual, or above 50 as in the paper's released code
     #[arg(long, value_enum, default_value_t = Threshold::Auto)]
     threshold: Threshold,
     /// The absolute threshold
@@ -40,12 +42,17 @@ pub(crate) struct Detect {
     /// The relative threshold: how many times the median over channels
     #[arg(long, value_name = "X", default_value_t = DetectOptions::default().relative)]
     relative: f32,
-    /// Rounds of zeroing and searching again, at most
+    /// Rounds of zeroing and searching again, at most; 0 for as many as find something new
     #[arg(long, value_name = "N", default_value_t = DetectOptions::default().max_rounds, alias = "max_rounds")]
     max_rounds: usize,
+    #[command(flatten)]
+    texts: TextArgs,
     /// Search only: no effect on the log-likelihood of texts, no verdict
     #[arg(long)]
     no_proof: bool,
+    /// Show everything: all decisive weights, inert spikes, weights that only cancel, and the profile
+    #[arg(long)]
+    all: bool,
     /// Also search with ten other prompts: do they find the same weights?
     #[arg(long)]
     prompts: bool,
@@ -68,11 +75,11 @@ pub(crate) struct Detect {
 
 #[derive(Clone, Copy, ValueEnum)]
 enum Threshold {
-    /// Absolute where anything passes it, else relative
+    /// Relative
     Auto,
     /// As the paper's released code has it
     Absolute,
-    /// For models whose activations are small throughout
+    /// Does not depend on the scale of the residual stream
     Relative,
 }
 
@@ -96,7 +103,7 @@ impl Detect {
         options.max_rounds = self.max_rounds;
         let mut report = detect(&model, &tokens, &options)?;
         if !self.no_proof {
-            prove_if_possible(&model, &mut report)?;
+            census_if_possible(&model, &mut report, &self.texts)?;
         }
         let report = report.named(&self.model.model, Some(prompt));
         if let (Some(path), Some(id)) = (&self.add_to, &self.name) {
@@ -113,7 +120,7 @@ impl Detect {
             }
             return say(serde_json::to_string_pretty(&json)?);
         }
-        print(&report)?;
+        print(&report, self.all)?;
         if let Value::Object(more) = more {
             for (name, value) in more {
                 say(format!("{name}: {value:#}"))?;
@@ -157,30 +164,86 @@ impl Detect {
     }
 }
 
-fn print(report: &Report) -> Result<()> {
+/// How many rows an answer has.
+const ROWS: usize = 10;
+
+fn print(report: &Report, everything: bool) -> Result<()> {
+    let rows = if everything { usize::MAX } else { ROWS };
+    let show = |head: String, list: &[Candidate]| {
+        let list = &list[..list.len().min(rows)];
+        if list.is_empty() {
+            return Ok(());
+        }
+        say(format!("{head}\n{}", table(list)))
+    };
     let mode = match report.threshold.mode {
         Mode::Absolute => format!("|value| above {}", report.threshold.value),
         _ => format!("{} times the median over channels", report.threshold.value),
     };
-    if report.super_weights.is_empty() {
-        say(format!("No super weight stands out (threshold: {mode})."))?;
-    } else {
-        say(format!(
-            "Super weights (threshold: {mode}):\n{}",
-            table(&report.super_weights)
-        ))?;
+    match &report.census {
+        Some(census) => {
+            say(&census.sentence)?;
+            show(String::new(), &report.super_weights)?;
+        }
+        None if report.super_weights.is_empty() => {
+            say(format!("No super weight stands out (threshold: {mode})."))?;
+        }
+        None => show(
+            format!(
+                "Weights that stand out (threshold: {mode}); what they matter was not measured:"
+            ),
+            &report.super_weights,
+        )?,
     }
-    if let Some(weak) = &report.weak_candidate {
-        say(format!(
-            "The strongest candidate, below the threshold:\n{}",
-            table(std::slice::from_ref(weak))
-        ))?;
+    show(
+        "The strongest candidate, which is weak:".into(),
+        report.weak_candidate.as_slice(),
+    )?;
+    let more = report.super_weights.len().saturating_sub(rows);
+    let hidden = [
+        (more, "more decisive weights"),
+        (report.inert.len(), "inert spikes"),
+        (report.cancellers.len(), "weights that only cancel"),
+    ];
+    if everything {
+        show("Spikes that are inert:".into(), &report.inert)?;
+        show(
+            "Weights that only cancel a spike:".into(),
+            &report.cancellers,
+        )?;
+        return say(profile(report));
     }
-    if !report.cancellers.is_empty() {
-        say(format!(
-            "Later weights that only cancel the spike:\n{}",
-            table(&report.cancellers)
-        ))?;
+    let hidden = hidden
+        .iter()
+        .filter(|h| h.0 > 0)
+        .map(|(n, what)| format!("{n} {what}"));
+    let hidden: Vec<_> = hidden.collect();
+    if !hidden.is_empty() {
+        say(format!("Not shown: {} (--all, --json).", hidden.join(", ")))?;
     }
     Ok(())
+}
+
+/// The largest values at the input and the output of every `down_proj`.
+fn profile(report: &Report) -> Table {
+    let mut table = Table::new();
+    table.load_style(UTF8_FULL_CONDENSED);
+    table.set_header([
+        "layer",
+        "largest input",
+        "at token, channel",
+        "largest output",
+        "at token, channel",
+    ]);
+    for l in &report.profile {
+        let place = |p: &sw_detect::Peak| format!("{}, {}", p.token, p.channel);
+        table.add_row([
+            l.layer.to_string(),
+            format!("{:.1}", l.down_in.value),
+            place(&l.down_in),
+            format!("{:.1}", l.down_out.value),
+            place(&l.down_out),
+        ]);
+    }
+    table
 }

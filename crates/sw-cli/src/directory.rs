@@ -10,7 +10,7 @@ use sw_detect::{DetectOptions, Match, detect};
 
 use crate::{
     args::{ModelArgs, PromptArgs},
-    candidates::{directory, prove_if_possible, table},
+    candidates::{TextArgs, census_if_possible, directory, table},
     program::say,
 };
 
@@ -95,7 +95,7 @@ impl Verify {
         let (_, tokens) = self.prompt.encode(&model)?;
         let mut report = detect(&model, &tokens, &DetectOptions::default())?;
         if !self.no_proof {
-            prove_if_possible(&model, &mut report)?;
+            census_if_possible(&model, &mut report, &TextArgs::default())?;
         }
         let found = directory.verify(&model, &self.model.model, &report)?;
         if self.json {

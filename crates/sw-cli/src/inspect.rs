@@ -42,10 +42,12 @@ impl Inspect {
             "tied_head": spec.tied,
             "parameters_in_linear_maps": in_layers,
             "parameters_in_embedding_and_head": ends,
-            "dtype": model.dtype().to_string(),
+            "dtype": model.coding().to_string(),
             "kernel": sw_tensor::isa_name(),
             "bos": model.tokenizer().ok().and_then(|t| t.bos()),
             "adds_bos": model.tokenizer().ok().map(|t| t.adds_bos()),
+            "unknown_config_fields": model.unknown_config_fields(),
+            "gguf": model.gguf(),
             "fingerprint": model.fingerprint()?,
         });
         if self.json {

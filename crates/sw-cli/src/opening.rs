@@ -7,23 +7,28 @@ use sw_eval::{Bos, DataDir};
 use sw_intervene::PackedReader;
 use sw_model::{Model, OpenOptions, locate_model};
 
-/// Opens a model: a directory in Hugging Face layout, or `ORG/NAME` or `ORG/NAME@REVISION` in the Hugging Face cache;
-/// what `sw quantize --format packed-sw` wrote opens, too. Unknown config fields are passed over where they are named.
+/// Opens a model: a directory in Hugging Face layout, a GGUF file or a directory that holds one (`gguf` says which of
+/// several), or `ORG/NAME` or `ORG/NAME@REVISION` in the Hugging Face cache;
+/// what `sw quantize --format packed-sw` wrote opens, too. Config fields that
+/// are not implemented are passed over where they are named. What the model noticed while opening is printed as warnings;
+/// with `strict_config`, a field that no known model reads is an error instead.
 ///
 /// # Errors
 /// A model that is not there, or that is not supported.
-pub fn open_model(name: &str, ignore_config_fields: &[String]) -> Result<Model> {
+pub fn open_model(
+    name: &str,
+    ignore_config_fields: &[String],
+    strict_config: bool,
+    gguf: Option<&str>,
+) -> Result<Model> {
     let mut options = OpenOptions::default();
+    options.gguf = gguf.map(str::to_owned);
     options.ignore_config_fields = ignore_config_fields.to_vec();
+    options.strict_config = strict_config;
     options.decoder = Some(Arc::new(PackedReader));
     let model = Model::open_with(locate_model(name)?, &options)?;
-    if let Ok(tokenizer) = model.tokenizer() {
-        let (known, vocab) = (tokenizer.vocab_size(), model.spec().vocab_size);
-        if known > vocab {
-            eprintln!(
-                "warning: the tokenizer knows {known} tokens, the model {vocab}: a text that needs the others is refused"
-            );
-        }
+    for warning in model.warnings() {
+        eprintln!("warning: {warning}");
     }
     Ok(model)
 }
@@ -39,7 +44,7 @@ pub fn encode(model: &Model, text: &str, bos: Bos) -> Result<Vec<u32>> {
         let bos = tokenizer.bos().with_context(|| {
             format!(
                 "--bos on: the tokenizer of {} has no BOS token",
-                model.dir().display()
+                model.source().display()
             )
         })?;
         if tokens.first() != Some(&bos) {

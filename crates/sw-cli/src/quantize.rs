@@ -19,6 +19,7 @@ use sw_quant::{Clip, Grouping, Levels, Scheme, Steps, Tail, ZeroPoint};
 
 use crate::{
     args::{ModelArgs, PromptArgs},
+    candidates::{TextArgs, census_if_possible},
     program::say,
 };
 
@@ -328,10 +329,11 @@ impl Quantize {
             "none" => Ok(Vec::new()),
             "auto" => {
                 let (_, tokens) = self.prompt.encode(model)?;
-                let report = detect(model, &tokens, &DetectOptions::default())?;
+                let mut report = detect(model, &tokens, &DetectOptions::default())?;
+                census_if_possible(model, &mut report, &TextArgs::default())?;
                 if report.super_weights.is_empty() {
                     eprintln!(
-                        "note: no super weight stands out, so none is held (--hold LAYER:ROW:COL names one)"
+                        "note: no weight is decisive, so none is held (--hold LAYER:ROW:COL names one)"
                     );
                 }
                 Ok(report

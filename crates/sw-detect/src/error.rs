@@ -38,11 +38,11 @@ pub enum Error {
         /// Channels there are.
         channels: usize,
     },
-    /// A weight of another linear map.
+    /// A weight whose linear map is not seen from outside.
     #[error(
-        "{coord}: expected a weight of down_proj, where super weights are; name another coordinate"
+        "{coord}: expected a weight of a dense layer or of an expert's down_proj, whose inputs are seen; name another coordinate"
     )]
-    NotDown {
+    Unmeasured {
         /// The coordinate.
         coord: String,
     },
@@ -63,6 +63,12 @@ pub enum Error {
         family: String,
         /// The layer.
         layer: usize,
+    },
+    /// The gradients of a text could not be computed.
+    #[error("screening by gradients: {problem}")]
+    Screening {
+        /// What stopped it.
+        problem: String,
     },
     /// A mixture of experts was expected.
     #[error("{family} model: expected a mixture of experts, found dense layers only")]

@@ -26,6 +26,7 @@
 #![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 
+mod census;
 mod directory;
 mod error;
 mod experts;
@@ -35,6 +36,7 @@ mod measure;
 mod options;
 mod prompt;
 mod proof;
+mod proposal;
 mod rank;
 mod report;
 mod scan;
@@ -44,6 +46,7 @@ mod thresholds;
 mod trace;
 mod weight;
 
+pub use census::{Census, CensusOptions, Kind, Relation, Stage, WeightSet, census};
 pub use directory::{Directory, Entry, KnownModel, Match, Role, Verification, Verified};
 pub use error::{Error, Result};
 pub use experts::{ExpertOptions, ExpertOutput, super_experts};
@@ -51,8 +54,9 @@ pub use given::coordinates;
 pub use invariance::{Invariance, Seen, invariance};
 pub use measure::measure;
 pub use options::{DetectOptions, Mode};
-pub use prompt::{DEFAULT_PROMPT, PROMPTS, PROOF_TEXTS, encode, proof_texts};
+pub use prompt::{DEFAULT_PROMPT, PROMPTS, PROOF_TEXTS, census_texts, encode, proof_texts};
 pub use proof::{Control, Effect, Effects, Proof, ProofOptions, prove, prove_candidates};
+pub use proposal::{Proposal, RowUnit, Source, screen};
 pub use rank::{RankOptions, RankedRow, rank_rows};
 pub use report::{
     Applied, Candidate, ChannelGroup, Groups, LayerProfile, NeuronGroup, Peak, Report, Unit,

@@ -1,23 +1,24 @@
 //! Weights that somebody names, measured as if they had been detected.
 
-use sw_model::{Hook, Linear, Model, Seq, Site, SiteView, WeightCoord};
+use sw_model::{Hook, Model, Seq, Site, SiteView, WeightCoord};
 
 use crate::{
     error::{Error, Result},
     options::DetectOptions,
     prompt::some,
+    proof::seen,
     report::Candidate,
     scan::{Scan, Spike, channel_maxima, median},
     thresholds::Thresholds,
     weight,
 };
 
-/// Measures given weights of `down_proj` at the token where their input is largest; what is below the thresholds is
-/// marked weak. In the order of `coords`, all of them in round 1: nothing is zeroed.
+/// Measures given weights at the token where the input that they read is largest; what is below the thresholds is marked
+/// weak. In the order of `coords`, all of them in round 1: nothing is zeroed.
 ///
 /// # Errors
-/// [`Error::Layer`] for a layer that the model does not have, other coordinates outside of it, an expert that sees none
-/// of the tokens, no tokens, and whatever stops a forward pass.
+/// [`Error::Layer`] for a layer that the model does not have, other coordinates outside of it, [`Error::Unmeasured`] for
+/// gates within experts, an expert that sees none of the tokens, no tokens, and whatever stops a forward pass.
 pub fn measure(
     model: &Model,
     tokens: &[u32],
@@ -33,12 +34,7 @@ pub fn measure(
                 layers,
             });
         }
-        if coord.linear != Linear::Down {
-            return Err(Error::NotDown {
-                coord: coord.to_string(),
-            });
-        }
-        model.value(*coord)?;
+        seen(model, *coord)?;
     }
     let named = Named {
         model,
@@ -50,7 +46,7 @@ pub fn measure(
     let pass = model.for_few_tokens();
     pass.forward(&[Seq::from(tokens)], &mut hook)?;
     let (scan, named) = hook;
-    let thresholds = Thresholds::new(options, &scan.profile, &scan.spikes);
+    let thresholds = Thresholds::new(options, &scan.profile);
     let candidate = |(coord, spike): (&WeightCoord, Option<Spike>)| {
         let spike = spike.ok_or_else(|| Error::Unseen {
             coord: coord.to_string(),
@@ -67,20 +63,15 @@ pub fn measure(
 struct Named<'a> {
     model: &'a Model,
     coords: &'a [WeightCoord],
-    /// Of the current layer or expert: the coordinate's index, its row of the batch, that row's inputs, what is usual.
+    /// Inputs whose outputs are still to come: the coordinate's index, its row of the batch, that row's inputs, what is usual.
     inputs: Vec<(usize, usize, Vec<f32>, f32)>,
     spikes: Vec<Option<Spike>>,
 }
 
 impl Named<'_> {
-    fn input(&mut self, place: (usize, Option<usize>), view: &SiteView<'_>) {
-        self.inputs.clear();
-        for (i, coord) in self
-            .coords
-            .iter()
-            .enumerate()
-            .filter(|(_, c)| (c.layer, c.expert) == place)
-        {
+    fn input(&mut self, site: Site, view: &SiteView<'_>) {
+        let here = |(_, c): &(usize, &WeightCoord)| Site::input_of(c.at()) == Some(site);
+        for (i, coord) in self.coords.iter().enumerate().filter(here) {
             let maxima = channel_maxima(view.data.view());
             let t = maxima[coord.col].1;
             let usual = median(maxima.iter().map(|m| m.0));
@@ -88,49 +79,42 @@ impl Named<'_> {
         }
     }
 
-    fn output(&mut self, place: (usize, Option<usize>), view: &SiteView<'_>) {
-        for (i, t, x, usual) in self.inputs.drain(..) {
-            let Some(w) = weight::down(self.model, place.0, place.1) else {
+    fn output(&mut self, site: Site, view: &SiteView<'_>) {
+        let usual = || median(channel_maxima(view.data.view()).iter().map(|m| m.0));
+        for (i, t, x, usual_in) in &self.inputs {
+            let coord = self.coords[*i];
+            let channel = match Site::output_of(self.model.spec(), coord.at(), coord.row) {
+                Some((s, channel)) if s == site => channel,
+                _ => continue,
+            };
+            let Some(w) = self.model.weight_at(coord.at()) else {
                 continue;
             };
-            let coord = self.coords[i];
-            let medians = [
-                usual,
-                median(channel_maxima(view.data.view()).iter().map(|m| m.0)),
-            ];
-            let at = (place.0, place.1, coord.row);
-            let token = view.tokens.map_or(t, |tokens| tokens[t]);
-            let (w, y) = (weight::row(w, coord.row), view.data[[t, coord.row]]);
-            self.spikes[i] = Some(Spike::new(
-                at,
-                Some(coord.col),
+            let token = view.tokens.map_or(*t, |tokens| tokens[*t]);
+            let (w, y) = (weight::row(w, coord.row), view.data[[*t, channel]]);
+            let spike = Spike::new(
+                coord,
                 token,
                 x.as_slice().into(),
                 &w,
                 y,
-                medians,
-            ));
+                [*usual_in, usual()],
+            );
+            self.spikes[*i] = Some(spike);
         }
     }
 }
 
 impl Hook for Named<'_> {
     fn wants(&self, site: Site) -> bool {
-        let here = |place| self.coords.iter().any(|c| (c.layer, c.expert) == place);
-        match site {
-            Site::DownIn(l) | Site::DownOut(l) => here((l, None)),
-            Site::ExpertDownIn(l, e) | Site::ExpertDownOut(l, e) => here((l, Some(e))),
-            _ => false,
-        }
+        self.coords.iter().any(|c| {
+            let output = Site::output_of(self.model.spec(), c.at(), c.row);
+            Site::input_of(c.at()) == Some(site) || output.is_some_and(|(s, _)| s == site)
+        })
     }
 
     fn visit(&mut self, site: Site, view: SiteView<'_>) {
-        match site {
-            Site::DownIn(l) => self.input((l, None), &view),
-            Site::ExpertDownIn(l, e) => self.input((l, Some(e)), &view),
-            Site::DownOut(l) => self.output((l, None), &view),
-            Site::ExpertDownOut(l, e) => self.output((l, Some(e)), &view),
-            _ => {}
-        }
+        self.output(site, &view);
+        self.input(site, &view);
     }
 }

@@ -6,12 +6,12 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Mode {
-    /// Absolute where any spike of the first round passes it, else relative.
+    /// Relative: it does not depend on the scale of a model's residual stream.
     #[default]
     Auto,
     /// `|value| > absolute`, as the paper's released code has it.
     Absolute,
-    /// `|value| > relative * median`, for models whose activations are small throughout.
+    /// `|value| > relative * median`.
     Relative,
 }
 
@@ -32,7 +32,7 @@ pub struct DetectOptions {
     pub scalar_share: f32,
     /// In later rounds, an output below this share of one already accepted at the same matrix is what is left of it.
     pub suppressed: f32,
-    /// Rounds of zeroing and running again, at most.
+    /// Rounds of zeroing and running again, at most; 0 for as many as there are.
     pub max_rounds: usize,
 }
 

@@ -33,6 +33,49 @@ pub const PROOF_TEXTS: [&str; 8] = [
     "In the summer the children swim in the lake, and in the winter they walk across the ice.",
 ];
 
+/// Longer texts, on which a census measures: a story and an article in plain English, and two texts in the language of the
+/// checkpoint that this repository grows.
+const CENSUS_TEXTS: [[&str; 2]; 2] = [
+    [
+        include_str!("../data/texts/story.txt"),
+        include_str!("../data/texts/article.txt"),
+    ],
+    [
+        include_str!("../data/texts/nano-1.txt"),
+        include_str!("../data/texts/nano-2.txt"),
+    ],
+];
+
+/// The first tokens of two texts that come with this crate, in the language that the model predicts best: effects on a text
+/// that a model cannot predict say nothing. As many tokens as are asked for, where the model's context and the texts allow.
+///
+/// # Errors
+/// As [`encode`], and whatever stops a forward pass.
+pub fn census_texts(model: &Model, tokens_per_text: usize) -> Result<Vec<Vec<u32>>> {
+    let most = tokens_per_text.min(model.spec().max_positions).max(2);
+    let mut best: Option<(f64, Vec<Vec<u32>>)> = None;
+    for texts in CENSUS_TEXTS {
+        let cut = |text: &str| {
+            let mut tokens = encode(model, text.trim_end())?;
+            tokens.truncate(most);
+            Ok(tokens)
+        };
+        let texts = texts.into_iter().map(cut).collect::<Result<Vec<_>>>()?;
+        let begins: Vec<&[u32]> = texts.iter().map(|t| &t[..t.len().min(48)]).collect();
+        let scores = match model.score_texts(&begins, &mut ()) {
+            // Another language's tokens may be beyond the vocabulary.
+            Err(sw_model::Error::TokenId { .. }) if best.is_some() => continue,
+            scores => scores?,
+        };
+        let scores: Vec<f64> = scores.iter().flatten().map(|s| -s.log_prob).collect();
+        let nll = scores.iter().sum::<f64>() / scores.len() as f64;
+        if best.as_ref().is_none_or(|(least, _)| nll < *least) {
+            best = Some((nll, texts));
+        }
+    }
+    Ok(best.map(|(_, texts)| texts).unwrap_or_default())
+}
+
 /// [`PROOF_TEXTS`] as tokens.
 ///
 /// # Errors

@@ -1,11 +1,13 @@
 //! What a detection found, in the shape other programs read.
 
 use serde::{Deserialize, Serialize};
-use sw_model::{Linear, WeightCoord};
+use sw_model::{Linear, LinearAt, WeightCoord};
 
 use crate::{
+    census::{Census, Relation},
     options::Mode,
     proof::{Effects, Proof},
+    proposal::{Proposal, RowUnit},
 };
 
 /// The largest |value| of a `[tokens, channels]` matrix, and where it is.
@@ -65,6 +67,9 @@ pub struct Candidate {
     pub layer: usize,
     /// The tensor's name in the checkpoint.
     pub tensor: String,
+    /// The linear map that it is.
+    #[serde(default = "down")]
+    pub linear: Linear,
     /// The expert, in mixtures.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expert: Option<usize>,
@@ -76,9 +81,9 @@ pub struct Candidate {
     pub value: f32,
     /// In which round it stood out, from 1; before it, the candidates of earlier rounds were zeroed.
     pub round: usize,
-    /// The input spike.
+    /// The input of its linear map, at the token where the weight's part of the output is largest.
     pub down_in: f32,
-    /// The output spike.
+    /// The output of its linear map there.
     pub down_out: f32,
     /// At which token.
     pub token: usize,
@@ -99,14 +104,27 @@ pub struct Candidate {
     /// What the proof measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub effects: Option<Effects>,
+    /// How its effect depends on other weights'.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub relations: Vec<Relation>,
+}
+
+/// What reports of earlier versions are about.
+fn down() -> Linear {
+    Linear::Down
 }
 
 impl Candidate {
+    /// The linear map it belongs to.
+    pub fn at(&self) -> LinearAt {
+        self.coord().at()
+    }
+
     /// The weight's coordinate.
     pub fn coord(&self) -> WeightCoord {
         WeightCoord {
             layer: self.layer,
-            linear: Linear::Down,
+            linear: self.linear,
             expert: self.expert,
             row: self.row,
             col: self.col,
@@ -192,10 +210,20 @@ pub struct Report {
     pub model: String,
     /// The prompt; `null` where token ids were given.
     pub prompt: Option<String>,
-    /// Every accepted candidate, in the order of acceptance, whatever its verdict.
+    /// After a census, what is decisive, alone or jointly, of any linear map, most costly first; before one, every accepted
+    /// spike, in the order of acceptance, without a verdict.
     pub super_weights: Vec<Candidate>,
-    /// Weights of later layers that only cancel a super activation; never among the super weights.
+    /// After a census, accepted spikes that are not decisive.
+    #[serde(default)]
+    pub inert: Vec<Candidate>,
+    /// Weights of later layers that cancel a super activation, and are not decisive themselves.
     pub cancellers: Vec<Candidate>,
+    /// Every weight that was proposed, and what zeroing it costs on a short text.
+    #[serde(default)]
+    pub candidates: Vec<Proposal>,
+    /// Outputs that stand out although no single weight makes a tenth of them (`min_share`).
+    #[serde(default)]
+    pub rows: Vec<RowUnit>,
     /// The largest values of the first round, layer by layer.
     pub profile: Vec<LayerProfile>,
     /// The strongest candidate, where none was accepted.
@@ -212,6 +240,9 @@ pub struct Report {
     pub groups: Groups,
     /// What the proof measured for the super weights together; `null` without one.
     pub proof: Option<Proof>,
+    /// How the census came to its list; `null` without one.
+    #[serde(default)]
+    pub census: Option<Census>,
 }
 
 impl Report {

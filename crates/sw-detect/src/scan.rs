@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use ndarray::{Array2, ArrayView1, ArrayView2};
-use sw_model::{Hook, Model, Site, SiteView};
+use sw_model::{Hook, Linear, Model, Site, SiteView, WeightCoord};
 
 use crate::{
     options::DetectOptions,
@@ -18,6 +18,7 @@ const CHANNELS_PER_LAYER: usize = 16;
 #[derive(Clone, Debug)]
 pub(crate) struct Spike {
     pub(crate) layer: usize,
+    pub(crate) linear: Linear,
     pub(crate) expert: Option<usize>,
     pub(crate) token: usize,
     pub(crate) row: usize,
@@ -34,25 +35,39 @@ pub(crate) struct Spike {
     pub(crate) medians: [f32; 2],
     /// The residual stream at (token, row) as it entered the layer.
     pub(crate) resid: f32,
+    /// The inputs that together make [`MOST`] of `y`, largest contributions first, at most [`CONTRIBUTORS`] of them, with
+    /// their parts of it.
+    pub(crate) makers: Vec<(usize, f32)>,
 }
 
+/// The share of an output that its listed contributors make.
+const MOST: f32 = 0.9;
+/// Listed contributors, at most.
+const CONTRIBUTORS: usize = 64;
+
 impl Spike {
-    /// The output `y` at (layer, expert, row), made from the inputs `x` of its token and the weights `w` of its row.
-    /// `col`: the input asked for, else the one that contributes most in the direction of `y`.
+    /// The output `y` of the weight's linear map, made from the inputs `x` of its token and the weights `w` of its row, as
+    /// far as the weight is concerned.
     pub(crate) fn new(
-        (layer, expert, row): (usize, Option<usize>, usize),
-        col: Option<usize>,
+        coord: WeightCoord,
         token: usize,
         x: ArrayView1<'_, f32>,
         w: &[f32],
         y: f32,
         medians: [f32; 2],
     ) -> Self {
-        let (largest, columns_for_half) = contributions(x, w, y);
-        let col = col.unwrap_or(largest);
+        let (makers, columns_for_half) = contributions(x, w, y);
+        let WeightCoord {
+            layer,
+            linear,
+            expert,
+            row,
+            col,
+        } = coord;
         let (x, w) = (x[col], w[col]);
         Self {
             layer,
+            linear,
             expert,
             token,
             row,
@@ -63,6 +78,36 @@ impl Spike {
             columns_for_half,
             medians,
             resid: 0.0,
+            makers,
+        }
+    }
+
+    /// The largest contributor's.
+    fn of_largest(
+        (layer, expert, row): (usize, Option<usize>, usize),
+        token: usize,
+        x: ArrayView1<'_, f32>,
+        w: &[f32],
+        y: f32,
+        medians: [f32; 2],
+    ) -> Self {
+        let parts = x.iter().zip(w).map(|(x, w)| x * w / y).enumerate();
+        let largest = parts.max_by(|a, b| a.1.total_cmp(&b.1).then(b.0.cmp(&a.0)));
+        let coord = WeightCoord {
+            expert,
+            ..WeightCoord::down(layer, row, largest.map_or(0, |(col, _)| col))
+        };
+        Self::new(coord, token, x, w, y, medians)
+    }
+
+    /// The weight's coordinate.
+    pub(crate) fn coord(&self) -> WeightCoord {
+        WeightCoord {
+            layer: self.layer,
+            linear: self.linear,
+            expert: self.expert,
+            row: self.row,
+            col: self.col,
         }
     }
 
@@ -159,9 +204,8 @@ impl<'a> Scan<'a> {
             let at = (layer, expert, row);
             let token = view.tokens.map_or(t, |tokens| tokens[t]);
             let resid = self.resid.as_ref().and_then(|r| r.get([token, row]));
-            let mut spike = Spike::new(
+            let mut spike = Spike::of_largest(
                 at,
-                None,
                 token,
                 x.row(t),
                 &weight::row(matrix, row),
@@ -251,15 +295,21 @@ pub(crate) fn median(values: impl Iterator<Item = f32>) -> f32 {
     *values.select_nth_unstable_by(middle, f32::total_cmp).1
 }
 
-/// Of `y = sum_k x[k] w[k]`: the column that contributes most in the direction of `y`, and how many columns, largest
-/// contributions first, make half of it.
-fn contributions(x: ArrayView1<'_, f32>, w: &[f32], y: f32) -> (usize, usize) {
-    let mut parts: Vec<(f32, usize)> = x.iter().zip(w).map(|(x, w)| x * w / y).zip(0..).collect();
-    parts.sort_by(|a, b| b.0.total_cmp(&a.0));
-    let mut sum = 0.0;
-    let half = parts.iter().position(|(part, _)| {
-        sum += part;
-        sum >= 0.5
-    });
-    (parts[0].1, half.map_or(parts.len(), |i| i + 1))
+/// Of `y = sum_k x[k] w[k]`: the columns that contribute most in the direction of `y`, with their shares, and how many
+/// columns, largest contributions first, make half of it.
+fn contributions(x: ArrayView1<'_, f32>, w: &[f32], y: f32) -> (Vec<(usize, f32)>, usize) {
+    let parts = x.iter().zip(w).map(|(x, w)| x * w / y);
+    let mut parts: Vec<(usize, f32)> = parts.enumerate().collect();
+    parts.sort_by(|a, b| b.1.total_cmp(&a.1));
+    let until = |share: f32| {
+        let mut sum = 0.0;
+        let enough = parts.iter().position(|(_, part)| {
+            sum += part;
+            sum >= share
+        });
+        enough.map_or(parts.len(), |i| i + 1)
+    };
+    let (half, most) = (until(0.5), until(MOST));
+    parts.truncate(most.min(CONTRIBUTORS));
+    (parts, half)
 }

@@ -8,6 +8,7 @@ use crate::{
     error::Result,
     options::DetectOptions,
     prompt::{encode, some},
+    proposal::{Pool, Readers},
     report::{Candidate, Groups, LayerProfile, Report, Unit},
     scan::{Kept, Scan, Spike},
     thresholds::Thresholds,
@@ -50,15 +51,23 @@ pub fn profile(model: &Model, tokens: &[u32]) -> Result<Vec<LayerProfile>> {
 pub fn detect(model: &Model, tokens: &[u32], options: &DetectOptions) -> Result<Report> {
     some(tokens)?;
     let model = &model.for_few_tokens();
-    let mut scan = Scan::new(model, options);
-    model.forward(&[Seq::from(tokens)], &mut scan)?;
-    let Scan {
-        profile,
-        mut spikes,
-        kept,
-        ..
-    } = scan;
-    let thresholds = Thresholds::new(options, &profile, &spikes);
+    let mut hook = (
+        Scan::new(model, options),
+        Readers::new(model, options.relative),
+    );
+    model.forward(&[Seq::from(tokens)], &mut hook)?;
+    let (
+        Scan {
+            profile,
+            mut spikes,
+            kept,
+            ..
+        },
+        readers,
+    ) = hook;
+    let thresholds = Thresholds::new(options, &profile);
+    let mut pool = Pool::default();
+    pool.readers(readers.found);
     let mut kept = kept.into_iter().nth(thresholds.index()).flatten();
     let mut found = Found::new(&spikes, &thresholds);
     let weak_candidate = strongest(model, &spikes, &thresholds);
@@ -66,11 +75,15 @@ pub fn detect(model: &Model, tokens: &[u32], options: &DetectOptions) -> Result<
     let mut complete = false;
     let mut round = 1;
     loop {
-        let Some(accepted) = found.accept(model, &spikes, &thresholds, round) else {
+        let accepted = found.accept(model, &spikes, &thresholds, round);
+        for spike in spikes.iter().filter(|s| thresholds.output_stands_out(s)) {
+            pool.spike(model, spike, found.cancels(spike, &thresholds), &thresholds);
+        }
+        let Some(accepted) = accepted else {
             complete = true;
             break;
         };
-        if round == options.max_rounds.max(1) {
+        if round == options.max_rounds {
             break;
         }
         edited = edited.edited(&[WeightEdit::prune(accepted)])?;
@@ -85,19 +98,24 @@ pub fn detect(model: &Model, tokens: &[u32], options: &DetectOptions) -> Result<
         kept = Some(later.unwrap_or(Kept { layer, resid }));
         round += 1;
     }
+    let (candidates, rows) = pool.into_lists();
     Ok(Report {
-        model: model.dir().display().to_string(),
+        model: model.source().display().to_string(),
         prompt: None,
         weak_candidate: weak_candidate.filter(|_| found.super_weights.is_empty()),
         groups: Groups::of(&found.super_weights),
         super_weights: found.super_weights,
+        inert: Vec::new(),
         cancellers: found.cancellers,
+        candidates,
+        rows,
         profile,
         threshold: thresholds.applied(),
         rounds: round,
         complete,
         tokens: tokens.to_vec(),
         proof: None,
+        census: None,
     })
 }
 

@@ -1,6 +1,6 @@
 //! Which spikes stand out, and what stands behind them.
 
-use sw_model::{Linear, LinearAt, Model};
+use sw_model::Model;
 
 use crate::{
     options::{DetectOptions, Mode},
@@ -18,12 +18,8 @@ pub(crate) struct Thresholds<'a> {
 }
 
 impl<'a> Thresholds<'a> {
-    /// `profile` and `spikes`: of the first round.
-    pub(crate) fn new(
-        options: &'a DetectOptions,
-        profile: &[LayerProfile],
-        spikes: &[Spike],
-    ) -> Self {
+    /// `profile`: of the first round.
+    pub(crate) fn new(options: &'a DetectOptions, profile: &[LayerProfile]) -> Self {
         let over_layers =
             |side: fn(&LayerProfile) -> Peak| median(profile.iter().map(|l| side(l).median));
         let medians = [over_layers(|l| l.down_in), over_layers(|l| l.down_out)];
@@ -33,9 +29,6 @@ impl<'a> Thresholds<'a> {
             medians,
         };
         match options.mode {
-            Mode::Auto if spikes.iter().any(|s| with(Mode::Absolute).accepts(s)) => {
-                with(Mode::Absolute)
-            }
             Mode::Auto => with(Mode::Relative),
             mode => with(mode),
         }
@@ -87,15 +80,11 @@ impl<'a> Thresholds<'a> {
     }
 
     pub(crate) fn candidate(&self, model: &Model, spike: &Spike, round: usize) -> Candidate {
-        let at = LinearAt {
-            layer: spike.layer,
-            expert: spike.expert,
-            linear: Linear::Down,
-        };
-        let tensor = model.spec().tensor_name_at(at);
+        let tensor = model.spec().tensor_name_at(spike.coord().at());
         Candidate {
             layer: spike.layer,
             tensor: tensor.unwrap_or_default(),
+            linear: spike.linear,
             expert: spike.expert,
             row: spike.row,
             col: spike.col,
@@ -112,6 +101,7 @@ impl<'a> Thresholds<'a> {
             in_ratio: ratio(spike.x, self.usual(spike, 0)),
             out_ratio: ratio(spike.y, self.usual(spike, 1)),
             effects: None,
+            relations: Vec::new(),
         }
     }
 
@@ -120,7 +110,7 @@ impl<'a> Thresholds<'a> {
         if spike.share() < self.options.scalar_share {
             return Unit::Row;
         }
-        let Some(w) = weight::down(model, spike.layer, spike.expert) else {
+        let Some(w) = model.weight_at(spike.coord().at()) else {
             return Unit::Scalar;
         };
         let column = weight::column(w, spike.col);

@@ -38,6 +38,7 @@ mod encode;
 mod error;
 mod evaluate;
 mod fewshot;
+mod join;
 mod journal;
 mod lanes;
 mod metric;

@@ -73,9 +73,18 @@ pub struct ModelInfo {
     pub dtype: String,
     /// The kernel that multiplies; results of different kernels are never mixed.
     pub kernel: String,
+    /// The GGUF file that was read, if it was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gguf: Option<String>,
     /// Fields of the model's configuration that it was told to pass over.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ignored_config_fields: Vec<String>,
+    /// Fields of the model's configuration that no known model reads, and that were passed over.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unknown_config_fields: Vec<String>,
+    /// What was noticed when the model was opened.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }
 
 /// Receives answers as they are found, in any order; `Break` stops the run after the current batch, of which it may still

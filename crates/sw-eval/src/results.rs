@@ -109,6 +109,7 @@ impl EvalResults {
                 .into()
         };
         let options = &run.options;
+        let warnings = [&run.model.warnings[..], &run.warnings()].concat();
         let shots = |r: &TaskRun| {
             if r.source.fewshot_split.is_some() {
                 options.num_fewshot
@@ -154,13 +155,15 @@ impl EvalResults {
                 "fingerprint": run.model.fingerprint,
                 "kernel": run.model.kernel,
                 "dtype": run.model.dtype,
+                "gguf": run.model.gguf,
                 "ignored_config_fields": run.model.ignored_config_fields,
+                "unknown_config_fields": run.model.unknown_config_fields,
                 "bos": options.bos,
                 "seed": options.seed,
                 "interventions": options.interventions,
                 "shard": run.shard,
                 "tasks": each(&|r, _| serde_json::to_value(&r.source).unwrap_or_default()),
-                "warnings": run.warnings(),
+                "warnings": warnings,
                 "environment": run.environment,
             },
         })

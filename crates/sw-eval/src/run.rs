@@ -7,7 +7,6 @@ use serde_json::{Map, Value as Json};
 
 use crate::{
     data::Doc,
-    error::{Error, Result},
     metric::{Metric, Value},
     model::{ModelInfo, Score},
     shard::Shard,
@@ -122,58 +121,6 @@ impl Run {
             tasks,
             environment: Environment::default(),
         }
-    }
-
-    /// The whole run from all its shards, in any order.
-    ///
-    /// # Errors
-    /// Shards of different runs, a shard that is missing or given twice.
-    pub fn merge(shards: Vec<Run>) -> Result<Run> {
-        let refuse = |problem: String| Err(Error::Options(format!("merge: {problem}")));
-        let mut shards = shards;
-        shards.sort_by_key(|run| run.shard.index());
-        let Some(first) = shards.first() else {
-            return refuse("no shards are given".into());
-        };
-        let count = first.shard.count();
-        let mut merged = Run {
-            shard: Shard::default(),
-            ..first.clone()
-        };
-        for run in &shards {
-            if run.config != merged.config || run.shard.count() != count {
-                return refuse(format!(
-                    "shard {} has configuration {}, shard {} has {}: they are of different runs",
-                    first.shard,
-                    short(&first.config),
-                    run.shard,
-                    short(&run.config)
-                ));
-            }
-        }
-        let given: Vec<usize> = shards.iter().map(|run| run.shard.index()).collect();
-        for i in 1..=count {
-            match given.iter().filter(|&&g| g == i).count() {
-                1 => {}
-                0 => return refuse(format!("shard {i}/{count} is missing")),
-                _ => return refuse(format!("shard {i}/{count} is given twice")),
-            }
-        }
-        for run in shards.into_iter().skip(1) {
-            for (task, more) in merged.tasks.iter_mut().zip(run.tasks) {
-                task.samples.extend(more.samples);
-            }
-            merged.environment.seconds = merged.environment.seconds.max(run.environment.seconds);
-            merged.environment.started = merged.environment.started.min(run.environment.started);
-            merged.environment.threads += run.environment.threads;
-            merged.environment.resumed += run.environment.resumed;
-            merged.environment.peak_private_bytes =
-                (merged.environment.peak_private_bytes).max(run.environment.peak_private_bytes);
-        }
-        for task in &mut merged.tasks {
-            task.samples.sort_by_key(|sample| sample.doc_id);
-        }
-        Ok(merged)
     }
 
     /// What the user should know: contexts that were cut, a split other than the task's own.
@@ -311,8 +258,4 @@ pub(crate) fn config_hash(
     let files = &workload.calibration;
     let all = (env!("CARGO_PKG_VERSION"), model, options, files, tasks);
     sha256(&serde_json::to_string(&all).expect("options are JSON"))
-}
-
-fn short(hash: &str) -> &str {
-    crate::journal::short(hash)
 }

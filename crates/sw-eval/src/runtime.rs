@@ -40,7 +40,7 @@ impl Runtime {
     /// An intervention that the model cannot take.
     pub fn new(model: &Model, interventions: &[Intervention]) -> Result<Self> {
         let applied = Applied::new(model, interventions, &data::read_texts)?;
-        let name = model.dir().display().to_string();
+        let name = model.source().display().to_string();
         Ok(Self {
             base: model.clone(),
             applied,
@@ -265,9 +265,12 @@ impl LanguageModel for Runtime {
                 .fingerprint()
                 .map(|f| f.to_string())
                 .unwrap_or_default(),
-            dtype: format!("{:?}", self.base.dtype()).to_lowercase(),
+            dtype: self.base.coding().to_string().to_lowercase(),
             kernel: sw_tensor::isa_name().into(),
+            gguf: self.base.gguf().map(|gguf| gguf.file.display().to_string()),
             ignored_config_fields: self.base.ignored_config_fields().to_vec(),
+            unknown_config_fields: self.base.unknown_config_fields().to_vec(),
+            warnings: self.base.warnings().to_vec(),
         }
     }
 

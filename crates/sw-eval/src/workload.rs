@@ -57,7 +57,7 @@ impl Default for Options {
 }
 
 /// The longest window of a perplexity by windows.
-const WINDOW: usize = 2048;
+pub(crate) const WINDOW: usize = 2048;
 
 /// What a task asks, document by document.
 #[derive(Clone, Debug)]

@@ -29,6 +29,9 @@ pub(crate) struct Scratch {
     pub(crate) routed: Routed,
 }
 
+/// Shown an activation, and at which site of the layer it is.
+type See<'a> = dyn FnMut(fn(usize) -> Site, &mut Array2<f32>) + 'a;
+
 /// The inner channels of an MLP.
 #[derive(Default)]
 pub(crate) struct Inner {
@@ -187,7 +190,10 @@ pub(crate) fn mlp(
 ) {
     let (seqs, inner) = (Some(&batch.seqs[..]), &mut s.inner);
     let x = Input::with(s.normed.view(), seqs, batch.order);
-    inner.widen(spec, layer, None, &x, spec.intermediate_size);
+    let mut see = |site: fn(usize) -> Site, data: &mut Array2<f32>| {
+        visit(hook, site(l), data, &batch.seqs);
+    };
+    inner.widen(spec, layer, None, &x, spec.intermediate_size, &mut see);
     visit(hook, Site::DownIn(l), &mut inner.up, &batch.seqs);
     // [tokens, intermediate] x [hidden, intermediate]^T
     layer[(None, Linear::Down)].apply(
@@ -197,7 +203,8 @@ pub(crate) fn mlp(
 }
 
 impl Inner {
-    /// `up = act(gate_proj(x)) * up_proj(x)`, or `act(up_proj(x))` without a gate; `[tokens, channels]`.
+    /// `up = act(gate_proj(x)) * up_proj(x)`, or `act(up_proj(x))` without a gate; `[tokens, channels]`. `see` is shown the
+    /// outputs of both maps before the activation.
     pub(crate) fn widen(
         &mut self,
         spec: &Spec,
@@ -205,6 +212,7 @@ impl Inner {
         expert: Option<usize>,
         x: &Input<'_>,
         channels: usize,
+        see: &mut See<'_>,
     ) {
         self.reshape(spec, x.rows().nrows(), channels);
         let Inner { gate, up, .. } = self;
@@ -225,6 +233,10 @@ impl Inner {
                 }
             }
         }
+        if spec.gated {
+            see(Site::GateOut, gate);
+        }
+        see(Site::UpOut, up);
         if spec.gated {
             let (gated, up) = (gate.view_mut(), up.view());
             match spec.activation {

@@ -31,6 +31,30 @@ pub enum Error {
         /// What to do about it.
         hint: String,
     },
+    /// A folder holds several GGUF files.
+    #[error("{}: expected one GGUF file, found {}: {}; pick one with --gguf NAME", dir.display(), names.len(), names.join(", "))]
+    SeveralGguf {
+        /// The folder.
+        dir: PathBuf,
+        /// The files.
+        names: Vec<String>,
+    },
+    /// A folder does not hold the GGUF file that was asked for.
+    #[error("{}: expected the GGUF file {name} in it, found {}", dir.display(), if found.is_empty() { "none".into() } else { found.join(", ") })]
+    MissingGguf {
+        /// The folder.
+        dir: PathBuf,
+        /// The file that was asked for.
+        name: String,
+        /// The GGUF files that are there.
+        found: Vec<String>,
+    },
+    /// A file that is no model.
+    #[error("{}: expected a directory in Hugging Face layout or a GGUF file, found another file", path.display())]
+    NoModel {
+        /// The file.
+        path: PathBuf,
+    },
     /// A file could not be read.
     #[error("{}: {source}", path.display())]
     Io {

@@ -83,7 +83,9 @@ pub(crate) fn experts(
             }
         };
         let x = Input::with(r.read.view(), None, batch.order);
-        inner.widen(spec, layer, Some(e), &x, mixture.intermediate_size);
+        let unseen = &mut |_: fn(usize) -> Site, _: &mut Array2<f32>| ();
+        let channels = mixture.intermediate_size;
+        inner.widen(spec, layer, Some(e), &x, channels, unseen);
         visit(Site::ExpertDownIn(l, e), &mut inner.up);
         let x = Input::with(inner.up.view(), None, batch.order);
         layer[(Some(e), Linear::Down)].apply(&x, r.out.view_mut());

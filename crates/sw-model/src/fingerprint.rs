@@ -53,6 +53,25 @@ impl Fingerprint {
         ))
     }
 
+    /// Of a GGUF file, or of all parts of one that is split: headers, sizes and sampled blocks, whatever they are called.
+    ///
+    /// # Errors
+    /// When a file cannot be read, or is no GGUF file.
+    pub fn of_gguf(path: &Path) -> Result<Self> {
+        let gguf = sw_tensor::Gguf::open(path)?;
+        let mut hash = Sha256::new();
+        for part in gguf.files() {
+            hash.update((part.bytes.len() as u64).to_le_bytes());
+            hash.update(part.header);
+            let mut file = File::open(part.path).map_err(|e| Error::io(part.path, e))?;
+            let span = [part.header.len() as u64, part.bytes.len() as u64];
+            hash_samples(&mut file, span, &mut hash).map_err(|e| Error::io(part.path, e))?;
+        }
+        Ok(Self(
+            hash.finalize().iter().map(|b| format!("{b:02x}")).collect(),
+        ))
+    }
+
     /// The digest in hexadecimal.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -71,11 +90,17 @@ fn hash_shard(path: &Path, hash: &mut Sha256) -> std::io::Result<()> {
     (&mut file).take(header).read_to_end(&mut bytes)?;
     hash.update(&bytes);
     let data = 8 + bytes.len() as u64;
+    hash_samples(&mut file, [data, size], hash)
+}
+
+/// Blocks of a file, evenly from where its data begin to its end.
+fn hash_samples(file: &mut File, [data, size]: [u64; 2], hash: &mut Sha256) -> std::io::Result<()> {
+    let mut bytes = Vec::new();
     let last = size.saturating_sub(BLOCK).max(data);
     for i in 0..SAMPLES {
         file.seek(SeekFrom::Start(data + (last - data) * i / (SAMPLES - 1)))?;
         bytes.clear();
-        (&mut file).take(BLOCK).read_to_end(&mut bytes)?;
+        (&mut *file).take(BLOCK).read_to_end(&mut bytes)?;
         hash.update(&bytes);
     }
     Ok(())

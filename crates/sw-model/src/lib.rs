@@ -27,10 +27,12 @@ pub mod family;
 mod fingerprint;
 mod forward;
 mod generate;
+mod gguf;
 mod kv;
 mod locate;
 mod model;
 mod norm;
+mod open;
 mod parts;
 mod product;
 mod rope;
@@ -44,9 +46,11 @@ pub use edit::{EditOp, Linear, LinearAt, WeightCoord, WeightEdit};
 pub use error::{Error, Result};
 pub use fingerprint::Fingerprint;
 pub use forward::Seq;
+pub use gguf::GgufFile;
 pub use kv::Kv;
 pub use locate::{Repo, locate_dataset, locate_model};
-pub use model::{Decoder, Model, OpenOptions};
+pub use model::Model;
+pub use open::{Decoder, OpenOptions};
 pub use product::{Input, Product, Weight};
 pub use rope::{RopeScaling, RopeSpec};
 pub use score::TokenScore;
@@ -55,5 +59,5 @@ pub use spec::{
     Activation, Attention, Experts, LayerNorms, LayerSpec, Names, Norm, QkNorm, QkvLayout, Slot,
     Spec,
 };
-pub use sw_tensor::{Dtype, Mat};
+pub use sw_tensor::{Coding, Dtype, Mat};
 pub use tokenizer::Tokenizer;

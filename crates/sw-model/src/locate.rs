@@ -16,12 +16,12 @@ pub enum Repo {
     Dataset,
 }
 
-/// A model argument: an existing directory, else `ORG/NAME or ORG/NAME@REVISION` in the Hugging Face cache.
+/// A model argument: an existing directory or GGUF file, else `ORG/NAME or ORG/NAME@REVISION` in the Hugging Face cache.
 ///
 /// # Errors
 /// [`Error::NotFound`] names every place searched, and the command that would fetch the model.
 pub fn locate_model(model: &str) -> Result<PathBuf> {
-    if Path::new(model).is_dir() {
+    if Path::new(model).exists() {
         return Ok(model.into());
     }
     let (name, revision) = model.split_once('@').unwrap_or((model, "main"));

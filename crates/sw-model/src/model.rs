@@ -11,16 +11,15 @@ use std::{
 };
 
 use ndarray::{Array2, Axis, Slice};
-use sw_tensor::{Checkpoint, Dtype, Mat, Order};
+use sw_tensor::{Checkpoint, Coding, Dtype, Mat, Order};
 
 use crate::{
     block::Scratch,
-    config,
     edit::{EditOp, Linear, LinearAt, WeightCoord, WeightEdit},
     error::{Error, Result},
-    family,
     fingerprint::Fingerprint,
     forward::{self, Batch, Seq},
+    gguf::{self, GgufFile},
     kv::Kv,
     product::Weight,
     rope::RopeTables,
@@ -29,33 +28,6 @@ use crate::{
     tokenizer::Tokenizer,
     weights::{Weights, no_such_tensor},
 };
-
-/// How to open a checkpoint.
-#[derive(Clone, Debug, Default)]
-#[non_exhaustive]
-pub struct OpenOptions {
-    /// Config fields to pass over although they are not implemented.
-    pub ignore_config_fields: Vec<String>,
-    /// Who reads the matrices of a quantized checkpoint; without it, or for another method, one is refused.
-    pub decoder: Option<Arc<dyn Decoder>>,
-}
-
-/// Reads linear maps that are stored in another way than as numbers. (This crate knows no quantizer.)
-pub trait Decoder: std::fmt::Debug + Send + Sync {
-    /// `quant_method` of the configs whose checkpoints it reads.
-    fn quant_method(&self) -> &str;
-
-    /// The matrix stored under `name`, which must have this shape, in memory; `None` where it is stored as numbers.
-    ///
-    /// # Errors
-    /// What is wrong with what is stored, in one line.
-    fn decode(
-        &self,
-        checkpoint: &Checkpoint,
-        name: &str,
-        shape: [usize; 2],
-    ) -> Result<Option<Mat>, String>;
-}
 
 /// A language model on memory-mapped weights. Cheap to clone; edits share everything untouched.
 #[derive(Clone)]
@@ -67,16 +39,21 @@ pub struct Model {
 }
 
 /// What an edited model shares with the one it came from.
-struct Opened {
-    dir: PathBuf,
-    spec: Spec,
-    dtype: Dtype,
-    ropes: RopeTables,
-    ignored: Vec<String>,
+pub(crate) struct Opened {
+    pub(crate) dir: PathBuf,
+    /// The file, where it is GGUF.
+    pub(crate) gguf: Option<GgufFile>,
+    pub(crate) spec: Spec,
+    pub(crate) dtype: Dtype,
+    pub(crate) coding: Coding,
+    pub(crate) ropes: RopeTables,
+    pub(crate) ignored: Vec<String>,
+    pub(crate) unknown: Vec<String>,
+    pub(crate) warnings: Vec<String>,
     /// The error is kept: a model without a tokenizer still runs on token ids.
-    tokenizer: Result<Tokenizer, (PathBuf, String)>,
+    pub(crate) tokenizer: Result<Tokenizer, (PathBuf, String)>,
     /// What the last forward pass worked in, for the next.
-    scratch: Mutex<Vec<Scratch>>,
+    pub(crate) scratch: Mutex<Vec<Scratch>>,
 }
 
 fn next_id() -> u64 {
@@ -85,75 +62,13 @@ fn next_id() -> u64 {
 }
 
 impl Model {
-    /// Opens a directory in Hugging Face layout: `config.json`, `*.safetensors`, `tokenizer.json`.
-    ///
-    /// Weights stay on disk, memory-mapped; only norms and biases are copied.
-    ///
-    /// # Errors
-    /// One line naming file, field or tensor, expected and found: a missing file, a field that is not implemented, a
-    /// missing or misshapen tensor, a truncated file. A broken `tokenizer.json` is reported by
-    /// [`tokenizer`](Self::tokenizer), when it is needed.
-    pub fn open(dir: impl AsRef<Path>) -> Result<Self> {
-        Self::open_with(dir, &OpenOptions::default())
-    }
-
-    /// [`open`](Self::open) with options.
-    ///
-    /// # Errors
-    /// See [`open`](Self::open).
-    pub fn open_with(dir: impl AsRef<Path>, options: &OpenOptions) -> Result<Self> {
-        let dir = dir.as_ref();
-        let path = dir.join("config.json");
-        if !dir.is_dir() {
-            return Err(Error::NotFound {
-                model: dir.display().to_string(),
-                searched: vec![dir.into()],
-            });
-        }
-        if !path.is_file() {
-            let hint = "a checkpoint directory in Hugging Face layout has one".into();
-            return Err(Error::MissingFile {
-                dir: dir.into(),
-                missing: "config.json",
-                hint,
-            });
-        }
-        let mut config = config::read_json(&path)?;
-        let method = &config["quantization_config"]["quant_method"];
-        let decoder = options.decoder.as_deref();
-        let decoder = decoder.filter(|d| method.as_str() == Some(d.quant_method()));
-        if let (Some(_), Some(config)) = (decoder, config.as_object_mut()) {
-            config.remove("quantization_config");
-        }
-        other_format(dir)?;
-        let checkpoint = Checkpoint::open(dir)?;
-        let mut spec = family::spec(
-            &path,
-            &config,
-            checkpoint.names().count(),
-            &options.ignore_config_fields,
-        )?;
-        spec.names.fit(&checkpoint);
-        let weights = Weights::load(&spec, &checkpoint, decoder)?;
-        let tokenizer = Tokenizer::open(dir, &config);
-        let ropes = spec.rope_tables();
-        let o = weights.layers.first().map(|l| l[(None, Linear::O)].w.mat());
-        let dtype = o.unwrap_or(&weights.embed).dtype();
-        let opened = Opened {
-            dir: dir.into(),
-            spec,
-            dtype,
-            ropes,
-            ignored: options.ignore_config_fields.clone(),
-            tokenizer,
-            scratch: Mutex::default(),
-        };
-        Ok(Self {
+    pub(crate) fn new(opened: Opened, weights: Weights) -> Self {
+        Self {
             id: next_id(),
             opened: Arc::new(opened),
             weights: Arc::new(weights),
             order: Order::Fixed,
-        })
+        }
     }
 
     /// What distinguishes this model from others.
@@ -161,9 +76,48 @@ impl Model {
         &self.opened.spec
     }
 
-    /// The directory it was opened from.
+    /// The directory it was opened from; of a GGUF file, the one that holds it.
     pub fn dir(&self) -> &Path {
         &self.opened.dir
+    }
+
+    /// What it was opened from: its directory, or its GGUF file.
+    pub fn source(&self) -> &Path {
+        self.gguf().map_or(self.dir(), |gguf| &gguf.file)
+    }
+
+    /// The GGUF file it was opened from; `None` where that was a directory in Hugging Face layout.
+    pub fn gguf(&self) -> Option<&GgufFile> {
+        self.opened.gguf.as_ref()
+    }
+
+    /// The stored tensors under the names of a checkpoint in Hugging Face layout.
+    ///
+    /// # Errors
+    /// When the files have changed since the model was opened.
+    pub fn checkpoint(&self) -> Result<Checkpoint> {
+        match self.gguf() {
+            Some(gguf) => gguf::checkpoint(&gguf.file),
+            None => Ok(Checkpoint::open(self.dir())?),
+        }
+    }
+
+    /// The content of a file of the checkpoint, such as `config.json`: what lies in its directory, or what the metadata of
+    /// its GGUF file say; `None` where there is no such file.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn file(&self, name: &str) -> Result<Option<Vec<u8>>> {
+        if let Some(gguf) = self.gguf() {
+            return gguf::beside(&gguf.file, name);
+        }
+        let path = self.dir().join(name);
+        match path.is_file() {
+            true => std::fs::read(&path)
+                .map(Some)
+                .map_err(|e| Error::io(&path, e)),
+            false => Ok(None),
+        }
     }
 
     /// Config fields that it was told to pass over.
@@ -171,9 +125,24 @@ impl Model {
         &self.opened.ignored
     }
 
+    /// Config fields that were passed over because no model is known to read them.
+    pub fn unknown_config_fields(&self) -> &[String] {
+        &self.opened.unknown
+    }
+
+    /// What was noticed while opening that does not stop the model from running: one line each, for a person.
+    pub fn warnings(&self) -> &[String] {
+        &self.opened.warnings
+    }
+
     /// The type its large weights are stored in (of the first layer's attention output, where they differ).
     pub fn dtype(&self) -> Dtype {
         self.opened.dtype
+    }
+
+    /// How its large weights are coded where they lie; of a GGUF file, the type of most of them.
+    pub fn coding(&self) -> Coding {
+        self.opened.coding
     }
 
     /// Its tokenizer.
@@ -193,7 +162,10 @@ impl Model {
     /// # Errors
     /// When a file cannot be read.
     pub fn fingerprint(&self) -> Result<Fingerprint> {
-        Fingerprint::of(self.dir())
+        match self.gguf() {
+            Some(gguf) => Fingerprint::of_gguf(&gguf.file),
+            None => Fingerprint::of(self.dir()),
+        }
     }
 
     pub(crate) fn id(&self) -> u64 {
@@ -334,6 +306,12 @@ impl Model {
         self.spec().linears()
     }
 
+    /// How many numbers its weights are: linear maps with their biases, router, norms, embedding, positions, and a head of its
+    /// own.
+    pub fn parameters(&self) -> usize {
+        self.weights.count(self.spec().tied)
+    }
+
     /// The value at a coordinate.
     ///
     /// # Errors
@@ -444,33 +422,4 @@ impl Model {
             order: self.order,
         }
     }
-}
-
-/// Says what to do with a directory whose weights are in another format only.
-fn other_format(dir: &Path) -> Result<()> {
-    let entries = std::fs::read_dir(dir).map_err(|e| Error::io(dir, e))?;
-    let names: Vec<String> = entries
-        .filter_map(|e| e.ok()?.file_name().into_string().ok())
-        .collect();
-    if names
-        .iter()
-        .any(|n| n.ends_with(".safetensors") || n.ends_with(".safetensors.index.json"))
-    {
-        return Ok(());
-    }
-    let found = |end: &str| names.iter().find(|n| n.ends_with(end));
-    let hint = match (found(".bin").or_else(|| found(".pth")), found(".gguf")) {
-        (Some(file), _) => format!(
-            "only {file} is there; convert with transformers: AutoModelForCausalLM.from_pretrained(DIR).save_pretrained(OUT)"
-        ),
-        (None, Some(file)) => {
-            format!("only {file} is there; GGUF is not read, use the original checkpoint")
-        }
-        (None, None) => "a checkpoint directory in Hugging Face layout has one or more".into(),
-    };
-    Err(Error::MissingFile {
-        dir: dir.into(),
-        missing: "*.safetensors",
-        hint,
-    })
 }

@@ -142,7 +142,7 @@ impl RopeSpec {
             None => RopeScaling::Default,
         };
         if let Some(p) = p {
-            p.finish(&["type", "rope_type"], &[])?;
+            p.finish(&["type", "rope_type"])?;
         }
         Ok(Self {
             theta: theta.unwrap_or(keys.theta.1),

@@ -4,6 +4,11 @@ use std::{fmt, ops::Range, str::FromStr};
 
 use ndarray::ArrayViewMut2;
 
+use crate::{
+    edit::{Linear, LinearAt},
+    spec::{QkvLayout, Spec},
+};
+
 /// A place in the forward pass, the same for all families. Each is a `[tokens, channels]` matrix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
@@ -32,6 +37,10 @@ pub enum Site {
     ResidMid(usize),
     /// The input of the gate and up projections, and of the router; `[tokens, hidden]`.
     MlpIn(usize),
+    /// Output of `gate_proj` with its bias, before the activation (outside experts); `[tokens, intermediate]`.
+    GateOut(usize),
+    /// Output of `up_proj` with its bias, likewise; in an MLP without a gate, before the activation.
+    UpOut(usize),
     /// The input of `down_proj`; `[tokens, intermediate]`.
     DownIn(usize),
     /// The output of `down_proj`, before any norm that follows it (experts: their weighted sum); `[tokens, hidden]`.
@@ -61,6 +70,8 @@ impl fmt::Display for Site {
             Site::AttnOut(l) => write!(f, "attn_out.{l}"),
             Site::ResidMid(l) => write!(f, "resid_mid.{l}"),
             Site::MlpIn(l) => write!(f, "mlp_in.{l}"),
+            Site::GateOut(l) => write!(f, "gate_out.{l}"),
+            Site::UpOut(l) => write!(f, "up_out.{l}"),
             Site::DownIn(l) => write!(f, "down_in.{l}"),
             Site::DownOut(l) => write!(f, "down_out.{l}"),
             Site::ExpertDownIn(l, e) => write!(f, "expert_down_in.{l}.{e}"),
@@ -95,6 +106,8 @@ impl FromStr for Site {
             ("attn_out", &[l]) => Site::AttnOut(l),
             ("resid_mid", &[l]) => Site::ResidMid(l),
             ("mlp_in", &[l]) => Site::MlpIn(l),
+            ("gate_out", &[l]) => Site::GateOut(l),
+            ("up_out", &[l]) => Site::UpOut(l),
             ("down_in", &[l]) => Site::DownIn(l),
             ("down_out", &[l]) => Site::DownOut(l),
             ("expert_down_in", &[l, e]) => Site::ExpertDownIn(l, e),
@@ -102,6 +115,52 @@ impl FromStr for Site {
             ("resid_post", &[l]) => Site::ResidPost(l),
             ("final_norm", []) => Site::FinalNorm,
             _ => return Err(bad()),
+        })
+    }
+}
+
+impl Site {
+    /// Where the input of a linear map is seen; `None` inside experts, but for `down_proj`.
+    pub fn input_of(at: LinearAt) -> Option<Site> {
+        let l = at.layer;
+        Some(match (at.linear, at.expert) {
+            (Linear::Down, Some(e)) => Site::ExpertDownIn(l, e),
+            (_, Some(_)) => return None,
+            (Linear::Q | Linear::K | Linear::V | Linear::Qkv, _) => Site::AttnIn(l),
+            (Linear::O, _) => Site::OIn(l),
+            (Linear::Gate | Linear::Up | Linear::GateUp, _) => Site::MlpIn(l),
+            (Linear::Down, _) => Site::DownIn(l),
+        })
+    }
+
+    /// Where one output channel of a linear map is seen, and its channel there: a fused map's output is seen in parts.
+    /// `None` inside experts, but for `down_proj`.
+    pub fn output_of(spec: &Spec, at: LinearAt, row: usize) -> Option<(Site, usize)> {
+        let l = at.layer;
+        let (q, kv, f) = (spec.q_width(), spec.kv_width(), spec.intermediate_size);
+        Some(match (at.linear, at.expert) {
+            (Linear::Down, Some(e)) => (Site::ExpertDownOut(l, e), row),
+            (_, Some(_)) => return None,
+            (Linear::Q, _) => (Site::Query(l), row),
+            (Linear::K, _) => (Site::Key(l), row),
+            (Linear::V, _) => (Site::Value(l), row),
+            (Linear::Qkv, _) => match spec.names.qkv_layout {
+                QkvLayout::Blocks if row < q => (Site::Query(l), row),
+                QkvLayout::Blocks if row < q + kv => (Site::Key(l), row - q),
+                QkvLayout::Blocks => (Site::Value(l), row - q - kv),
+                QkvLayout::Heads => {
+                    let dim = spec.attention.head_dim;
+                    let (head, part) = (row / (3 * dim), row / dim % 3);
+                    let site = [Site::Query(l), Site::Key(l), Site::Value(l)][part];
+                    (site, head * dim + row % dim)
+                }
+            },
+            (Linear::O, _) => (Site::AttnOut(l), row),
+            (Linear::Gate, _) => (Site::GateOut(l), row),
+            (Linear::Up, _) => (Site::UpOut(l), row),
+            (Linear::GateUp, _) if row < f => (Site::GateOut(l), row),
+            (Linear::GateUp, _) => (Site::UpOut(l), row - f),
+            (Linear::Down, _) => (Site::DownOut(l), row),
         })
     }
 }

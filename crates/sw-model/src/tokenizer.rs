@@ -35,20 +35,24 @@ impl Tokenizer {
             };
             return Err((path, format!("no such file; {hint}")));
         }
-        let unreadable = |e: &dyn std::fmt::Display| {
-            (
-                path.clone(),
-                format!("not a tokenizer that can be read: {e}"),
-            )
-        };
         let settings_path = dir.join("tokenizer_config.json");
         let settings = if settings_path.is_file() {
             config::read_json(&settings_path).map_err(|e| (settings_path, e.to_string()))?
         } else {
             Value::Null
         };
-        let mut file = config::read_json(&path).map_err(|e| unreadable(&e))?;
+        let mut file = config::read_json(&path).map_err(|e| unreadable(&path, &e))?;
         rebuild_llama(&mut file, &settings);
+        Self::new(&path, &file, &settings, config)
+    }
+
+    /// From the contents of `tokenizer.json` and `tokenizer_config.json`; `path` is named in errors.
+    pub(crate) fn new(
+        path: &Path,
+        file: &Value,
+        settings: &Value,
+        config: &Value,
+    ) -> Result<Self, (PathBuf, String)> {
         let inner = guarded(|| {
             let mut inner = tokenizers::Tokenizer::from_bytes(file.to_string())?;
             inner.with_padding(None);
@@ -56,7 +60,7 @@ impl Tokenizer {
             inner.encode_fast("a b", true)?; // what only shows with a text
             Ok(inner)
         })
-        .map_err(|e| unreadable(&e))?;
+        .map_err(|e| unreadable(path, &e))?;
         let special = |name: &str, id_name: &str| {
             let token = &settings[name];
             let text = token.as_str().or_else(|| token["content"].as_str());
@@ -72,7 +76,7 @@ impl Tokenizer {
             eos: special("eos_token", "eos_token_id"),
             add_bos: settings["add_bos_token"].as_bool(),
             add_eos: settings["add_eos_token"].as_bool().unwrap_or(false),
-            path,
+            path: path.into(),
             inner,
         })
     }
@@ -172,6 +176,11 @@ fn guarded<T>(call: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, String>
         Ok(answer) => answer.map_err(|e| e.to_string()),
         Err(_) => Err("the file contradicts itself: the tokenizer stops in the middle".into()),
     }
+}
+
+fn unreadable(path: &Path, problem: &dyn std::fmt::Display) -> (PathBuf, String) {
+    let problem = format!("not a tokenizer that can be read: {problem}");
+    (path.into(), problem)
 }
 
 /// What transformers 5 does with a `LlamaTokenizer`: it takes vocabulary and merges from `tokenizer.json`, and builds the

@@ -2,12 +2,12 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use sw_tensor::{Checkpoint, Mat};
+use sw_tensor::{Checkpoint, Coding, Dtype, Mat};
 
 use crate::{
     edit::{Linear, LinearAt},
     error::{Error, Result},
-    model::Decoder,
+    open::Decoder,
     product::Weight,
     spec::{LayerNorms, Norm, QkNorm, Spec},
 };
@@ -121,6 +121,37 @@ impl Weights {
             final_norm,
             layers: layers.into_iter().map(Arc::new).collect(),
         })
+    }
+
+    /// The type of the values, and how they are coded, of the first layer's attention output (of the embedding, where no
+    /// layer is).
+    pub(crate) fn stored_as(&self) -> (Dtype, Coding) {
+        let o = self.layers.first().map(|l| l[(None, Linear::O)].w.mat());
+        let mat = o.unwrap_or(&self.embed);
+        (mat.dtype(), mat.coding())
+    }
+
+    /// How many numbers these are; a tied head counts once.
+    pub(crate) fn count(&self, tied: bool) -> usize {
+        let of_mat = |w: &Mat| w.rows() * w.cols();
+        let of_norm = |n: &NormWeight| {
+            let of = |v: &Option<Arc<[f32]>>| v.as_ref().map_or(0, |v| v.len());
+            of(&n.weight) + of(&n.bias)
+        };
+        let of_layer = |layer: &Arc<Layer>| {
+            let norms = layer.norms.iter().flatten().map(of_norm).sum::<usize>();
+            let linears = layer.linears.values().map(|a| {
+                let [rows, cols] = a.w.shape();
+                rows * cols + a.bias.as_ref().map_or(0, |b| b.len())
+            });
+            norms + linears.sum::<usize>() + layer.router.as_ref().map_or(0, of_mat)
+        };
+        let head = if tied { 0 } else { of_mat(&self.head) };
+        of_mat(&self.embed)
+            + self.positions.as_ref().map_or(0, of_mat)
+            + of_norm(&self.final_norm)
+            + self.layers.iter().map(of_layer).sum::<usize>()
+            + head
     }
 
     /// The name of a tensor that holds a NaN or an infinity, searching the embedding, layers up to `last`, and the head.

@@ -95,12 +95,24 @@ fn config_fields() {
             &["model_type", "missing"],
         ),
         (
-            |c| c["a_new_idea"] = json!(0.5),
+            |c| c["no_rope_layers"] = json!([1, 0]),
             &[
-                "a_new_idea",
+                "no_rope_layers",
+                "llama4",
                 "not implemented",
-                "--ignore-config-field a_new_idea",
+                "--ignore-config-field no_rope_layers",
             ],
+        ),
+        (
+            |c| {
+                c["rope_parameters"] =
+                    json!({"rope_theta": 1e4, "rope_type": "default", "mrope_section": [2]})
+            },
+            &["--ignore-config-field rope_parameters.mrope_section"],
+        ),
+        (
+            |c| c["rms_norm_eps"] = json!("Infinity"),
+            &["rms_norm_eps", "a finite number", "Infinity"],
         ),
         (
             |c| c["hidden_act"] = json!("relu"),
@@ -151,11 +163,60 @@ fn config_fields() {
 }
 
 #[test]
-fn an_unknown_field_can_be_ignored() {
+fn a_field_that_some_model_reads_can_be_ignored_in_objects_too() {
     let dir = copy();
-    edit_config(dir.path(), |c| c["a_new_idea"] = json!(1));
+    edit_config(dir.path(), |c| {
+        c["no_rope_layers"] = json!([1, 0]);
+        c["residual_multiplier"] = json!(1.0);
+        c["rope_parameters"] =
+            json!({"rope_theta": 1e4, "rope_type": "default", "mrope_section": [2]});
+    });
     let mut options = OpenOptions::default();
-    options.ignore_config_fields.push("a_new_idea".into());
+    for name in ["no_rope_layers", "rope_parameters.mrope_section"] {
+        assert!(Model::open_with(dir.path(), &options).is_err());
+        options.ignore_config_fields.push(name.into());
+    }
+    let model = Model::open_with(dir.path(), &options).unwrap();
+    assert_eq!(model.unknown_config_fields(), [""; 0]);
+    assert_eq!(model.warnings(), [""; 0]);
+}
+
+#[test]
+fn fields_that_no_model_reads_are_one_warning_or_an_error() {
+    let dir = copy();
+    edit_config(dir.path(), |c| {
+        c["a_new_idea"] = json!(0.5);
+        c["rope_parameters"] = json!({"rope_theta": 1e4, "rope_type": "default", "another": true});
+    });
+    let path = dir.path().join("config.json");
+    let text = fs::read_to_string(&path).unwrap();
+    fs::write(
+        &path,
+        text.replacen('{', "{\"a_third\": [-Infinity, NaN],", 1),
+    )
+    .unwrap();
+    let model = Model::open(dir.path()).unwrap();
+    let mut unknown = model.unknown_config_fields().to_vec();
+    unknown.sort();
+    assert_eq!(
+        unknown,
+        ["a_new_idea", "a_third", "rope_parameters.another"]
+    );
+    let [warning] = model.warnings() else {
+        panic!("one warning")
+    };
+    assert!(
+        unknown.iter().all(|name| warning.contains(name)),
+        "{warning}"
+    );
+    let mut options = OpenOptions::default();
+    options.strict_config = true;
+    let error = Model::open_with(dir.path(), &options)
+        .err()
+        .unwrap()
+        .to_string();
+    assert!(unknown.iter().all(|name| error.contains(name)), "{error}");
+    options.ignore_config_fields = unknown;
     assert!(Model::open_with(dir.path(), &options).is_ok());
 }
 

@@ -203,7 +203,9 @@ fn divergence(model: &Model, expected: &SafeTensors) -> Option<String> {
         let at = |site: &Site| format!("{label}.{site}");
         for (site, found, routed) in &record.sites {
             let Some(want) = matrix(expected, &at(site)) else {
-                if label == "long" {
+                // The files hold what is made of these two, the input of down_proj, which is compared in their place.
+                let made_of = matches!(site, Site::GateOut(_) | Site::UpOut(_));
+                if label == "long" && !made_of {
                     return Some(format!(
                         "{site} is visited, but transformers has no such value"
                     ));

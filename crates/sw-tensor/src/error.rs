@@ -64,6 +64,14 @@ pub enum Error {
         /// What is wrong with it.
         found: String,
     },
+    /// The file is no GGUF file, or a damaged one.
+    #[error("{}: not a GGUF file that can be read: {found}", path.display())]
+    BadGguf {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        found: String,
+    },
     /// The file's size is not the one its header describes.
     #[error("{}: expected {expected} bytes from its header, found {found}; the file is truncated or damaged, download it again", path.display())]
     WrongSize {

@@ -38,6 +38,7 @@ mod checkpoint;
 mod dtype;
 mod elementwise;
 mod error;
+mod gguf;
 mod isa;
 pub mod machine;
 mod mat;
@@ -61,6 +62,7 @@ pub use checkpoint::{Checkpoint, FileInfo, TensorInfo};
 pub use dtype::Dtype;
 pub use elementwise::{add, add_bias, all_finite};
 pub use error::Error;
+pub use gguf::{Coding, Gguf, GgufTensor, GgufValue, TensorView, is_first_part};
 pub use isa::{check_isa, isa_name};
 pub use mat::Mat;
 pub use matmul::{

@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use half::{bf16, f16};
 
+use crate::gguf::decode;
 use crate::overlay::Overlay;
-use crate::{Dtype, Error};
+use crate::{Coding, Dtype, Error};
 
 /// Bytes that somebody keeps alive: a mapped file or a vector.
 pub(crate) type Bytes = Arc<dyn Storage>;
@@ -19,7 +20,8 @@ pub(crate) trait Storage: Send + Sync {
     fn will_need(&self, _range: Range<usize>) {}
 }
 
-/// A `rows x cols` matrix of F32, F16 or BF16 weights; rows are output features, columns input features.
+/// A `rows x cols` matrix of weights, stored as F32, F16 or BF16 or as blocks of a GGUF file; rows are output features,
+/// columns input features.
 ///
 /// The elements live in a mapped file or in memory and are never copied or changed: cloning, [`slice_rows`],
 /// [`transposed`] and [`edited`] share them. An edited matrix is its base plus a sparse overlay of new values, applied
@@ -39,6 +41,64 @@ pub struct Mat {
     /// Distance between rows, and between columns, in elements.
     strides: [usize; 2],
     overlay: Option<Arc<Overlay>>,
+    /// How it is read where its rows are not numbers, one row after the other. `strides` then only say whether it is
+    /// transposed.
+    blocks: Option<Blocks>,
+}
+
+/// Rows of blocks: of a GGUF file, or in an order of their own.
+#[derive(Debug, Clone)]
+pub(crate) struct Blocks {
+    coding: Coding,
+    row_bytes: usize,
+    /// The stored row of each row; `None`: the same.
+    order: Option<Arc<[u32]>>,
+    /// Whether rows of the matrix are stored as columns.
+    is_transposed: bool,
+    /// Stored row and column, before their order, of element (0, 0).
+    first: [usize; 2],
+}
+
+impl Blocks {
+    pub(crate) fn new(
+        coding: Coding,
+        row_bytes: usize,
+        order: Option<Arc<[u32]>>,
+        is_transposed: bool,
+    ) -> Blocks {
+        Blocks {
+            coding,
+            row_bytes,
+            order,
+            is_transposed,
+            first: [0, 0],
+        }
+    }
+
+    pub(crate) fn has_order(&self) -> bool {
+        self.order.is_some()
+    }
+
+    /// The bytes of a stored row, counted from the first of the matrix.
+    fn row<'a>(&self, base: &'a [u8], row: usize) -> &'a [u8] {
+        let row = self.first[0] + row;
+        let stored = self.order.as_ref().map_or(row, |order| order[row] as usize);
+        &base[stored * self.row_bytes..][..self.row_bytes]
+    }
+
+    /// Part of a row of the matrix.
+    fn widen_row(&self, base: &[u8], row: usize, col: usize, out: &mut [f32]) {
+        if self.is_transposed {
+            let at = self.first[1] + row;
+            for (i, out) in out.iter_mut().enumerate() {
+                let bytes = self.row(base, col + i);
+                decode(self.coding, bytes, at..at + 1, std::slice::from_mut(out));
+            }
+        } else {
+            let at = self.first[1] + col;
+            decode(self.coding, self.row(base, row), at..at + out.len(), out);
+        }
+    }
 }
 
 pub(crate) struct Owned<T>(pub(crate) Vec<T>);
@@ -114,6 +174,44 @@ impl Mat {
             cols,
             strides: [cols, 1],
             overlay: None,
+            blocks: None,
+        }
+    }
+
+    /// A matrix of blocks whose first stored row starts at byte `offset` of `bytes`; `rows x cols` as it is read.
+    pub(crate) fn from_blocks(
+        bytes: Bytes,
+        offset: usize,
+        blocks: Blocks,
+        rows: usize,
+        cols: usize,
+    ) -> Mat {
+        let [stored_rows, stored_cols] = match blocks.is_transposed {
+            true => [cols, rows],
+            false => [rows, cols],
+        };
+        let end = stored_rows
+            .checked_mul(blocks.row_bytes)
+            .and_then(|n| n.checked_add(offset))
+            .expect("size of a matrix overflows");
+        assert!(
+            end <= bytes.bytes().len()
+                && blocks.coding.row_bytes(stored_cols) == Some(blocks.row_bytes),
+            "matrix ends at byte {end}, beyond its storage"
+        );
+        let strides = match blocks.is_transposed {
+            true => [1, stored_cols],
+            false => [stored_cols, 1],
+        };
+        Mat {
+            bytes,
+            offset,
+            dtype: Dtype::F32,
+            rows,
+            cols,
+            strides,
+            overlay: None,
+            blocks: Some(blocks),
         }
     }
 
@@ -127,9 +225,24 @@ impl Mat {
         self.cols
     }
 
-    /// Element type of the base; the overlay is always f32.
+    /// Element type of the base, and of blocks F32, as which they are widened; the overlay is always f32.
     pub fn dtype(&self) -> Dtype {
         self.dtype
+    }
+
+    /// How its weights are coded where they lie.
+    pub fn coding(&self) -> Coding {
+        match (&self.blocks, self.dtype) {
+            (Some(blocks), _) => blocks.coding,
+            (None, Dtype::F32) => Coding::F32,
+            (None, Dtype::F16) => Coding::F16,
+            (None, Dtype::BF16) => Coding::BF16,
+        }
+    }
+
+    /// Whether it is read through blocks, and not as numbers in a row.
+    pub(crate) fn is_blocks(&self) -> bool {
+        self.blocks.is_some()
     }
 
     /// How many weights the overlay replaces.
@@ -149,6 +262,15 @@ impl Mat {
         );
         let mut view = self.clone();
         view.rows = rows.len();
+        if let Some(blocks) = &mut view.blocks {
+            blocks.first[usize::from(blocks.is_transposed)] += rows.start;
+            view.overlay = share(
+                self.overlay
+                    .as_ref()
+                    .map(|overlay| overlay.slice_rows(rows)),
+            );
+            return view;
+        }
         // An empty slice at the end must not point beyond the storage.
         view.offset += if rows.is_empty() {
             0
@@ -168,6 +290,9 @@ impl Mat {
         let mut view = self.clone();
         (view.rows, view.cols) = (self.cols, self.rows);
         view.strides = [self.strides[1], self.strides[0]];
+        if let Some(blocks) = &mut view.blocks {
+            blocks.is_transposed = !blocks.is_transposed;
+        }
         view.overlay = share(self.overlay.as_ref().map(|overlay| overlay.transposed()));
         view
     }
@@ -252,6 +377,9 @@ impl Mat {
 
     /// Part of one row of the base.
     fn widen_row(&self, row: usize, col: usize, out: &mut [f32]) {
+        if let Some(blocks) = &self.blocks {
+            return blocks.widen_row(self.base(), row, col, out);
+        }
         let size = self.dtype.size();
         let base = self.base();
         let start = (row * self.strides[0] + col * self.strides[1]) * size;
@@ -284,6 +412,19 @@ impl Mat {
 
     /// Asks the system to have the weights in memory soon, without waiting; does nothing for those that are not mapped.
     pub fn will_need(&self) {
+        if let Some(blocks) = &self.blocks {
+            // All rows that an order may name.
+            let [rows, _] = match blocks.is_transposed {
+                true => [self.cols, self.rows],
+                false => [self.rows, self.cols],
+            };
+            let rows = match &blocks.order {
+                Some(order) => 0..order.len(),
+                None => blocks.first[0]..blocks.first[0] + rows,
+            };
+            let at = |row: usize| self.offset + row * blocks.row_bytes;
+            return self.bytes.will_need(at(rows.start)..at(rows.end));
+        }
         let last = |n: usize, stride: usize| n.saturating_sub(1) * stride;
         let elements = last(self.rows, self.strides[0]) + last(self.cols, self.strides[1]) + 1;
         if self.rows > 0 && self.cols > 0 {

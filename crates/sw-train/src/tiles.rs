@@ -2,7 +2,7 @@
 //!
 //! A tile is a square of a linear map's weight; tile `(a, b)` of side `l` covers rows `a l .. (a + 1) l` and columns
 //! `b l .. (b + 1) l`. [`score_tiles`] scores those of a pool of maps, [`TileSelection::best`] takes the highest, the selection is
-//! a file of its own, and [`BlockGradients`] computes its gradients in a pass of [`mapped::backward`](crate::mapped::backward).
+//! a file of its own, and [`BlockGradients`] computes its gradients in a pass of [`mapped::backward`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -71,7 +71,7 @@ pub struct ScoredTile {
 ///
 /// # Errors
 /// A side that does not divide a matrix of the pool, a pool of maps that the model does not have, and those of
-/// [`mapped::backward`](crate::mapped::backward).
+/// [`mapped::backward`].
 pub fn score_tiles(
     model: &Model,
     batches: &[&[&[u32]]],

@@ -368,7 +368,8 @@ impl Lab {
             "name": self.inputs.model,
             "fingerprint": self.fingerprint,
             "family": self.model.spec().family,
-            "dtype": self.model.dtype().to_string(),
+            "dtype": self.model.coding().to_string(),
+            "unknown_config_fields": self.model.unknown_config_fields(),
         })
     }
 

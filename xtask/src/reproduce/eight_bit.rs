@@ -147,7 +147,7 @@ impl<'a> Bench<'a> {
             tasks,
             settings: vec![],
         };
-        let stored = format!("{}, as stored", lab.model.dtype());
+        let stored = format!("{}, as stored", lab.model.coding());
         bench.add("fp16", stored, NAIVE, vec![])?;
         Ok(bench)
     }

@@ -75,7 +75,9 @@ fn a_second_opinion_on_the_shared_checkpoint() {
         "3",
         "--sinks",
     ]);
-    assert_eq!(report["super_weights"][0]["verdict"], "decisive");
+    // On the census' texts no single weight of it costs a tenth of a nat.
+    assert_eq!(report["super_weights"], Value::Array(vec![]));
+    assert_eq!(report["weak_candidate"]["weak"], true);
     assert_eq!(report["prompts"]["prompts"], 10);
     let rows: Vec<_> = report["ranking_by_weights"]
         .as_array()

@@ -104,7 +104,7 @@ fn quantize_says_what_it_would_write_and_writes_it() {
     assert!(!Path::new("unused").exists());
 }
 
-/// The whole way on a real checkpoint: detected weights are held, and every format has the perplexity of the plan.
+/// The whole way on a real checkpoint: weights that stand out are held, and every format has the perplexity of the plan.
 #[test]
 fn quantized_tinystories_scores_as_the_intervention_does() {
     let Some(shared) = shared() else { return };
@@ -118,7 +118,19 @@ fn quantized_tinystories_scores_as_the_intervention_does() {
     fs::write(&hold, report.to_string()).unwrap();
     let (fake, packed, plan) = (path("fake"), path("packed"), path("plan.json"));
     let rule = ["--bits", "3", "--group", "row", "--clip-z", "3"];
-    let quantized = json(&[&["quantize", &model, "--out", &fake, "--json"][..], &rule].concat());
+    // Nothing in this checkpoint is decisive, so that the default holds nothing; here, what stands out is held.
+    let auto = json(
+        &[
+            &["quantize", &model, "--out", &path("auto"), "--json"][..],
+            &rule,
+        ]
+        .concat(),
+    );
+    assert_eq!(auto["export"]["hold"].as_array().map(Vec::len), Some(0));
+    let fake_of = [
+        "quantize", &model, "--out", &fake, "--hold", &hold, "--json",
+    ];
+    let quantized = json(&[&fake_of[..], &rule].concat());
     let held = &quantized["export"]["hold"];
     assert_eq!(
         held.as_array().map(Vec::len),

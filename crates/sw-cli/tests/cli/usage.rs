@@ -61,12 +61,23 @@ fn an_unknown_config_field_can_be_passed_over() {
     let config = fs::read_to_string(small().join("config.json")).unwrap();
     fs::write(
         dir.path().join("config.json"),
-        config.replacen('{', "{\"novelty\": 3,", 1),
+        config.replacen('{', "{\"alibi\": true,\"novelty\": 3,", 1),
     )
     .unwrap();
     let model = dir.path().display().to_string();
     fails(
         &["inspect", &model],
+        1,
+        &["alibi", "falcon", "--ignore-config-field alibi"],
+    );
+    fails(
+        &[
+            "inspect",
+            &model,
+            "--ignore-config-field",
+            "alibi",
+            "--strict-config",
+        ],
         1,
         &["novelty", "--ignore-config-field novelty"],
     );
@@ -75,9 +86,10 @@ fn an_unknown_config_field_can_be_passed_over() {
         &model,
         "--json",
         "--ignore-config-field",
-        "novelty",
+        "alibi",
     ]);
     assert_eq!(found["family"], "llama");
+    assert_eq!(found["unknown_config_fields"][0], "novelty");
 }
 
 #[test]

@@ -6,19 +6,18 @@ mod plan;
 mod variants;
 
 use serde::{Deserialize, Serialize};
-use sw_model::Model;
+use sw_model::{Model, Site, WeightCoord};
 
+use self::plan::Plan;
 pub use self::{controls::Control, effect::Effect};
-use self::{
-    controls::{Matched, choose},
-    plan::Plan,
-    variants::Baseline,
+pub(crate) use self::{
+    controls::{Chosen, Matched, choose},
+    variants::{Baseline, Edit, Outcome, Variant},
 };
 use crate::{
-    error::Result,
+    error::{Error, Result},
     prompt::at_least,
     report::{Candidate, Report, Verdict},
-    weight,
 };
 
 /// How to prove; the thresholds of the verdicts are explained in `docs/detection.md`.
@@ -59,13 +58,17 @@ pub struct Effects {
     /// The weight becomes zero.
     pub zero: Effect,
     /// The weight becomes zero, and at each text's largest contribution the mean of those contributions is put back.
-    pub mean: Effect,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mean: Option<Effect>,
     /// The weight changes its sign.
-    pub flip: Effect,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flip: Option<Effect>,
     /// Its whole row becomes zero.
-    pub row: Effect,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub row: Option<Effect>,
     /// Its whole column becomes zero: the input neuron is cut off.
-    pub neuron: Effect,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub neuron: Option<Effect>,
     /// All candidates but this one become zero (with more than one candidate).
     pub leave_one_out: Option<Effect>,
     /// What zeroing this one adds when all others are zero already.
@@ -82,6 +85,27 @@ pub struct Effects {
     pub same_row: Option<Control>,
     /// The largest other weight of the column.
     pub same_col: Option<Control>,
+}
+
+impl Effects {
+    /// Of a weight that was zeroed alone, without controls.
+    pub(crate) fn alone(zero: Effect) -> Self {
+        Self {
+            zero,
+            mean: None,
+            flip: None,
+            row: None,
+            neuron: None,
+            leave_one_out: None,
+            added_last: None,
+            added_in_order: None,
+            rank: 0,
+            random: Vec::new(),
+            largest: None,
+            same_row: None,
+            same_col: None,
+        }
+    }
 }
 
 /// What the proof measured for the candidates together.
@@ -136,13 +160,9 @@ pub fn prove_candidates(
         return Ok(None);
     }
     for c in candidates.iter() {
-        model.value(c.coord())?; // an error where there is no such weight
+        seen(model, c.coord())?;
     }
-    let baseline = Baseline::run(
-        model,
-        texts,
-        candidates.iter().map(|c| (c.layer, c.expert, c.col)),
-    )?;
+    let baseline = Baseline::run(model, texts, candidates.iter().map(|c| (c.at(), c.col)), [])?;
     let controls: Vec<_> = candidates
         .iter()
         .map(|c| controls_of(model, c, candidates, options))
@@ -164,12 +184,23 @@ pub fn prove_candidates(
     Ok(Some(proof))
 }
 
+/// Whether the model has such a weight, and its map's input and output are seen.
+pub(crate) fn seen(model: &Model, coord: WeightCoord) -> Result<f32> {
+    let value = model.value(coord)?;
+    match Site::input_of(coord.at()) {
+        Some(_) => Ok(value),
+        None => Err(Error::Unmeasured {
+            coord: coord.to_string(),
+        }),
+    }
+}
+
 /// The controls of one candidate: weights of its matrix that are no candidates themselves.
 fn controls_of(model: &Model, c: &Candidate, all: &[Candidate], options: &ProofOptions) -> Matched {
-    let w = weight::down(model, c.layer, c.expert).expect("its coordinate has been checked");
-    let here = all
-        .iter()
-        .filter(|other| (other.layer, other.expert) == (c.layer, c.expert));
+    let w = model
+        .weight_at(c.at())
+        .expect("its coordinate has been checked");
+    let here = all.iter().filter(|other| other.at() == c.at());
     let excluded: Vec<_> = here.map(|c| (c.row, c.col)).collect();
     choose(
         w,
@@ -225,10 +256,10 @@ mod tests {
         };
         let effects = Effects {
             zero: effect(zero),
-            mean: effect(0.0),
-            flip: effect(0.0),
-            row: effect(0.0),
-            neuron: effect(0.0),
+            mean: None,
+            flip: None,
+            row: None,
+            neuron: None,
             leave_one_out: Some(effect(joint - last)),
             added_last: Some(effect(last)),
             added_in_order: Some(effect(in_order)),
@@ -292,10 +323,10 @@ mod tests {
         };
         let with = |zero| Effects {
             zero,
-            mean: wide,
-            flip: wide,
-            row: wide,
-            neuron: wide,
+            mean: None,
+            flip: None,
+            row: None,
+            neuron: None,
             leave_one_out: None,
             added_last: None,
             added_in_order: None,

@@ -56,8 +56,9 @@ impl Plan {
             let [largest, same_row, same_col] =
                 [&matched.largest, &matched.same_row, &matched.same_col]
                     .map(|m| m.as_ref().map(&mut control));
-            let w =
-                weight::down(model, c.layer, c.expert).expect("its coordinate has been checked");
+            let w = model
+                .weight_at(c.at())
+                .expect("its coordinate has been checked");
             let others = candidates
                 .iter()
                 .enumerate()
@@ -124,10 +125,10 @@ impl Plan {
         let added = |before: usize, after: usize| Effect::between(&nll[before], &nll[after]);
         Effects {
             zero: effect(own.zero),
-            mean: effect(own.mean),
-            flip: effect(own.flip),
-            row: effect(own.row),
-            neuron: effect(own.neuron),
+            mean: Some(effect(own.mean)),
+            flip: Some(effect(own.flip)),
+            row: Some(effect(own.row)),
+            neuron: Some(effect(own.neuron)),
             leave_one_out: own.leave_one_out.map(effect),
             added_last: own.leave_one_out.map(|others| added(others, self.joint)),
             added_in_order: (i > 0).then(|| added(self.in_order[i - 1], self.in_order[i])),
@@ -146,11 +147,8 @@ impl Plan {
 }
 
 fn edit(candidate: &Candidate, change: Change) -> Edit {
-    Edit {
-        layer: candidate.layer,
-        expert: candidate.expert,
-        change,
-    }
+    let at = candidate.at();
+    Edit { at, change }
 }
 
 /// A weight of the candidate's matrix becomes larger by `delta`.
@@ -164,7 +162,7 @@ fn zero(candidate: &Candidate) -> Edit {
 
 /// Zero, but where the weight contributes most to each text, the mean of those contributions is put back.
 fn mean(baseline: &Baseline<'_>, c: &Candidate) -> Change {
-    let inputs = &baseline.inputs[&(c.layer, c.expert, c.col)];
+    let inputs = &baseline.inputs[&(c.at(), c.col)];
     let mut at = Vec::new();
     let mut first = 0;
     for text in baseline.texts {

@@ -1,17 +1,17 @@
-//! Many variants of a model in one batch: each is a copy of the texts with edits at its layers' outputs.
+//! Many variants of a model in one batch: each is a copy of the texts with edits at the outputs of linear maps.
 //!
 //! Setting `weight[row, col]` to another value changes `y = x * w^T` by `y[:, row] += (new - old) * x[:, col]`, so a
 //! variant needs no model of its own: it rides as extra sequences, resumed from the residual stream that enters its
 //! first edited layer.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ndarray::{Array2, Axis, concatenate};
-use sw_model::{Hook, Model, Seq, Site, SiteView};
+use sw_model::{Hook, LinearAt, Model, Seq, Site, SiteView, WeightCoord};
 
 use crate::error::Result;
 
-/// What happens at the output of one `down_proj`; `x` and `y` are its input and output, row by row.
+/// What happens at the output of one linear map; `x` and `y` are its input and output, row by row.
 #[derive(Clone, Debug)]
 pub(crate) enum Change {
     /// `y[row] += delta * x[col]`: the weight becomes another.
@@ -33,9 +33,46 @@ pub(crate) enum Change {
 /// A change, and where.
 #[derive(Clone, Debug)]
 pub(crate) struct Edit {
-    pub(crate) layer: usize,
-    pub(crate) expert: Option<usize>,
+    pub(crate) at: LinearAt,
     pub(crate) change: Change,
+}
+
+impl Edit {
+    /// The weight, whose value is given, becomes zero.
+    pub(crate) fn zero(coord: WeightCoord, value: f32) -> Self {
+        let WeightCoord { row, col, .. } = coord;
+        let delta = -value;
+        Self {
+            at: coord.at(),
+            change: Change::Weight { row, col, delta },
+        }
+    }
+
+    /// The output channels that it writes, and how much of its amount each gets.
+    fn writes(&self) -> Vec<(usize, f32)> {
+        match &self.change {
+            Change::Weight { row, .. } | Change::Restore { row, .. } | Change::Row { row, .. } => {
+                vec![(*row, 1.0)]
+            }
+            Change::Neuron { weights, .. } => (0..).zip(weights.iter().copied()).collect(),
+        }
+    }
+
+    /// Its amount for one token of a text, from what the map reads there.
+    fn amount(&self, x: ndarray::ArrayView1<'_, f32>, token: usize) -> f32 {
+        match &self.change {
+            Change::Weight { col, delta, .. } => delta * x[*col],
+            Change::Restore {
+                col,
+                delta,
+                at,
+                value,
+                ..
+            } => delta * x[*col] + if at.contains(&token) { *value } else { 0.0 },
+            Change::Row { weights, .. } => -x.iter().zip(weights).map(|(x, w)| x * w).sum::<f32>(),
+            Change::Neuron { col, .. } => -x[*col],
+        }
+    }
 }
 
 /// Edits that are made together; never empty.
@@ -43,7 +80,21 @@ pub(crate) type Variant = Vec<Edit>;
 
 /// The first layer that a variant edits: what enters it is as in the unchanged model.
 fn first_layer(variant: &Variant) -> usize {
-    variant.iter().map(|e| e.layer).min().unwrap_or(0)
+    variant.iter().map(|e| e.at.layer).min().unwrap_or(0)
+}
+
+/// An input channel of a linear map.
+pub(crate) type Channel = (LinearAt, usize);
+
+/// What came of one variant.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Outcome {
+    /// Negative log-likelihood of every token but the first of each text, text after text.
+    pub(crate) nll: Vec<f64>,
+    /// The largest |value| of each watched input, in the order in which they are kept; 0 before the first edited layer.
+    pub(crate) largest: Vec<f32>,
+    /// Which inputs these are; given for the unchanged model alone.
+    pub(crate) watched: Vec<Channel>,
 }
 
 /// The unchanged model's pass over the texts, and what variants need of it.
@@ -54,16 +105,18 @@ pub(crate) struct Baseline<'a> {
     pub(crate) nll: Vec<f64>,
     /// The residual stream entering the layers asked for; `[tokens, hidden]`.
     resid: BTreeMap<usize, Array2<f32>>,
-    /// The inputs asked for, `(layer, expert, col)`, one value per token; 0 where an expert did not see the token.
-    pub(crate) inputs: BTreeMap<(usize, Option<usize>, usize), Vec<f32>>,
+    /// The inputs asked for, one value per token; 0 where an expert did not see the token.
+    pub(crate) inputs: BTreeMap<Channel, Vec<f32>>,
 }
 
 impl<'a> Baseline<'a> {
-    /// Runs the unchanged model. `watched`: the inputs, and with their layers the residual streams, to be kept.
+    /// Runs the unchanged model. `watched`: the inputs to be kept, and with their layers the residual streams; `layers`: those
+    /// of which the residual stream is kept beside them. A variant's first layer must be among both.
     pub(crate) fn run(
         model: &'a Model,
         texts: &'a [Vec<u32>],
-        watched: impl IntoIterator<Item = (usize, Option<usize>, usize)>,
+        watched: impl IntoIterator<Item = Channel>,
+        layers: impl IntoIterator<Item = usize>,
     ) -> Result<Self> {
         let tokens: usize = texts.iter().map(Vec::len).sum();
         let mut baseline = Self {
@@ -75,9 +128,11 @@ impl<'a> Baseline<'a> {
         };
         for input in watched {
             baseline.inputs.insert(input, vec![0.0; tokens]);
-            baseline
-                .resid
-                .insert(input.0, Array2::zeros((tokens, model.spec().hidden_size)));
+        }
+        let of_inputs: Vec<_> = baseline.inputs.keys().map(|k| k.0.layer).collect();
+        for layer in layers.into_iter().chain(of_inputs) {
+            let resid = Array2::zeros((tokens, model.spec().hidden_size));
+            baseline.resid.insert(layer, resid);
         }
         let seqs: Vec<_> = texts.iter().map(|t| Seq::from(t.as_slice())).collect();
         let rows = model.forward(&seqs, &mut baseline)?;
@@ -86,7 +141,7 @@ impl<'a> Baseline<'a> {
     }
 
     /// The tokens of all texts together.
-    fn tokens(&self) -> usize {
+    pub(crate) fn tokens(&self) -> usize {
         self.texts.iter().map(Vec::len).sum()
     }
 
@@ -107,37 +162,68 @@ impl<'a> Baseline<'a> {
 
     /// The negative log-likelihoods under each variant, in order. `max_rows` bounds the tokens of one batch.
     pub(crate) fn nll_of(&self, variants: &[Variant], max_rows: usize) -> Result<Vec<Vec<f64>>> {
+        let outcomes = self.outcomes(variants, max_rows, &mut |_| ())?;
+        Ok(outcomes.into_iter().map(|o| o.nll).collect())
+    }
+
+    /// What comes of each variant, in order; `done` is told how many more are done.
+    pub(crate) fn outcomes(
+        &self,
+        variants: &[Variant],
+        max_rows: usize,
+        done: &mut dyn FnMut(usize),
+    ) -> Result<Vec<Outcome>> {
         let per_batch = (max_rows / self.tokens()).max(1);
         let mut order: Vec<usize> = (0..variants.len()).collect();
         order.sort_by_key(|&v| first_layer(&variants[v]));
-        let mut all = vec![Vec::new(); variants.len()];
+        let mut all = vec![Outcome::default(); variants.len()];
         let same_layer =
             |a: &usize, b: &usize| first_layer(&variants[*a]) == first_layer(&variants[*b]);
         for group in order.chunk_by(same_layer) {
             for batch in group.chunks(per_batch) {
                 let edits: Vec<_> = batch.iter().map(|&v| &variants[v]).collect();
-                let rows = self.forward(&edits)?;
-                for (copy, &v) in rows.axis_chunks_iter(Axis(0), self.tokens()).zip(batch) {
-                    all[v] = self.score(copy.to_owned())?;
+                let (rows, largest) = self.forward(&edits)?;
+                let copies = rows.axis_chunks_iter(Axis(0), self.tokens());
+                for ((copy, largest), &v) in copies.zip(largest).zip(batch) {
+                    let nll = self.score(copy.to_owned())?;
+                    all[v] = Outcome {
+                        nll,
+                        largest,
+                        watched: Vec::new(),
+                    };
                 }
+                done(batch.len());
             }
         }
         Ok(all)
     }
 
-    /// One batch of variants with the same first layer; `[variants * tokens, hidden]`.
-    fn forward(&self, variants: &[&Variant]) -> Result<Array2<f32>> {
+    /// One batch of variants with the same first layer: `[variants * tokens, hidden]`, and each one's largest inputs.
+    fn forward(&self, variants: &[&Variant]) -> Result<(Array2<f32>, Vec<Vec<f32>>)> {
         let layer = first_layer(variants[0]);
         let copies = vec![self.resid[&layer].view(); variants.len()];
         let resid = concatenate(Axis(0), &copies).expect("copies of one array");
         let lens: Vec<usize> = self.texts.iter().map(Vec::len).collect();
         let lens = lens.repeat(variants.len());
+        let edits = || variants.iter().flat_map(|v| v.iter());
+        let spec = self.model.spec();
+        let outputs = edits().flat_map(|e| {
+            let site = |(row, _)| Some(Site::output_of(spec, e.at, row)?.0);
+            e.writes().into_iter().filter_map(site)
+        });
+        let read = edits().map(|e| e.at).chain(self.inputs.keys().map(|k| k.0));
         let mut hook = Riders {
+            model: self.model,
+            inputs: read.filter_map(Site::input_of).collect(),
+            outputs: outputs.collect(),
             variants,
             tokens: self.tokens(),
             pending: Vec::new(),
+            watched: self.inputs.keys().copied().collect(),
+            largest: vec![vec![0.0; self.inputs.len()]; variants.len()],
         };
-        Ok(self.model.forward_from(layer, resid, &lens, &mut hook)?)
+        let rows = self.model.forward_from(layer, resid, &lens, &mut hook)?;
+        Ok((rows, hook.largest))
     }
 }
 
@@ -145,23 +231,20 @@ impl Hook for Baseline<'_> {
     fn wants(&self, site: Site) -> bool {
         match site {
             Site::ResidPre(l) => self.resid.contains_key(&l),
-            Site::DownIn(l) => self.inputs.keys().any(|k| (k.0, k.1) == (l, None)),
-            Site::ExpertDownIn(l, e) => self.inputs.keys().any(|k| (k.0, k.1) == (l, Some(e))),
-            _ => false,
+            _ => self
+                .inputs
+                .keys()
+                .any(|k| Site::input_of(k.0) == Some(site)),
         }
     }
 
     fn visit(&mut self, site: Site, view: SiteView<'_>) {
-        let place = match site {
-            Site::ResidPre(l) => {
-                self.resid.insert(l, view.data.to_owned());
-                return;
-            }
-            Site::DownIn(l) => (l, None),
-            Site::ExpertDownIn(l, e) => (l, Some(e)),
-            _ => return,
-        };
-        for ((_, _, col), values) in self.inputs.iter_mut().filter(|(k, _)| (k.0, k.1) == place) {
+        if let Site::ResidPre(l) = site {
+            self.resid.insert(l, view.data.to_owned());
+            return;
+        }
+        let here = |k: &Channel| Site::input_of(k.0) == Some(site);
+        for ((_, col), values) in self.inputs.iter_mut().filter(|(k, _)| here(k)) {
             for (r, x) in view.data.column(*col).iter().enumerate() {
                 values[view.tokens.map_or(r, |tokens| tokens[r])] = *x;
             }
@@ -169,72 +252,74 @@ impl Hook for Baseline<'_> {
     }
 }
 
+/// What a row of the batch gets at an output that is still to come.
+struct Pending<'a> {
+    at: LinearAt,
+    row: usize,
+    amount: f32,
+    edit: &'a Edit,
+}
+
 /// The hook that makes each copy of the texts its variant.
 struct Riders<'a> {
+    model: &'a Model,
     variants: &'a [&'a Variant],
+    /// Where something is read, and where something is written.
+    inputs: BTreeSet<Site>,
+    outputs: BTreeSet<Site>,
     /// Tokens of one copy.
     tokens: usize,
-    /// Changes whose input has been seen and whose output has not: the row, the amount read from the input, the change.
-    pending: Vec<(usize, f32, &'a Change)>,
+    /// Changes whose input has been seen and whose output has not.
+    pending: Vec<Pending<'a>>,
+    watched: Vec<Channel>,
+    /// Of each variant, the largest |value| of each watched input.
+    largest: Vec<Vec<f32>>,
 }
 
 impl<'a> Riders<'a> {
-    fn edits(
-        &self,
-        place: (usize, Option<usize>),
-    ) -> impl Iterator<Item = (usize, &'a Change)> + use<'a> {
+    fn read(&mut self, site: Site, view: &SiteView<'_>) {
         let variants = self.variants;
-        let of = move |(v, variant): (usize, &&'a Variant)| {
+        let row_of = |r: usize| view.tokens.map_or(r, |tokens| tokens[r]);
+        for (i, (at, col)) in self.watched.iter().enumerate() {
+            if Site::input_of(*at) == Some(site) {
+                for (r, x) in view.data.column(*col).iter().enumerate() {
+                    let largest = &mut self.largest[row_of(r) / self.tokens][i];
+                    *largest = largest.max(x.abs());
+                }
+            }
+        }
+        for (v, variant) in variants.iter().enumerate() {
             let variant: &'a Variant = variant;
-            let here = variant.iter().filter(move |e| (e.layer, e.expert) == place);
-            here.map(move |e| (v, &e.change))
-        };
-        variants.iter().enumerate().flat_map(of)
-    }
-
-    fn read(&mut self, place: (usize, Option<usize>), view: &SiteView<'_>) {
-        self.pending.clear();
-        for (variant, change) in self.edits(place) {
-            for (r, x) in view.data.rows().into_iter().enumerate() {
-                let token = view.tokens.map_or(r, |tokens| tokens[r]);
-                if token / self.tokens != variant {
+            for edit in variant {
+                if Site::input_of(edit.at) != Some(site) {
                     continue;
                 }
-                let amount = match change {
-                    Change::Weight { col, delta, .. } => delta * x[*col],
-                    Change::Restore {
-                        col,
-                        delta,
-                        at,
-                        value,
-                        ..
-                    } => {
-                        let back = at.contains(&(token % self.tokens));
-                        delta * x[*col] + if back { *value } else { 0.0 }
+                self.pending.retain(|p| p.at.layer >= edit.at.layer);
+                for (row, x) in view.data.rows().into_iter().enumerate() {
+                    let token = row_of(row);
+                    if token / self.tokens == v {
+                        let amount = edit.amount(x, token % self.tokens);
+                        let at = edit.at;
+                        self.pending.push(Pending {
+                            at,
+                            row,
+                            amount,
+                            edit,
+                        });
                     }
-                    Change::Row { weights, .. } => {
-                        -x.iter().zip(weights).map(|(x, w)| x * w).sum::<f32>()
-                    }
-                    Change::Neuron { col, .. } => -x[*col],
-                };
-                self.pending.push((r, amount, change));
+                }
             }
         }
     }
 
-    fn write(&mut self, view: &mut SiteView<'_>) {
-        for (r, amount, change) in self.pending.drain(..) {
-            match change {
-                Change::Weight { row, .. }
-                | Change::Restore { row, .. }
-                | Change::Row { row, .. } => {
-                    view.data[[r, *row]] += amount;
-                }
-                Change::Neuron { weights, .. } => {
-                    let mut y = view.data.row_mut(r);
-                    y.iter_mut()
-                        .zip(weights)
-                        .for_each(|(y, w)| *y += amount * w);
+    fn write(&mut self, site: Site, view: &mut SiteView<'_>) {
+        let spec = self.model.spec();
+        for p in &self.pending {
+            for (row, part) in p.edit.writes() {
+                if let Some((_, channel)) =
+                    Site::output_of(spec, p.at, row).filter(|(s, _)| *s == site)
+                {
+                    view.data[[p.row, channel]] += p.amount * part;
                 }
             }
         }
@@ -243,21 +328,11 @@ impl<'a> Riders<'a> {
 
 impl Hook for Riders<'_> {
     fn wants(&self, site: Site) -> bool {
-        match site {
-            Site::DownIn(l) | Site::DownOut(l) => self.edits((l, None)).next().is_some(),
-            Site::ExpertDownIn(l, e) | Site::ExpertDownOut(l, e) => {
-                self.edits((l, Some(e))).next().is_some()
-            }
-            _ => false,
-        }
+        self.inputs.contains(&site) || self.outputs.contains(&site)
     }
 
     fn visit(&mut self, site: Site, mut view: SiteView<'_>) {
-        match site {
-            Site::DownIn(l) => self.read((l, None), &view),
-            Site::ExpertDownIn(l, e) => self.read((l, Some(e)), &view),
-            Site::DownOut(_) | Site::ExpertDownOut(..) => self.write(&mut view),
-            _ => {}
-        }
+        self.write(site, &mut view);
+        self.read(site, &view);
     }
 }

@@ -1,6 +1,7 @@
 //! Integration tests, one binary.
 
 mod behaviour;
+mod census;
 mod families;
 mod finds;
 mod json;

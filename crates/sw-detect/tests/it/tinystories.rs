@@ -105,9 +105,9 @@ fn the_proof_agrees_with_an_independent_zeroing_experiment() {
         close(c.share.into(), &theirs["share"], "share");
         let (ours, theirs) = (c.effects.as_ref().unwrap(), &theirs["effects"]);
         effect(&ours.zero, &theirs["zero"], "zero");
-        effect(&ours.flip, &theirs["flip"], "flip");
-        effect(&ours.row, &theirs["row"], "row");
-        effect(&ours.neuron, &theirs["neuron"], "neuron");
+        effect(ours.flip.as_ref().unwrap(), &theirs["flip"], "flip");
+        effect(ours.row.as_ref().unwrap(), &theirs["row"], "row");
+        effect(ours.neuron.as_ref().unwrap(), &theirs["neuron"], "neuron");
         effect(
             ours.leave_one_out.as_ref().unwrap(),
             &theirs["leave_one_out"],
@@ -156,7 +156,7 @@ fn a_variant_that_rides_in_a_batch_is_the_edited_model() {
     };
     let first = &report.super_weights[0];
     let effects = first.effects.as_ref().unwrap();
-    for (factor, effect) in [(0.0, effects.zero), (-1.0, effects.flip)] {
+    for (factor, effect) in [(0.0, effects.zero), (-1.0, effects.flip.unwrap())] {
         let edit = WeightEdit {
             coord: first.coord(),
             op: EditOp::Scale(factor),

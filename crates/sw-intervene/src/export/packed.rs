@@ -86,7 +86,7 @@ impl Decoder for PackedReader {
         let Some(bytes) = packed.and_then(|_| checkpoint.bytes(name)) else {
             return Ok(None);
         };
-        let mut q = Quantized::from_bytes(bytes).map_err(|e| e.to_string())?;
+        let mut q = Quantized::from_bytes(&bytes).map_err(|e| e.to_string())?;
         if q.shape() != [rows, cols] {
             return Err(format!(
                 "expected the shape [{rows}, {cols}], found {:?} in its packed data",

@@ -92,7 +92,7 @@ impl Plan {
             model.value(coord)?;
         }
         let spec = model.spec();
-        let checkpoint = Checkpoint::open(model.dir()).map_err(sw_model::Error::from)?;
+        let checkpoint = model.checkpoint()?;
         let matrices: BTreeMap<String, LinearAt> = model
             .linears()
             .filter_map(|at| Some((spec.tensor_name_at(at)?, at)))

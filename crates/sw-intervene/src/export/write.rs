@@ -52,7 +52,7 @@ impl Plan {
         force: bool,
         progress: &mut dyn FnMut(Exporting),
     ) -> Result<BTreeMap<String, Outcome>> {
-        let folder = Folder::new(out, self.model.dir(), force)?;
+        let folder = Folder::new(out, self.model.source(), force)?;
         let run = Run {
             progress: RefCell::new(progress),
             total: self.bytes()[1],
@@ -68,12 +68,8 @@ impl Plan {
             std::fs::write(&path, content).map_err(|e| Error::io(&path, e))
         };
         for name in BESIDE {
-            let path = self.model.dir().join(name);
-            if path.is_file() {
-                put(
-                    name,
-                    &std::fs::read(&path).map_err(|e| Error::io(&path, e))?,
-                )?;
+            if let Some(content) = self.model.file(name)? {
+                put(name, &content)?;
             }
         }
         put("config.json", &self.config()?)?;
@@ -107,7 +103,9 @@ impl Plan {
     /// `config.json`: as it was, and what the format adds.
     fn config(&self) -> Result<Vec<u8>> {
         let path = self.model.dir().join("config.json");
-        let text = std::fs::read(&path).map_err(|e| Error::io(&path, e))?;
+        let text = self.model.file("config.json")?;
+        let text =
+            text.ok_or_else(|| Error::Options(format!("{}: no such file", path.display())))?;
         let added = match self.export.format {
             Format::Fake => return Ok(text),
             Format::Packed => compressed::config(self.tensors(), self.ignored.clone()),
@@ -236,25 +234,25 @@ impl PartView<'_, '_> {
         let name = &self.tensor.name;
         let stored = self.plan.checkpoint.bytes(name).ok_or("no such tensor")?;
         let Some(job) = &self.tensor.job else {
-            return Ok(stored.into());
+            return Ok(stored);
         };
         let made = match (self.part.kind, self.plan.export.format) {
-            (PartKind::Copy, _) => return Ok(stored.into()),
+            (PartKind::Copy, _) => return Ok(stored),
             (PartKind::HeldAt, _) => packed::held_at(job),
-            (PartKind::Held, _) => job.held_values(stored),
+            (PartKind::Held, _) => job.held_values(&stored),
             (PartKind::Fake, _) => {
-                let (bytes, outcome) = job.fake(stored).map_err(|e| e.to_string())?;
+                let (bytes, outcome) = job.fake(&stored).map_err(|e| e.to_string())?;
                 self.keep(outcome);
                 bytes
             }
             (_, Format::PackedSw) => {
-                let (mut q, outcome) = job.codes(stored, false).map_err(|e| e.to_string())?;
+                let (mut q, outcome) = job.codes(&stored, false).map_err(|e| e.to_string())?;
                 self.keep(outcome);
                 q.take_outliers();
                 q.to_bytes()
             }
             (PartKind::Shape, _) => compressed::shape(job),
-            (kind, _) => self.compressed(job, stored, kind)?,
+            (kind, _) => self.compressed(job, &stored, kind)?,
         };
         Ok(made.into())
     }

@@ -110,7 +110,7 @@ fn gemma3(f: &Fields<'_>) -> Result<Spec> {
     let (full, sliding) = match f.object("rope_parameters")? {
         Some(p) => {
             let pair = (p.object("full_attention")?, p.object("sliding_attention")?);
-            p.finish(&[], &[])?;
+            p.finish(&[])?;
             pair
         }
         None => (f.object("rope_scaling")?, None),
@@ -135,7 +135,7 @@ fn gemma3_vision(f: &Fields<'_>) -> Result<Spec> {
     let missing = || f.error("text_config", "required, but missing");
     let text = f.object("text_config")?.ok_or_else(missing)?;
     let mut spec = gemma3(&text)?;
-    text.finish(GEMMA3.inert, &[])?;
+    text.finish(GEMMA3.inert)?;
     spec.family = GEMMA3_VISION.model_type;
     spec.tied = f.bool_or("tie_word_embeddings", true)?;
     spec.names.base = "language_model.model.";

@@ -43,6 +43,7 @@ fn mixtral(f: &Fields<'_>) -> Result<Spec> {
         rope: RopeKeys::theta(1e6),
         ..LlamaLike::new("mixtral")
     };
+    f.expect("norm_topk_prob", true)?;
     let mut spec = defaults.read(f)?;
     spec.experts = Some(experts(f, 8, 2, true, spec.intermediate_size)?);
     let window = f.opt_size("sliding_window")?;

@@ -60,9 +60,17 @@ pub fn names() -> impl Iterator<Item = &'static str> {
     FAMILIES.iter().map(|f| f.model_type)
 }
 
-/// Reads a config. `tensors`: how many tensors the checkpoint holds, a bound on the layers a config may claim.
-pub(crate) fn spec(path: &Path, config: &Value, tensors: usize, ignore: &[String]) -> Result<Spec> {
-    let fields = Fields::new(path, config, tensors)?;
+/// Reads a config: the spec, and the fields that were passed over because no model is known to read them.
+///
+/// `tensors`: how many tensors the checkpoint holds, a bound on the layers a config may claim. `ignore`: fields that are
+/// passed over without a word.
+pub(crate) fn spec(
+    path: &Path,
+    config: &Value,
+    tensors: usize,
+    ignore: &[String],
+) -> Result<(Spec, Vec<String>)> {
+    let fields = Fields::new(path, config, tensors, ignore)?;
     let known = || names().collect::<Vec<_>>().join(", ");
     let model_type = fields.opt_str("model_type")?.ok_or_else(|| {
         config_error(
@@ -84,9 +92,9 @@ pub(crate) fn spec(path: &Path, config: &Value, tensors: usize, ignore: &[String
                 ),
             )
         })?;
+    fields.expect("is_causal", true)?;
     let spec = (family.read)(&fields)?;
-    fields.finish(family.inert, ignore)?;
-    Ok(spec)
+    Ok((spec, fields.finish_file(family.inert)?))
 }
 
 /// The activation that a key names, under the names of transformers.

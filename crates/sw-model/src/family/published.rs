@@ -2,7 +2,7 @@
 //!
 //! Set down by hand after the released files, without the keys that every config has and no forward pass reads.
 
-use std::path::Path;
+use std::{fs, path::Path};
 
 use serde_json::{Value, json};
 
@@ -20,7 +20,10 @@ fn read(config: Value) -> Spec {
     for (key, value) in config.as_object().unwrap() {
         whole[key] = value.clone();
     }
-    spec(Path::new("config.json"), &whole, 100_000, &[]).unwrap_or_else(|e| panic!("{e}"))
+    let read = spec(Path::new("config.json"), &whole, 100_000, &[]);
+    let (spec, unknown) = read.unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(unknown, [""; 0]);
+    spec
 }
 
 #[test]
@@ -278,4 +281,75 @@ fn gpt() {
         "use_parallel_residual": true, "vocab_size": 50304,
     }));
     assert_eq!((pythia.ropes[0].dim, pythia.parallel), (32, true));
+}
+
+#[test]
+fn what_tools_write_into_configs_does_not_stop_a_model() {
+    let base = json!({
+        "model_type": "llama", "hidden_size": 2048, "intermediate_size": 5504, "num_attention_heads": 16,
+        "num_hidden_layers": 24, "rms_norm_eps": 1e-6, "vocab_size": 32000, "max_position_embeddings": 2048,
+    });
+    let with = |extra: Value| {
+        let mut whole = base.clone();
+        for (key, value) in extra.as_object().unwrap() {
+            whole[key] = value.clone();
+        }
+        spec(Path::new("config.json"), &whole, 100_000, &[]).map(|(_, unknown)| unknown)
+    };
+    // Before 4.40, transformers wrote every default of generation and of its base class.
+    let defaults = json!({
+        "add_cross_attention": false, "bad_words_ids": null, "cross_attention_hidden_size": null, "do_sample": false,
+        "length_penalty": 1.0, "max_length": 20, "num_beams": 1, "pruned_heads": {}, "temperature": 1.0, "top_k": 50,
+        "tf_legacy_loss": false, "tie_encoder_decoder": false, "typical_p": 1.0, "use_bfloat16": false,
+        "unk_token_id": 0, "_model_name_or_path": "x", "pad_token_id": -1,
+    });
+    assert_eq!(with(defaults).unwrap(), ["pruned_heads", "tf_legacy_loss"]);
+    assert_eq!(
+        with(json!({"unsloth_fixed": true})).unwrap(),
+        ["unsloth_fixed"]
+    );
+    assert_eq!(
+        with(json!({"qk_layer_norms": false, "use_resampler": false})).unwrap(),
+        [""; 0]
+    );
+    for (key, value) in [
+        ("qk_layer_norms", json!(true)),
+        ("residual_multiplier", json!(0.22)),
+        ("alibi", json!(true)),
+        ("num_kv_shared_layers", json!(4)),
+        ("is_causal", json!(false)),
+    ] {
+        let error = with(json!({key: value})).unwrap_err().to_string();
+        assert!(error.contains(key), "{error}");
+    }
+}
+
+/// The list of configs in the shared folder, where it is there.
+#[test]
+fn configs_in_the_wild_are_read_or_refused_by_name() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../../shared/reference/configs-in-the-wild.json");
+    let Ok(text) = fs::read_to_string(&path) else {
+        println!("skipped: {} is not there", path.display());
+        return;
+    };
+    let configs: Value = serde_json::from_str(&text).unwrap();
+    let configs = configs.as_object().unwrap().iter();
+    let configs: Vec<_> = configs.filter(|(name, _)| *name != "_about").collect();
+    assert_eq!(configs.len(), 25);
+    for (name, config) in configs {
+        let read = spec(Path::new("config.json"), config, 100_000, &[]);
+        let named = [
+            ("granite", "granite"),
+            ("without rope", "no_rope_layers"),
+            ("gptq", "gptq"),
+        ];
+        match named.iter().find(|(part, _)| name.contains(part)) {
+            Some((_, word)) => {
+                let error = read.unwrap_err().to_string();
+                assert!(error.contains(word), "{name}: {error}");
+            }
+            None => println!("{name}: passed over {:?}", read.unwrap().1),
+        }
+    }
 }

@@ -69,6 +69,7 @@ fn qwen3_block(
     kv_heads: usize,
     head_dim: Option<usize>,
 ) -> Result<Spec> {
+    f.expect("use_qk_norm", true)?;
     let defaults = LlamaLike {
         bias: [f.bool_or("attention_bias", false)?; 4],
         max_positions: 32768,

@@ -1,7 +1,8 @@
 //! One safetensors file: mapped, its header parsed and checked against its size.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use safetensors::tensor::Metadata;
@@ -17,45 +18,55 @@ const LENGTH_BYTES: usize = 8;
 const MAX_HEADER: u64 = 100_000_000;
 
 #[derive(Debug)]
-pub(super) struct File {
-    pub(super) path: PathBuf,
+pub(crate) struct File {
+    pub(crate) path: PathBuf,
     pub(super) metadata: HashMap<String, String>,
     map: Arc<FileMap>,
-    header_end: usize,
+    header: Range<usize>,
 }
 
 impl File {
+    /// A mapped file whose header is there.
+    pub(crate) fn new(path: PathBuf, map: FileMap, header: Range<usize>) -> File {
+        File {
+            path,
+            metadata: HashMap::new(),
+            map: Arc::new(map),
+            header,
+        }
+    }
+
+    /// Maps a file.
+    pub(crate) fn map(path: &Path) -> Result<FileMap, Error> {
+        let io = |action| {
+            move |source| Error::Io {
+                path: path.into(),
+                action,
+                source,
+            }
+        };
+        // Before opening: a named pipe would wait for its writer.
+        let about = std::fs::metadata(path).map_err(io("open"))?;
+        if !about.is_file() {
+            return Err(Error::BadHeader {
+                path: path.into(),
+                found: "expected a regular file".into(),
+            });
+        }
+        let opened = std::fs::File::open(path).map_err(io("open"))?;
+        map::map(&opened).map_err(io("map into memory"))
+    }
+
     /// Maps the file and reads its header; `file` is the number its tensors carry.
     pub(super) fn open(
         path: PathBuf,
         file: usize,
     ) -> Result<(File, HashMap<String, TensorInfo>), Error> {
-        let io = |action| {
-            let path = path.clone();
-            move |source| Error::Io {
-                path,
-                action,
-                source,
-            }
-        };
         let bad = |found: String| Error::BadHeader {
             path: path.clone(),
             found,
         };
-
-        // Before opening: a named pipe would wait for its writer.
-        let about = std::fs::metadata(&path).map_err(io("open"))?;
-        if !about.is_file() {
-            return Err(bad("expected a regular file".into()));
-        }
-        let opened = std::fs::File::open(&path).map_err(io("open"))?;
-        let size = opened.metadata().map_err(io("read the size"))?.len();
-        if size < LENGTH_BYTES as u64 {
-            return Err(bad(format!(
-                "expected at least {LENGTH_BYTES} bytes, found {size}"
-            )));
-        }
-        let map = map::map(&opened).map_err(io("map into memory"))?;
+        let map = File::map(&path)?;
         let Some((length, rest)) = map.split_first_chunk::<LENGTH_BYTES>() else {
             return Err(bad(format!(
                 "expected at least {LENGTH_BYTES} bytes, found {}",
@@ -103,26 +114,22 @@ impl File {
         });
         let tensors = tensors.collect();
         let metadata = parsed.metadata().clone().unwrap_or_default();
-        Ok((
-            File {
-                path,
-                metadata,
-                map: Arc::new(map),
-                header_end,
-            },
-            tensors,
-        ))
+        let file = File {
+            metadata,
+            ..File::new(path, map, LENGTH_BYTES..header_end)
+        };
+        Ok((file, tensors))
     }
 
     pub(super) fn bytes(&self) -> Bytes {
         self.map.clone()
     }
 
-    pub(super) fn info(&self) -> FileInfo<'_> {
+    pub(crate) fn info(&self) -> FileInfo<'_> {
         FileInfo {
             path: &self.path,
             bytes: &self.map,
-            header: &self.map[LENGTH_BYTES..self.header_end],
+            header: &self.map[self.header.clone()],
         }
     }
 }

@@ -13,7 +13,7 @@ use crate::mat::Storage;
 /// A mapped file. Its pages are given back by all threads; the system alone would take one, and as long as a sixth of a
 /// detection.
 #[derive(Debug)]
-pub(super) struct FileMap(Mmap);
+pub(crate) struct FileMap(Mmap);
 
 /// Maps the whole of `file` for reading.
 pub(super) fn map(file: &File) -> io::Result<FileMap> {

@@ -1,16 +1,19 @@
-//! The `*.safetensors` files of one directory, mapped into memory.
+//! The `*.safetensors` files of one directory, or a GGUF file, mapped into memory.
 
 mod file;
+mod gguf;
 mod index;
 mod map;
 #[cfg(test)]
 mod tests;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use crate::mat::Blocks;
 use crate::{Dtype, Error, Mat};
-use file::File;
+pub(crate) use file::File;
 
 /// A directory of safetensors files, mapped and not copied.
 ///
@@ -18,12 +21,28 @@ use file::File;
 /// `model.safetensors` is taken, else every `*.safetensors` file but `consolidated*`. Opening reads headers only and
 /// checks every length in them against the files; element types matter only when a tensor is asked for.
 ///
+/// A GGUF file becomes one through [`Checkpoint::from_gguf`].
+///
 /// The files must not change while the checkpoint, or a [`Mat`] of it, is alive.
 #[derive(Debug)]
 pub struct Checkpoint {
     dir: PathBuf,
     files: Vec<File>,
-    tensors: BTreeMap<String, TensorInfo>,
+    tensors: BTreeMap<String, Tensor>,
+}
+
+/// A tensor, and how it is read where it is not stored as its rows are.
+#[derive(Debug)]
+struct Tensor {
+    info: TensorInfo,
+    view: Option<View>,
+}
+
+/// A tensor of a GGUF file.
+#[derive(Debug)]
+struct View {
+    blocks: Blocks,
+    plus: f32,
 }
 
 /// What a header says about one tensor.
@@ -38,7 +57,7 @@ pub struct TensorInfo {
     pub file: usize,
     /// Byte offset of the first element in that file.
     pub offset: usize,
-    /// Bytes of data.
+    /// Bytes of data, as [`Checkpoint::bytes`] gives them.
     pub len: usize,
 }
 
@@ -88,7 +107,7 @@ impl Checkpoint {
                     tensor: name.clone(),
                     shard: shard.clone(),
                 })?;
-                self.tensors.insert(name.clone(), info);
+                self.tensors.insert(name.clone(), Tensor::plain(info));
             }
         }
         Ok(())
@@ -102,11 +121,11 @@ impl Checkpoint {
             if let Some(other) = self.tensors.get(&name) {
                 return Err(Error::DuplicateTensor {
                     tensor: name,
-                    first: self.files[other.file].path.clone(),
+                    first: self.files[other.info.file].path.clone(),
                     second: self.files[file].path.clone(),
                 });
             }
-            self.tensors.insert(name, info);
+            self.tensors.insert(name, Tensor::plain(info));
         }
         Ok(())
     }
@@ -123,14 +142,19 @@ impl Checkpoint {
 
     /// What the header says about one tensor.
     pub fn info(&self, name: &str) -> Option<&TensorInfo> {
-        self.tensors.get(name)
+        self.tensors.get(name).map(|tensor| &tensor.info)
     }
 
-    /// The stored bytes of one tensor, mapped: reading them touches the disk.
-    pub fn bytes(&self, name: &str) -> Option<&[u8]> {
-        let info = self.tensors.get(name)?;
+    /// The bytes of one tensor, row by row: mapped where it is stored so (reading them touches the disk), else widened to
+    /// F32.
+    pub fn bytes(&self, name: &str) -> Option<Cow<'_, [u8]>> {
+        let tensor = self.tensors.get(name)?;
+        let info = &tensor.info;
+        if tensor.view.is_some() {
+            return Some(self.widened(tensor)?.into());
+        }
         let file = self.files[info.file].info().bytes;
-        file.get(info.offset..)?.get(..info.len)
+        Some(file.get(info.offset..)?.get(..info.len)?.into())
     }
 
     /// The files, in the order of [`TensorInfo::file`].
@@ -151,14 +175,8 @@ impl Checkpoint {
     /// # Errors
     /// [`Error::MissingTensor`], [`Error::WrongShape`] or [`Error::UnsupportedDtype`].
     pub fn mat(&self, name: &str, rows: usize, cols: usize) -> Result<Mat, Error> {
-        let (info, dtype) = self.expect(name, &[rows, cols])?;
-        Ok(Mat::from_bytes(
-            self.files[info.file].bytes(),
-            info.offset,
-            dtype,
-            rows,
-            cols,
-        ))
+        let (tensor, dtype) = self.expect(name, &[rows, cols])?;
+        Ok(self.part(tensor, dtype, 0, [rows, cols]))
     }
 
     /// The tensor `name`, which must have the shape `[n, rows, cols]`, as `n` matrices without a copy.
@@ -166,18 +184,9 @@ impl Checkpoint {
     /// # Errors
     /// [`Error::MissingTensor`], [`Error::WrongShape`] or [`Error::UnsupportedDtype`].
     pub fn mats(&self, name: &str, n: usize, rows: usize, cols: usize) -> Result<Vec<Mat>, Error> {
-        let (info, dtype) = self.expect(name, &[n, rows, cols])?;
-        let step = info.len.checked_div(n).unwrap_or(0);
-        let mat = |i| {
-            Mat::from_bytes(
-                self.files[info.file].bytes(),
-                info.offset + i * step,
-                dtype,
-                rows,
-                cols,
-            )
-        };
-        Ok((0..n).map(mat).collect())
+        let (tensor, dtype) = self.expect(name, &[n, rows, cols])?;
+        let part = |i| self.part(tensor, dtype, i, [rows, cols]);
+        Ok((0..n).map(part).collect())
     }
 
     /// The tensor `name`, which must have the shape `[len]`, widened to f32.
@@ -185,21 +194,53 @@ impl Checkpoint {
     /// # Errors
     /// [`Error::MissingTensor`], [`Error::WrongShape`] or [`Error::UnsupportedDtype`].
     pub fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>, Error> {
-        let (info, dtype) = self.expect(name, &[len])?;
-        let mat = Mat::from_bytes(self.files[info.file].bytes(), info.offset, dtype, 1, len);
+        let (tensor, dtype) = self.expect(name, &[len])?;
+        Ok(self.row(tensor, dtype, len))
+    }
+
+    /// Matrix `i` of those that lie one after the other in a tensor.
+    fn part(&self, tensor: &Tensor, dtype: Dtype, i: usize, [rows, cols]: [usize; 2]) -> Mat {
+        let (info, bytes) = (&tensor.info, self.files[tensor.info.file].bytes());
+        match &tensor.view {
+            Some(view) => Mat::from_blocks(bytes, info.offset, view.blocks.clone(), rows, cols),
+            None => {
+                let offset = info.offset + i * rows * cols * dtype.size();
+                Mat::from_bytes(bytes, offset, dtype, rows, cols)
+            }
+        }
+    }
+
+    /// A vector as f32.
+    fn row(&self, tensor: &Tensor, dtype: Dtype, len: usize) -> Vec<f32> {
         let mut out = vec![0.0; len];
-        mat.row_into(0, &mut out);
-        Ok(out)
+        match &tensor.view {
+            // Its elements are rows of one column where they have an order of their own.
+            Some(view) => {
+                let shape = if view.blocks.has_order() {
+                    [len, 1]
+                } else {
+                    [1, len]
+                };
+                let mat = self.part(tensor, dtype, 0, shape);
+                mat.widen(0..shape[0], 0..shape[1], &mut out);
+                if view.plus != 0.0 {
+                    out.iter_mut().for_each(|x| *x += view.plus);
+                }
+            }
+            None => self.part(tensor, dtype, 0, [1, len]).row_into(0, &mut out),
+        }
+        out
     }
 
     /// A tensor of that name, that shape and a dtype with a kernel.
-    fn expect(&self, name: &str, shape: &[usize]) -> Result<(&TensorInfo, Dtype), Error> {
-        let info = self.tensors.get(name).ok_or_else(|| Error::MissingTensor {
+    fn expect(&self, name: &str, shape: &[usize]) -> Result<(&Tensor, Dtype), Error> {
+        let tensor = self.tensors.get(name).ok_or_else(|| Error::MissingTensor {
             dir: self.dir.clone(),
             tensor: name.to_owned(),
             expected: shape.to_vec(),
             files: self.files.len(),
         })?;
+        let info = &tensor.info;
         let file = || self.files[info.file].path.clone();
         if info.shape != shape {
             return Err(Error::WrongShape {
@@ -210,12 +251,19 @@ impl Checkpoint {
             });
         }
         match &info.dtype {
-            Ok(dtype) => Ok((info, *dtype)),
+            Ok(dtype) => Ok((tensor, *dtype)),
             Err(found) => Err(Error::UnsupportedDtype {
                 file: file(),
                 tensor: name.to_owned(),
                 found: found.clone(),
             }),
         }
+    }
+}
+
+impl Tensor {
+    /// One that is stored row by row.
+    fn plain(info: TensorInfo) -> Tensor {
+        Tensor { info, view: None }
     }
 }

@@ -119,14 +119,14 @@ struct Ahead<'a> {
 }
 
 impl Ahead<'_> {
-    /// A chunk of weights, unless it is empty or its rows are scattered.
+    /// A chunk of weights, unless it is empty or its rows are scattered, or blocks.
     fn new(w: &Mat, rows: Range<usize>, ks: &Range<usize>) -> Self {
         let ([pitch, step], size) = (w.strides(), w.dtype().size());
         // Rows rarely begin with a line: the last line that they touch counts, the first has been read with what is before.
         let at = (rows.start * pitch + ks.start) * size + LINE - 1;
         Ahead {
             w: w.base().as_ptr().wrapping_add(at),
-            rows: if step == 1 && !ks.is_empty() {
+            rows: if step == 1 && !ks.is_empty() && !w.is_blocks() {
                 rows.len()
             } else {
                 0

@@ -106,6 +106,7 @@ pub(crate) fn matmul_t_each_with<'a>(
 #[derive(PartialEq, Eq)]
 struct Kind {
     dtype: Dtype,
+    is_blocks: bool,
     has_adjacent_columns: bool,
 }
 
@@ -113,6 +114,7 @@ impl Kind {
     fn of(w: &Mat) -> Kind {
         Kind {
             dtype: w.dtype(),
+            is_blocks: w.is_blocks(),
             has_adjacent_columns: w.strides()[1] == 1,
         }
     }

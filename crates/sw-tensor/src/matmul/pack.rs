@@ -2,7 +2,8 @@
 
 use std::ops::Range;
 
-use super::kernel::Kernel;
+use super::K_BLOCK;
+use super::kernel::{Kernel, with_scratch};
 use crate::{Dtype, Mat};
 
 /// A kernel that packs with vectors, which take groups of rows.
@@ -25,6 +26,9 @@ pub(super) trait Groups: Kernel {
         let (nr, dtype, [pitch, step]) = (Self::NR, w.dtype(), w.strides());
         let out = &mut out[..ks.len() * nr];
         assert!(rows.len() <= nr && rows.end <= w.rows() && ks.end <= w.cols());
+        if w.is_blocks() {
+            return self.pack_blocks(w, rows, ks, out);
+        }
         let full_rows = if step == 1 {
             rows.len() / Self::ROWS * Self::ROWS
         } else {
@@ -51,6 +55,34 @@ pub(super) trait Groups: Kernel {
         pack_scalar(w, nr, rows.start, split.0..rows.end, ks.clone(), out);
         zero_missing(nr, rows.len(), out);
         apply_edits(w, nr, rows, ks, out);
+    }
+
+    /// [`Kernel::pack`] of a matrix of blocks, which are widened first, with the overlay.
+    fn pack_blocks(self, w: &Mat, rows: Range<usize>, ks: Range<usize>, out: &mut [f32]) {
+        let (nr, depth, height) = (Self::NR, ks.len(), rows.len());
+        let full_rows = height / Self::ROWS * Self::ROWS;
+        let full_ks = depth / Self::step(Dtype::F32) * Self::step(Dtype::F32);
+        with_scratch([height * depth], |[wide]| {
+            w.widen(rows, ks, wide);
+            let transpose = |wide: &[f32], row: usize, ks: Range<usize>, out: &mut [f32]| {
+                for k in ks {
+                    out[k * nr + row] = wide[row * depth + k];
+                }
+            };
+            for row in 0..full_rows {
+                transpose(wide, row, full_ks..depth, out);
+            }
+            for row in full_rows..height {
+                transpose(wide, row, 0..depth, out);
+            }
+            if full_ks > 0 {
+                for group in (0..full_rows).step_by(Self::ROWS) {
+                    let base = bytemuck::cast_slice(&wide[group * depth..]);
+                    self.group(Dtype::F32, base, depth, full_ks, &mut out[group..]);
+                }
+            }
+        });
+        zero_missing(nr, height, out);
     }
 
     /// [`Kernel::pack_f32`] in the same way.
@@ -91,6 +123,23 @@ pub(super) fn pack_scalar(
     ks: Range<usize>,
     out: &mut [f32],
 ) {
+    if w.is_blocks() {
+        for row in rows {
+            let mut wide = [0.0; K_BLOCK];
+            for (part, out) in ks
+                .clone()
+                .step_by(K_BLOCK)
+                .zip(out.chunks_mut(K_BLOCK * nr))
+            {
+                let wide = &mut wide[..K_BLOCK.min(ks.end - part)];
+                w.widen(row..row + 1, part..part + wide.len(), wide);
+                for (value, out) in wide.iter().zip(out.chunks_exact_mut(nr)) {
+                    out[row - first] = *value;
+                }
+            }
+        }
+        return;
+    }
     let [row_stride, k_stride] = w.strides();
     let (base, dtype, size) = (w.base(), w.dtype(), w.dtype().size());
     if row_stride == 1 && dtype == Dtype::F32 {

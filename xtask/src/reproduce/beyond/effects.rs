@@ -33,13 +33,16 @@ impl Proven {
         else {
             return Ok(());
         };
-        let mut rows: Vec<(String, &Effect, Tone)> = vec![
-            ("zero".into(), &e.zero, Tone::Super),
-            ("zero, mean put back".into(), &e.mean, Tone::Super),
-            ("sign flipped".into(), &e.flip, Tone::Super),
-            ("its row at zero".into(), &e.row, Tone::Super),
-            ("its neuron at zero".into(), &e.neuron, Tone::Super),
+        let changes = [
+            ("zero", Some(&e.zero)),
+            ("zero, mean put back", e.mean.as_ref()),
+            ("sign flipped", e.flip.as_ref()),
+            ("its row at zero", e.row.as_ref()),
+            ("its neuron at zero", e.neuron.as_ref()),
         ];
+        let changes = changes.into_iter();
+        let measured = changes.filter_map(|(name, e)| Some((name.to_owned(), e?, Tone::Super)));
+        let mut rows: Vec<(String, &Effect, Tone)> = measured.collect();
         for (name, control) in [
             ("largest other of the matrix", &e.largest),
             ("largest other of the row", &e.same_row),

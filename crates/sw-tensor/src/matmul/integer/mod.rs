@@ -6,6 +6,7 @@
 mod bytes;
 mod codes;
 mod kernel;
+mod share;
 #[cfg(test)]
 mod tests;
 

@@ -157,8 +157,6 @@ fn block<T: Tiles>(
     ks: Range<usize>,
     lanes: &mut [f32],
 ) {
-    let (size, pitch) = (w.dtype().size(), w.strides()[0]);
-    let base = &w.base()[(rows.start * pitch + ks.start) * size..];
     let n = rows.len();
     assert!(
         rows.end <= w.rows()
@@ -166,13 +164,69 @@ fn block<T: Tiles>(
             && ks.len().is_multiple_of(2 * T::LANES)
             && ks.len() <= T::BLOCK
     );
-    assert!(n > 0 && base.len() >= ((n - 1) * pitch + ks.len()) * size);
-    assert!(xs.len() >= height * T::PITCH && lanes.len() >= n * height * T::LANES);
+    if w.is_blocks() {
+        let pitch = ks.len() + PAD;
+        return with_scratch([n * pitch], |[wide]| {
+            for (row, wide) in rows.zip(wide.chunks_exact_mut(pitch)) {
+                w.widen(row..row + 1, ks.clone(), &mut wide[..ks.len()]);
+            }
+            let base = bytemuck::cast_slice(wide);
+            let weights = Rows {
+                dtype: Dtype::F32,
+                base,
+                pitch,
+                n,
+                next: base.as_ptr(),
+            };
+            block_of_rows(tiles, xs, height, weights, ks.len(), lanes);
+        });
+    }
+    let (size, pitch) = (w.dtype().size(), w.strides()[0]);
+    let base = &w.base()[(rows.start * pitch + ks.start) * size..];
     // What comes after this block: the next block of K, or the next rows. Only ever prefetched.
     let next = match ks.end + 2 * T::LANES <= w.cols() {
         true => base[ks.len() * size..].as_ptr(),
         false => w.base().as_ptr().wrapping_add(rows.end * pitch * size),
     };
+    let weights = Rows {
+        dtype: w.dtype(),
+        base,
+        pitch,
+        n,
+        next,
+    };
+    block_of_rows(tiles, xs, height, weights, ks.len(), lanes);
+}
+
+/// Rows of weights: `n` of them, `pitch` elements apart in `base`, and what will be read after them.
+struct Rows<'a> {
+    dtype: Dtype,
+    base: &'a [u8],
+    pitch: usize,
+    n: usize,
+    next: *const u8,
+}
+
+/// `depth` columns of some rows: `lanes[row of w][row of x][LANES] += ...`.
+fn block_of_rows<T: Tiles>(
+    tiles: T,
+    xs: &[f32],
+    height: usize,
+    weights: Rows<'_>,
+    depth: usize,
+    lanes: &mut [f32],
+) {
+    let Rows {
+        dtype,
+        base,
+        pitch,
+        n,
+        next,
+    } = weights;
+    let size = dtype.size();
+    assert!(depth.is_multiple_of(2 * T::LANES) && depth <= T::BLOCK);
+    assert!(n > 0 && base.len() >= ((n - 1) * pitch + depth) * size);
+    assert!(xs.len() >= height * T::PITCH && lanes.len() >= n * height * T::LANES);
     // As many tiles as it takes for the sums to fit the registers.
     let parts = height.div_ceil(tiles.tallest());
     for part in 0..parts {
@@ -182,7 +236,7 @@ fn block<T: Tiles>(
         while r < n {
             let take = if n - r >= wide { wide } else { 1 };
             let tile = Tile {
-                steps: ks.len() / (2 * T::LANES),
+                steps: depth / (2 * T::LANES),
                 xs: xs[ms.start * T::PITCH..].as_ptr(),
                 w: base[r * pitch * size..].as_ptr(),
                 next: next.wrapping_add(r * pitch * size),
@@ -194,7 +248,7 @@ fn block<T: Tiles>(
             // SAFETY: `take <= n - r` rows of `w`, `steps` steps each, lie inside `base`; `ms.len()` rows of `xs`, PITCH
             // apart, and the lanes of `take` rows of weights, `height * LANES` apart, inside theirs, by the assertions
             // above; `lanes` is borrowed mutably, so it overlaps neither.
-            unsafe { tiles.tile(w.dtype(), ms.len(), take, &tile) };
+            unsafe { tiles.tile(dtype, ms.len(), take, &tile) };
             r += take;
         }
     }

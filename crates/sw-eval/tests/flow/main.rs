@@ -1,5 +1,7 @@
 //! Whole runs with a model without weights: results, journals, shards, and what happens to bad input.
 
+mod shards;
+
 use std::{
     collections::BTreeMap,
     fs,
@@ -260,58 +262,6 @@ fn a_run_that_is_stopped_anywhere_goes_on_to_the_same_results() {
         stop += 1;
     }
     assert!(total > 10);
-}
-
-#[test]
-fn shards_merge_to_the_whole_run() {
-    let data = data();
-    let mut options = options();
-    options.num_fewshot = 2;
-    let expected = comparable(&EvalResults::new(run(data.path(), &options).unwrap()));
-    for count in [1, 2, 3, 9] {
-        let out = tempfile::tempdir().unwrap();
-        for index in (1..=count).rev() {
-            let mut part = options.clone();
-            part.shard = Shard::new(index, count).unwrap();
-            write_to(data.path(), out.path(), &part, &mut go).unwrap();
-        }
-        if count == 1 {
-            continue; // that is the whole run
-        }
-        let shards = shards_in(out.path()).unwrap();
-        assert_eq!(shards.len(), count);
-        assert_eq!(
-            comparable(&merge(&shards).unwrap()),
-            expected,
-            "{count} shards"
-        );
-
-        let error = |paths: &[PathBuf]| merge(paths).unwrap_err().to_string();
-        assert!(error(&shards[1..]).contains(&format!("shard 1/{count} is missing")));
-        assert!(
-            error(&[&shards[..], &shards[..1]].concat())
-                .contains(&format!("shard 1/{count} is given twice"))
-        );
-        assert!(
-            error(&[data.path().join("baber/piqa/data/validation-0.jsonl")])
-                .contains("not a shard")
-        );
-    }
-}
-
-#[test]
-fn shards_of_other_runs_are_refused() {
-    let data = data();
-    let out = tempfile::tempdir().unwrap();
-    for (index, limit) in [(1, 3), (2, 4)] {
-        let mut part = options();
-        (part.limit, part.shard) = (Some(limit), Shard::new(index, 2).unwrap());
-        write_to(data.path(), out.path(), &part, &mut go).unwrap();
-    }
-    let error = merge(&shards_in(out.path()).unwrap())
-        .unwrap_err()
-        .to_string();
-    assert!(error.contains("different runs"), "{error}");
 }
 
 #[test]

@@ -1,0 +1,60 @@
+"""What zeroing single weights costs, measured with transformers in float32, as a file for the census' test.
+
+usage: make_truth.py MODEL_DIR OUT.json --text FILE [--text FILE] [--tokens 64] LAYER:MAP:ROW:COL ...
+
+MAP is a module such as mlp.down_proj or self_attn.v_proj. A text is a plain file, or a parquet file whose `text` rows are joined
+by empty lines; its first tokens are scored, none added in front of them. Effects are means over all scored tokens, in nats.
+"""
+import argparse
+import json
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+
+def text_of(path):
+    if path.endswith(".parquet"):
+        import pyarrow.parquet as pq
+
+        return "\n\n".join(pq.read_table(path, columns=["text"])["text"].to_pylist())
+    return open(path, encoding="utf-8").read()
+
+
+def main():
+    args = argparse.ArgumentParser()
+    args.add_argument("model")
+    args.add_argument("out")
+    args.add_argument("--text", action="append", required=True)
+    args.add_argument("--tokens", type=int, default=64)
+    args.add_argument("weights", nargs="+")
+    args = args.parse_args()
+    model = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(args.model)
+    # The beginning of a text is enough: a token is no longer than 64 characters.
+    texts = [text_of(path)[: 64 * args.tokens] for path in args.text]
+    ids = [torch.tensor([tokenizer(t, add_special_tokens=False).input_ids[: args.tokens]]) for t in texts]
+
+    @torch.no_grad()
+    def nll():
+        losses = []
+        for x in ids:
+            logits = model(x).logits[0, :-1].double().log_softmax(-1)
+            losses.append(-logits.gather(1, x[0, 1:, None])[:, 0])
+        return torch.cat(losses).mean().item()
+
+    base, effects = nll(), []
+    for given in args.weights:
+        layer, linear, row, col = given.split(":")
+        name = f"model.layers.{layer}.{linear}.weight"
+        w, at = model.get_parameter(name), (int(row), int(col))
+        value = w.data[at].item()
+        w.data[at] = 0.0
+        effect = nll() - base
+        w.data[at] = value
+        effects.append({"tensor": name, "row": at[0], "col": at[1], "value": value, "effect": round(effect, 5)})
+    effects.sort(key=lambda e: -e["effect"])
+    with open(args.out, "w", encoding="utf-8") as f:
+        json.dump({"texts": args.text, "tokens": args.tokens, "base": base, "effects": effects}, f, indent=1)
+
+
+main()

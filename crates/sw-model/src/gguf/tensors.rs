@@ -1,0 +1,168 @@
+//! The tensors of a GGUF file under the names of the checkpoint that it was made from.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use serde_json::Value;
+use sw_tensor::TensorView;
+
+use super::{
+    meta::Meta,
+    tables::{Arch, Undo},
+};
+use crate::{
+    error::Result,
+    spec::{Norm, Spec},
+};
+
+/// Tensors that are not weights: factors of the frequencies, which the config says.
+const IN_CONFIG: &[&str] = &[
+    "rope_freqs.weight",
+    "rope_factors_long.weight",
+    "rope_factors_short.weight",
+];
+
+/// Every tensor of the file by its name in the checkpoint.
+pub(super) fn views(
+    meta: Meta<'_>,
+    arch: &Arch,
+    config: &Value,
+) -> Result<Vec<(String, TensorView)>> {
+    let count = |key: &str| config[key].as_u64().unwrap_or(0) as usize;
+    let (heads, experts) = (
+        count("num_attention_heads"),
+        count("num_local_experts").max(count("num_experts")),
+    );
+    let turned = [heads, count("num_key_value_heads")].map(|heads| Order::new(heads, turned));
+    let gathered = Order::new(heads, gathered);
+    let mut views = Vec::new();
+    for (stored, tensor) in meta.gguf.tensors() {
+        if IN_CONFIG.contains(&stored.as_str()) {
+            continue;
+        }
+        let no_place = || {
+            let problem = format!(
+                "a tensor that models of the family {} have no place for",
+                arch.model_type
+            );
+            meta.error(stored, problem)
+        };
+        let (layer, rest) = match stored.strip_prefix("blk.").and_then(|r| r.split_once('.')) {
+            Some((layer, rest)) => (Some(layer), rest),
+            None => (None, stored.as_str()),
+        };
+        let (name, end) = rest.rsplit_once('.').ok_or_else(no_place)?;
+        let (_, module, undo) = arch.module(name, layer.is_some()).ok_or_else(no_place)?;
+        let prefix = layer.map_or(String::new(), |layer| arch.layer.replacen("{}", layer, 1));
+        let mut view = TensorView::default();
+        view.tensor.clone_from(stored);
+        let rows = tensor.shape.first().copied().unwrap_or(0);
+        let ordered = |order: &Order| {
+            order.rows(rows).ok_or_else(|| {
+                let problem = format!("{rows} rows for {heads} heads do not fit together");
+                meta.error(stored, problem)
+            })
+        };
+        match undo {
+            Undo::Same => {}
+            Undo::Queries => view.rows = Some(ordered(&turned[0])?),
+            Undo::Keys => view.rows = Some(ordered(&turned[1])?),
+            Undo::Heads => view.rows = Some(ordered(&gathered)?),
+            Undo::Transposed => view.transposed = tensor.shape.len() == 2,
+            Undo::PlusOne => view.plus = -1.0,
+            Undo::Experts => {
+                if rows != experts {
+                    let problem = format!("expected {experts} experts, found {rows}");
+                    return Err(meta.error(stored, problem));
+                }
+                for expert in 0..experts {
+                    let module = module.replacen("{}", &expert.to_string(), 1);
+                    let mut view = view.clone();
+                    view.part = Some([expert, experts]);
+                    views.push((format!("{prefix}{module}.{end}"), view));
+                }
+                continue;
+            }
+        }
+        views.push((format!("{prefix}{module}.{end}"), view));
+    }
+    Ok(views)
+}
+
+/// An order of rows that depends on the number of heads, made when it is needed.
+struct Order {
+    heads: usize,
+    /// The stored row of row `.0` of `.1` of a head's rows, of head `.2` of `.3`.
+    stored: fn(usize, usize, usize, usize) -> usize,
+    made: std::cell::OnceCell<Arc<[u32]>>,
+}
+
+impl Order {
+    fn new(heads: usize, stored: fn(usize, usize, usize, usize) -> usize) -> Order {
+        Order {
+            heads,
+            stored,
+            made: std::cell::OnceCell::new(),
+        }
+    }
+
+    /// The order of so many rows; `None` where the heads do not divide them.
+    fn rows(&self, rows: usize) -> Option<Arc<[u32]>> {
+        let of_head = rows.checked_div(self.heads)?;
+        if !rows.is_multiple_of(self.heads) || u32::try_from(rows).is_err() {
+            return None;
+        }
+        let row = |r: usize| (self.stored)(r % of_head, of_head, r / of_head, self.heads) as u32;
+        let made = self.made.get_or_init(|| (0..rows).map(row).collect());
+        (made.len() == rows).then(|| made.clone())
+    }
+}
+
+/// Channel `i` of the first half of a head is rotated with channel `i` of the second; they are stored as neighbours.
+fn turned(row: usize, of_head: usize, head: usize, _: usize) -> usize {
+    let half = (of_head / 2).max(1);
+    head * of_head + (row % half * 2 + row / half).min(of_head - 1)
+}
+
+/// Query, key and value of a head are stored with those of the other heads.
+fn gathered(row: usize, of_head: usize, head: usize, heads: usize) -> usize {
+    let width = (of_head / 3).max(1);
+    (row / width * heads + head) * width + row % width
+}
+
+/// The first tensor that the model does not read; one that is there changes the arithmetic elsewhere.
+pub(super) fn unread<'a>(spec: &Spec, views: &'a [(String, TensorView)]) -> Option<&'a str> {
+    let names = &spec.names;
+    let mut read = BTreeSet::new();
+    let mut norm = |name: String| {
+        if let Norm::Rms { .. } | Norm::Layer { affine: true, .. } = spec.norm {
+            read.insert(format!("{name}.weight"));
+        }
+        if let Norm::Layer { affine: true, .. } = spec.norm {
+            read.insert(format!("{name}.bias"));
+        }
+    };
+    norm(format!("{}{}", names.base, names.final_norm));
+    for layer in 0..spec.layers.len() {
+        let prefix = spec.layer_prefix(layer);
+        let norms = names.norms.iter().flatten();
+        norms.for_each(|name| norm(format!("{prefix}{name}")));
+    }
+    for layer in 0..spec.layers.len() {
+        read.insert(format!("{}{}", spec.layer_prefix(layer), names.router));
+    }
+    for at in spec.linears() {
+        let (Some(name), Some(slot)) = (spec.module_name(at), spec.slot(at)) else {
+            continue;
+        };
+        read.insert(format!("{name}.weight"));
+        if slot.bias {
+            read.insert(format!("{name}.bias"));
+        }
+    }
+    let ends = [Some(names.embed), names.positions].into_iter().flatten();
+    read.extend(ends.map(|name| format!("{}{name}", names.base)));
+    read.insert(names.head.to_owned());
+    let mut all = views.iter();
+    all.find(|(name, _)| !read.contains(name))
+        .map(|(_, view)| view.tensor.as_str())
+}

@@ -1,0 +1,126 @@
+//! A GGUF file in the shape of a checkpoint: other names, and what its maker changed undone.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use super::{Checkpoint, Tensor, TensorInfo, View};
+use crate::mat::Blocks;
+use crate::{Coding, Dtype, Error, Gguf, TensorView};
+
+impl Checkpoint {
+    /// Tensors of a GGUF file under the names of a checkpoint, without a copy. Those that are stored as they are presented,
+    /// as F32, F16 or BF16, are like those of safetensors; the others have the dtype F32, as which they are widened.
+    ///
+    /// `dir`: the directory that the checkpoint is said to be.
+    ///
+    /// # Errors
+    /// [`Error::BadGguf`] where a view does not fit its tensor.
+    pub fn from_gguf(
+        dir: impl Into<PathBuf>,
+        gguf: Gguf,
+        views: impl IntoIterator<Item = (String, TensorView)>,
+    ) -> Result<Checkpoint, Error> {
+        let mut tensors = BTreeMap::new();
+        for (name, view) in views {
+            let tensor = tensor(&gguf, &view).map_err(|found| Error::BadGguf {
+                path: gguf.files[0].path.clone(),
+                found: format!("tensor {:?}: {found}", view.tensor),
+            })?;
+            tensors.insert(name, tensor);
+        }
+        Ok(Checkpoint {
+            dir: dir.into(),
+            files: gguf.files,
+            tensors,
+        })
+    }
+
+    /// All values of a tensor that is read through a view, as bytes of F32.
+    pub(super) fn widened(&self, tensor: &Tensor) -> Option<Vec<u8>> {
+        let dtype = tensor.info.dtype.as_ref().ok()?;
+        let bytes = |values: &[f32]| values.iter().flat_map(|x| x.to_le_bytes()).collect();
+        Some(match *tensor.info.shape {
+            [rows, cols] => {
+                let mat = self.part(tensor, *dtype, 0, [rows, cols]);
+                let mut values = vec![0.0; rows.checked_mul(cols)?];
+                mat.widen(0..rows, 0..cols, &mut values);
+                bytes(&values)
+            }
+            [len] => bytes(&self.row(tensor, *dtype, len)),
+            _ => return None,
+        })
+    }
+}
+
+fn tensor(gguf: &Gguf, view: &TensorView) -> Result<Tensor, String> {
+    let stored = gguf.tensors().get(&view.tensor).ok_or("no such tensor")?;
+    let (mut shape, mut offset, mut len) = (stored.shape.clone(), stored.offset, stored.len);
+    if let Some([i, n]) = view.part {
+        if shape.first() != Some(&n) || i >= n {
+            return Err(format!("expected {n} parts, found shape {shape:?}"));
+        }
+        shape.remove(0);
+        len /= n;
+        offset += i * len;
+    }
+    let found = shape.clone();
+    let plain = |dtype| Tensor {
+        info: TensorInfo {
+            dtype,
+            shape: shape.clone(),
+            file: stored.file,
+            offset,
+            len,
+        },
+        view: None,
+    };
+    let is_as_stored = view.rows.is_none() && !view.transposed && view.plus == 0.0;
+    let coding = match (&stored.coding, is_as_stored) {
+        (Ok(Coding::F32), true) => return Ok(plain(Ok(Dtype::F32))),
+        (Ok(Coding::F16), true) => return Ok(plain(Ok(Dtype::F16))),
+        (Ok(Coding::BF16), true) => return Ok(plain(Ok(Dtype::BF16))),
+        (Ok(coding), _) => *coding,
+        (Err(name), _) => return Ok(plain(Err(name.clone()))),
+    };
+    let (rows, cols) = match *shape {
+        [len] if view.rows.is_some() => (len, 1),
+        [len] => (1, len),
+        [rows, cols] => (rows, cols),
+        _ => {
+            return Err(format!(
+                "expected a vector or a matrix, found shape {shape:?}"
+            ));
+        }
+    };
+    let row_bytes = coding
+        .row_bytes(cols)
+        .ok_or("its rows are not whole blocks")?;
+    if let Some(order) = &view.rows
+        && (order.len() != rows || order.iter().any(|&row| row as usize >= rows))
+    {
+        return Err(format!(
+            "expected {} rows, as many as the heads have, found shape {found:?}",
+            order.len()
+        ));
+    }
+    if view.transposed {
+        shape.reverse();
+    }
+    let weights = rows.checked_mul(cols).and_then(|n| n.checked_mul(4));
+    let info = TensorInfo {
+        dtype: Ok(Dtype::F32),
+        shape,
+        file: stored.file,
+        offset,
+        len: weights.ok_or("beyond all memory")?,
+    };
+    let blocks = Blocks::new(coding, row_bytes, view.rows.clone(), view.transposed);
+    let view = View {
+        blocks,
+        plus: view.plus,
+    };
+    Ok(Tensor {
+        info,
+        view: Some(view),
+    })
+}

@@ -412,15 +412,18 @@ fn effect(c: &Check) -> String {
 
 /// Exit code 3, with a sentence, where the quantized model is worth little.
 fn verdict(measured: Option<&Check>) -> ExitCode {
-    match measured {
-        Some(c) if !(c.perplexity_after <= 2.0 * c.perplexity_before) => {
+    // A model that predicts NaN is ruined, too.
+    let ruined =
+        |c: &&Check| c.perplexity_after.is_nan() || c.perplexity_after > 2.0 * c.perplexity_before;
+    match measured.filter(ruined) {
+        Some(c) => {
             eprintln!(
                 "warning: quantization more than doubles the perplexity, from {:.3} to {:.3}; take more bits, smaller groups or --calib",
                 c.perplexity_before, c.perplexity_after
             );
             ExitCode::from(3)
         }
-        _ => ExitCode::SUCCESS,
+        None => ExitCode::SUCCESS,
     }
 }
 

@@ -57,12 +57,13 @@ enum Command {
 /// Runs `sw` with the arguments of this process.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    program::run(|| cli.command.run().map(|()| ExitCode::SUCCESS))
+    program::run(|| cli.command.run())
 }
 
 impl Command {
-    fn run(&self) -> Result<()> {
-        match self {
+    fn run(&self) -> Result<ExitCode> {
+        let done = match self {
+            Self::Quantize(c) => return c.run(),
             Self::Detect(c) => c.run(),
             Self::Verify(c) => c.run(),
             Self::Directory(c) => c.run(),
@@ -70,11 +71,11 @@ impl Command {
             Self::Compare(c) => c.run(),
             Self::Merge(c) => c.run(),
             Self::Tasks(c) => c.run(),
-            Self::Quantize(c) => c.run(),
             Self::Generate(c) => c.run(),
             Self::Inspect(c) => c.run(),
             Self::Completions(c) => c.run(),
             Self::Man(c) => c.run(),
-        }
+        };
+        done.map(|()| ExitCode::SUCCESS)
     }
 }

@@ -1,6 +1,9 @@
 //! `sw quantize`: a quantized checkpoint on disk that keeps its super weights.
 
-use std::path::PathBuf;
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
@@ -8,7 +11,9 @@ use comfy_table::{CellAlignment, Table, presets::UTF8_FULL_CONDENSED};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 use sw_detect::{DetectOptions, coordinates, detect};
-use sw_intervene::{Export, Format, Override, Plan, Rule};
+use sw_intervene::{
+    Calibrated, Check, Export, Format, Override, Plan, Rule, calibrate, check, judges,
+};
 use sw_model::{Model, WeightCoord};
 use sw_quant::{Clip, Grouping, Levels, Scheme, Steps, Tail, ZeroPoint};
 
@@ -30,6 +35,7 @@ use crate::{
 ///
 /// Examples:
 ///   sw quantize MODEL --out OUT --bits 4 --group 128
+///   sw quantize MODEL --out OUT --bits 4 --group row --calib texts.jsonl
 ///   sw quantize MODEL --out OUT --format packed --bits 4 --group 128 --dry-run
 ///   sw quantize MODEL --out OUT --group 1024x1024 --flat --clip-z 9 --hold 2:3968:7003
 ///   sw quantize MODEL --out OUT --format packed-sw --override '*.down_proj.weight=bits=8,group=row'
@@ -53,6 +59,13 @@ pub(crate) struct Quantize {
     hold: String,
     #[command(flatten)]
     prompt: PromptArgs,
+    /// Texts to choose each matrix' clip on, and to measure what quantization does to the model: plain text (.txt), or rows
+    /// with a "text" (.jsonl, .json.gz, .parquet); every third window of 512 tokens judges a choice made on the others
+    #[arg(long, value_name = "FILE")]
+    calib: Option<PathBuf>,
+    /// Texts to measure what quantization does to the model, in the same formats: KL divergence, perplexity, worst matrices
+    #[arg(long, value_name = "FILE")]
+    check: Option<PathBuf>,
     /// How quantized matrices are stored
     #[arg(long, value_enum, default_value_t = FormatName::Fake)]
     format: FormatName,
@@ -89,14 +102,11 @@ struct RuleArgs {
     /// Let the last blocks be shorter where blocks do not divide a matrix
     #[arg(long, alias = "short_tail")]
     short_tail: bool,
-    /// Clip beyond z standard deviations of the magnitudes: this z, the one of least error for each matrix, or none
-    #[arg(
-        long,
-        value_name = "Z|search|none",
-        default_value = "search",
-        alias = "clip_z"
-    )]
-    clip_z: String,
+    /// Clip beyond z standard deviations of the magnitudes: this z, one that is searched for each matrix, or none. With --calib
+    /// a searched z is kept only where the model's predictions gain; without it, it is the one of least weight error, which
+    /// can ruin a model [default: with --calib search, else none]
+    #[arg(long, value_name = "Z|search|none", alias = "clip_z")]
+    clip_z: Option<String>,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -116,7 +126,7 @@ enum LevelsName {
 }
 
 impl RuleArgs {
-    fn rule(&self, format: FormatName) -> Result<Rule> {
+    fn rule(&self, format: FormatName, calibrated: bool) -> Result<Rule> {
         let bits = self.bits;
         let default = match format {
             FormatName::Packed => LevelsName::Symmetric,
@@ -134,7 +144,8 @@ impl RuleArgs {
             LevelsName::Nf3 => Levels::Nf3,
         };
         levels.check()?;
-        let (clip, search) = match self.clip_z.as_str() {
+        let default = if calibrated { "search" } else { "none" };
+        let (clip, search) = match self.clip_z.as_deref().unwrap_or(default) {
             "search" => (Clip::None, true),
             "none" => (Clip::None, false),
             z => {
@@ -176,7 +187,7 @@ impl RuleArgs {
     }
 
     /// `PATTERN=KEY=VALUE,...` or `PATTERN=keep`, on top of these.
-    fn overridden(&self, given: &str, format: FormatName) -> Result<Override> {
+    fn overridden(&self, given: &str, format: FormatName, calibrated: bool) -> Result<Override> {
         let wrong = || {
             format!(
                 "--override {given}: expected PATTERN=keep, or PATTERN=KEY=VALUE,... with the keys bits, levels, group, clip-z"
@@ -203,12 +214,12 @@ impl RuleArgs {
                     );
                 }
                 "group" => args.group = value.to_owned(),
-                "clip-z" => args.clip_z = value.to_owned(),
+                "clip-z" => args.clip_z = Some(value.to_owned()),
                 _ => bail!(wrong()),
             }
         }
         let rule = args
-            .rule(format)
+            .rule(format, calibrated)
             .with_context(|| format!("--override {given}"))?;
         Ok(Override {
             pattern,
@@ -218,9 +229,10 @@ impl RuleArgs {
 }
 
 impl Quantize {
-    pub(crate) fn run(&self) -> Result<()> {
+    pub(crate) fn run(&self) -> Result<ExitCode> {
+        let calibrated = self.calib.is_some();
         let mut export = Export::default();
-        export.rule = self.rule.rule(self.format)?;
+        export.rule = self.rule.rule(self.format, calibrated)?;
         export.format = match self.format {
             FormatName::Fake => Format::Fake,
             FormatName::Packed => Format::Packed,
@@ -229,7 +241,7 @@ impl Quantize {
         for given in &self.overrides {
             export
                 .overrides
-                .push(self.rule.overridden(given, self.format)?);
+                .push(self.rule.overridden(given, self.format, calibrated)?);
         }
         if !(self.shard_size > 0.0 && self.shard_size.is_finite()) {
             bail!(
@@ -240,6 +252,7 @@ impl Quantize {
         export.shard_bytes = (self.shard_size * 1e9) as u64;
         let model = self.model.open()?;
         export.hold = self.held(&model)?;
+        let (calibration, measured) = self.measured(&model, &mut export)?;
         let plan = Plan::new(&model, &export)?;
         let mut outcomes = Default::default();
         if !self.dry_run {
@@ -250,7 +263,7 @@ impl Quantize {
         }
         let ([before, after], [bits, all_bits]) = (plan.bytes(), plan.bits_per_weight());
         if self.json {
-            return say(serde_json::to_string_pretty(&json!({
+            let mut report = json!({
                 "model": self.model.model,
                 "out": if self.dry_run { None } else { Some(&self.out) },
                 "export": export,
@@ -259,7 +272,17 @@ impl Quantize {
                 "bits_per_weight": bits,
                 "bits_per_weight_with_the_rest": all_bits,
                 "tensors": plan.summary(&outcomes),
-            }))?);
+            });
+            if let Some(c) = &calibration {
+                report["calibration"] = json!({
+                    "kl_unclipped": c.kl_unclipped, "kl_clipped": c.kl_proposed, "kinds": c.kinds, "kept": c.kept,
+                });
+            }
+            if let Some(c) = &measured {
+                report["check"] = serde_json::to_value(c)?;
+            }
+            say(serde_json::to_string_pretty(&report)?)?;
+            return Ok(verdict(measured.as_ref()));
         }
         say(table(&plan, &outcomes))?;
         say(format!(
@@ -270,7 +293,35 @@ impl Quantize {
         if !self.dry_run {
             eprintln!("written: {}", self.out.display());
         }
-        Ok(())
+        if let Some(c) = &calibration {
+            say(chosen(c))?;
+        }
+        if let Some(c) = &measured {
+            say(effect(c))?;
+        }
+        Ok(verdict(measured.as_ref()))
+    }
+
+    /// Chooses the clips on `--calib`, and measures on the windows that the choice did not see, or on `--check`.
+    fn measured(
+        &self,
+        model: &Model,
+        export: &mut Export,
+    ) -> Result<(Option<Calibrated>, Option<Check>)> {
+        let mut calibration = None;
+        let mut texts = None;
+        if let Some(file) = &self.calib {
+            let windows = windows(model, file).context("--calib")?;
+            let chosen = calibrate(model, export, &windows).context("--calib")?;
+            *export = chosen.export.clone();
+            texts = Some(judges(&windows).map(<[u32]>::to_vec).collect::<Vec<_>>());
+            calibration = Some(chosen);
+        }
+        if let Some(file) = &self.check {
+            texts = Some(windows(model, file).context("--check")?);
+        }
+        let measured = texts.map(|texts| check(model, export, &texts));
+        Ok((calibration, measured.transpose()?))
     }
 
     fn held(&self, model: &Model) -> Result<Vec<WeightCoord>> {
@@ -293,6 +344,86 @@ impl Quantize {
             }
             given => Ok(coordinates(given).context("--hold")?),
         }
+    }
+}
+
+/// Tokens of a window of calibration text, at most.
+const WINDOW: usize = 512;
+/// Windows that are read of a file, at most.
+const WINDOWS: usize = 24;
+/// Rows that are read of a file, at most.
+const ROWS: usize = 2000;
+
+/// The first windows of a file of texts, each with the tokens that the tokenizer puts before a text.
+fn windows(model: &Model, file: &Path) -> Result<Vec<Vec<u32>>> {
+    let texts = if file.extension().is_some_and(|e| e == "txt") {
+        vec![std::fs::read_to_string(file).with_context(|| file.display().to_string())?]
+    } else {
+        sw_eval::read_texts(file, ROWS).map_err(anyhow::Error::msg)?
+    };
+    let tokenizer = model.tokenizer()?;
+    let most = WINDOW.min(model.spec().max_positions);
+    // What the tokenizer puts before any text stands before each window, too.
+    let before = tokenizer.encode("", true)?;
+    let room = most.saturating_sub(before.len()).max(2);
+    let mut tokens = Vec::new();
+    for text in texts {
+        tokens.extend(tokenizer.encode(&text, false)?);
+        if tokens.len() >= room * WINDOWS {
+            break;
+        }
+    }
+    let pieces = tokens.chunks(room).take(WINDOWS);
+    let whole = pieces.filter(|piece| piece.len() > 1);
+    Ok(whole.map(|piece| [&before[..], piece].concat()).collect())
+}
+
+fn chosen(c: &Calibrated) -> String {
+    let (without, with) = (c.kl_unclipped, c.kl_proposed);
+    if c.kinds.is_empty() {
+        return "Clip: none; no searched threshold brought the model's predictions nearer to the original's.".into();
+    }
+    let kinds: Vec<_> = c.kinds.iter().map(ToString::to_string).collect();
+    let kinds = kinds.join(", ");
+    if c.kept {
+        format!(
+            "Clip: searched in {kinds}; on text that the choice did not see, KL falls from {without:.4} to {with:.4} nats a token."
+        )
+    } else {
+        format!(
+            "Clip: none; thresholds searched in {kinds} did not win on text that the choice did not see (KL {without:.4} without them, {with:.4} with them)."
+        )
+    }
+}
+
+fn effect(c: &Check) -> String {
+    let mut text = format!(
+        "On {} tokens: KL from the original {:.4} nats a token; perplexity {:.3} before, {:.3} after.\nMatrices whose outputs change most:",
+        c.tokens, c.kl, c.perplexity_before, c.perplexity_after
+    );
+    for (name, share) in &c.worst {
+        text.push_str(&format!(
+            "\n  {name}  {:.2} % of the output's energy",
+            share * 100.0
+        ));
+    }
+    text
+}
+
+/// Exit code 3, with a sentence, where the quantized model is worth little.
+fn verdict(measured: Option<&Check>) -> ExitCode {
+    // A model that predicts NaN is ruined, too.
+    let ruined =
+        |c: &&Check| c.perplexity_after.is_nan() || c.perplexity_after > 2.0 * c.perplexity_before;
+    match measured.filter(ruined) {
+        Some(c) => {
+            eprintln!(
+                "warning: quantization more than doubles the perplexity, from {:.3} to {:.3}; take more bits, smaller groups or --calib",
+                c.perplexity_before, c.perplexity_after
+            );
+            ExitCode::from(3)
+        }
+        None => ExitCode::SUCCESS,
     }
 }
 

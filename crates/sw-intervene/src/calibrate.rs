@@ -2,7 +2,7 @@
 //!
 //! Weight error misleads: averaged over a matrix, it ignores the few rows and channels that a model lives on. So a threshold
 //! is proposed by the error of a map's output, and kept only where the model's next-token distributions on other texts
-//! are nearer to the original's than without any clip.
+//! are nearer to the original's than without any clip, by more than chance gives, and its perplexity is no higher.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -36,7 +36,7 @@ pub struct Calibrated {
     pub kl_proposed: f64,
     /// Kinds of linear maps whose thresholds were proposed; all or none of them are kept.
     pub kinds: Vec<Linear>,
-    /// Whether the proposed thresholds were nearer to the original, and so were kept.
+    /// Whether the proposed thresholds won on those windows, beyond chance, and so were kept.
     pub kept: bool,
 }
 
@@ -61,13 +61,16 @@ pub struct Check {
 ///
 /// For each matrix the z of least output error is found, inputs weighted by their channels' second moments
 /// ([`search::channel_error`]). Kind by kind of linear map, these are kept where KL(original || quantized) falls on the
-/// windows of the choice; and all of them only where it falls on every third window, which the choice did not see. A
+/// windows of the choice. All of them stay only where they win on every third window, which the choice did not see: KL is
+/// lower by more than twice the standard error of the windows' differences, and perplexity is no higher. A
 /// quantized model is held in memory: as much as the checkpoint's layers.
 ///
 /// # Errors
 /// Fewer than two windows, an export that does not fit the model, a model that cannot be run.
 pub fn calibrate(model: &Model, export: &Export, windows: &[Vec<u32>]) -> Result<Calibrated> {
-    let (judges, chosen_on) = split(windows);
+    let judges: Vec<&[u32]> = judges(windows).collect();
+    let others = windows.iter().enumerate().filter(|(i, _)| i % JUDGES != 1);
+    let chosen_on: Vec<&[u32]> = others.map(|(_, w)| &w[..]).collect();
     if judges.is_empty() || chosen_on.is_empty() {
         return Err(Error::Options(format!(
             "calibration: {} windows of text; at least two are needed, one to choose on and one to judge the choice",
@@ -114,16 +117,19 @@ pub fn calibrate(model: &Model, export: &Export, windows: &[Vec<u32>]) -> Result
             kinds.push(kind);
         }
     }
-    let kl_unclipped = kl(&BTreeMap::new(), &judges)?;
-    let kl_proposed = if zs.is_empty() {
-        kl_unclipped
+    let judged =
+        |zs: &BTreeMap<LinearAt, f32>| compare(model, &quantized(model, &plan, zs)?, &judges);
+    let unclipped = judged(&BTreeMap::new())?;
+    let clipped = if zs.is_empty() {
+        unclipped.clone()
     } else {
-        kl(&zs, &judges)?
+        judged(&zs)?
     };
-    let kept = kl_proposed < kl_unclipped;
+    let kept = clipped.wins(&unclipped);
     if !kept {
         zs.clear();
     }
+    let (kl_unclipped, kl_proposed) = (unclipped.kl, clipped.kl);
     Ok(Calibrated {
         export: with_clips(model, &plan, export, &zs),
         kl_unclipped,
@@ -177,14 +183,9 @@ pub fn check(model: &Model, export: &Export, windows: &[Vec<u32>]) -> Result<Che
     })
 }
 
-/// Every third window, and the others.
-fn split(windows: &[Vec<u32>]) -> (Vec<&[u32]>, Vec<&[u32]>) {
-    let (mut judges, mut rest) = (Vec::new(), Vec::new());
-    for (i, window) in windows.iter().enumerate() {
-        let judge = i % JUDGES == 1;
-        if judge { &mut judges } else { &mut rest }.push(&window[..]);
-    }
-    (judges, rest)
+/// The windows that [`calibrate`] does not choose on: every third, from the second.
+pub fn judges(windows: &[Vec<u32>]) -> impl Iterator<Item = &[u32]> {
+    windows.iter().skip(1).step_by(JUDGES).map(Vec::as_slice)
 }
 
 /// The matrices that a plan quantizes, with their names.
@@ -241,22 +242,43 @@ fn with_clips(model: &Model, plan: &Plan, export: &Export, zs: &BTreeMap<LinearA
     fixed
 }
 
-/// Sums over the predictions of some windows.
+/// What a changed model predicts beside the original.
+#[derive(Clone)]
 struct Compared {
     tokens: usize,
+    /// Mean of KL(original || changed) over all predictions.
     kl: f64,
+    /// The same mean over the predictions of each window.
+    kl_of_windows: Vec<f64>,
     /// Negative log-likelihoods of the actual tokens, in nats.
     nll: [f64; 2],
 }
 
+impl Compared {
+    /// Whether this one is nearer to the original than `other` on the same windows: its KL divergence is lower by more than
+    /// twice the standard error of the windows' differences (which a single window does not have), and the actual tokens
+    /// are no less probable.
+    fn wins(&self, other: &Self) -> bool {
+        let pairs = self.kl_of_windows.iter().zip(&other.kl_of_windows);
+        let gains: Vec<f64> = pairs.map(|(a, b)| b - a).collect();
+        let n = gains.len() as f64;
+        let mean = gains.iter().sum::<f64>() / n;
+        let squares: f64 = gains.iter().map(|g| (g - mean).powi(2)).sum();
+        let error = (squares / (n - 1.0).max(1.0) / n).sqrt();
+        mean > 2.0 * error && self.nll[1] <= other.nll[1]
+    }
+}
+
 fn compare(original: &Model, changed: &Model, windows: &[&[u32]]) -> Result<Compared> {
     let (mut tokens, mut kl, mut nll) = (0, 0.0, [0.0; 2]);
+    let mut kl_of_windows = Vec::new();
     for window in windows.iter().filter(|w| w.len() > 1) {
         let (read, targets) = (&window[..window.len() - 1], &window[1..]);
         let rows = [
             original.forward(&[Seq::from(read)], &mut ())?,
             changed.forward(&[Seq::from(read)], &mut ())?,
         ];
+        let before = kl;
         for (start, targets) in (0..).step_by(BLOCK).zip(targets.chunks(BLOCK)) {
             let block = Slice::from(start..start + targets.len());
             let a = original.logits(rows[0].slice_axis(Axis(0), block))?;
@@ -271,6 +293,7 @@ fn compare(original: &Model, changed: &Model, windows: &[&[u32]]) -> Result<Comp
             }
             tokens += targets.len();
         }
+        kl_of_windows.push((kl - before) / (window.len() - 1) as f64);
     }
     if tokens == 0 {
         return Err(Error::Options(
@@ -278,7 +301,12 @@ fn compare(original: &Model, changed: &Model, windows: &[&[u32]]) -> Result<Comp
         ));
     }
     kl /= tokens as f64;
-    Ok(Compared { tokens, kl, nll })
+    Ok(Compared {
+        tokens,
+        kl,
+        kl_of_windows,
+        nll,
+    })
 }
 
 /// KL(a || b), and both negative log-likelihoods of the target.
@@ -339,5 +367,28 @@ impl Hook for Moments {
                 *sum += f64::from(x) * f64::from(x);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Compared;
+
+    fn compared(kl_of_windows: &[f64], nll: f64) -> Compared {
+        Compared {
+            tokens: kl_of_windows.len(),
+            kl: kl_of_windows.iter().sum::<f64>() / kl_of_windows.len() as f64,
+            kl_of_windows: kl_of_windows.to_vec(),
+            nll: [1.0, nll],
+        }
+    }
+
+    #[test]
+    fn a_gain_within_chance_or_at_the_cost_of_perplexity_does_not_win() {
+        let before = compared(&[0.10, 0.20, 0.30, 0.40], 2.0);
+        assert!(compared(&[0.08, 0.17, 0.28, 0.37], 2.0).wins(&before));
+        assert!(!compared(&[0.08, 0.17, 0.28, 0.37], 2.1).wins(&before));
+        assert!(!compared(&[0.01, 0.25, 0.20, 0.45], 1.0).wins(&before)); // lower on average alone
+        assert!(!before.wins(&before));
     }
 }

@@ -16,7 +16,7 @@ mod error;
 mod export;
 mod intervention;
 
-pub use calibrate::{Calibrated, Check, calibrate, check};
+pub use calibrate::{Calibrated, Check, calibrate, check, judges};
 pub use error::{Error, Result};
 pub use export::{
     Export, Exporting, Format, Outcome, Override, PackedReader, Plan, Rule, TensorPlan,

@@ -179,3 +179,60 @@ fn quantized_tinystories_scores_as_the_intervention_does() {
     assert_eq!(perplexity(&packed, &[]), expected);
     assert_ne!(perplexity(&model, &[]), expected);
 }
+
+/// What quantization does to a model is told, a ruined one with exit code 3; its folder is whole all the same.
+#[test]
+fn quantize_tells_what_it_did_to_the_model() {
+    let Some(shared) = shared() else { return };
+    let model = shared.join("models/tinystories-656k").display().to_string();
+    let stories = shared.join("data/tinystories/validation-sample.txt");
+    let stories = std::fs::read_to_string(stories).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let text = dir.path().join("stories.txt");
+    let few: String = stories.chars().take(6000).collect();
+    std::fs::write(&text, few).unwrap();
+    let text = text.display().to_string();
+    let run = |bits: &str, more: &[&str]| {
+        let out = dir.path().join(bits).display().to_string();
+        let base = [
+            "quantize", &model, "--out", &out, "--group", "row", "--hold", "none", "--json",
+        ];
+        let args = [&base[..], &["--bits", bits], more].concat();
+        let output = super::sw().args(args).output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout).expect(&stderr);
+        json(&["inspect", &out, "--json"]);
+        (output.status.code(), report, stderr)
+    };
+    let (code, fine, _) = run("8", &["--check", &text]);
+    let before = fine["check"]["perplexity_before"].as_f64().unwrap();
+    let after = fine["check"]["perplexity_after"].as_f64().unwrap();
+    assert!(
+        code == Some(0) && (after / before - 1.0).abs() < 0.01,
+        "{fine}"
+    );
+    assert_eq!(fine["check"]["worst"].as_array().map(Vec::len), Some(3));
+    assert_eq!(
+        fine["export"]["rule"]["search"], false,
+        "no clip without --calib"
+    );
+
+    let (code, ruined, stderr) = run("2", &["--check", &text]);
+    let after = ruined["check"]["perplexity_after"].as_f64().unwrap();
+    assert!(after > 2.0 * before, "{ruined}");
+    assert!(
+        code == Some(3) && stderr.contains("more than doubles the perplexity"),
+        "{stderr}"
+    );
+
+    let (code, calibrated, _) = run("4", &["--calib", &text]);
+    let of = |key: &str| calibrated["calibration"][key].as_f64().unwrap();
+    let kept = calibrated["calibration"]["kept"] == true;
+    let decided = if kept {
+        of("kl_clipped")
+    } else {
+        of("kl_unclipped")
+    };
+    assert!(code == Some(0) && of("kl_unclipped") > 0.0);
+    assert_eq!(calibrated["check"]["kl"].as_f64(), Some(decided));
+}

@@ -10,58 +10,45 @@ const GPT_4O: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}
 /// How a vocabulary cuts a text before it merges.
 pub(super) struct Split {
     pub(super) pre_tokenizer: Value,
-    pub(super) normalizer: Value,
-    /// Whether a piece that is a token is one whatever the merges say.
-    pub(super) ignore_merges: bool,
     /// Whether texts begin with BOS where the file does not say.
     pub(super) add_bos: bool,
 }
 
-/// The pre-tokenizer of a name.
+/// The pre-tokenizer of a name, as transformers reads it in a GGUF file: names that it has no expression for are cut as
+/// GPT-2 cuts, also those of vocabularies that were learned with each digit alone.
 pub(super) fn split(name: &str) -> Option<Split> {
     let byte_level = |use_regex: bool| json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": use_regex});
-    let then = |first: Value, use_regex| json!({"type": "Sequence", "pretokenizers": [first, byte_level(use_regex)]});
     let by = |regex: &str| {
         let split = json!({"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": false});
-        then(split, false)
+        json!({"type": "Sequence", "pretokenizers": [split, byte_level(false)]})
     };
-    let plain = |pre_tokenizer| Split {
-        pre_tokenizer,
-        normalizer: Value::Null,
-        ignore_merges: false,
-        add_bos: false,
-    };
-    Some(match name {
+    let pre_tokenizer = match name {
         "" | "default" | "gpt-2" | "gpt2" | "phi-2" | "olmo" | "mpt" | "jais" | "gigachat"
         | "roberta-bpe" | "jina-es" | "jina-de" | "jina-v2-es" | "jina-v2-de" | "mellum"
-        | "modern-bert" | "a.x-4.0" | "trillion" | "granite-docling" | "gpt-neox" | "pythia" => {
-            plain(byte_level(true))
-        }
-        "smollm" | "starcoder" | "refact" | "command-r" | "codeshell" | "exaone" | "minerva-7b" => {
-            plain(then(
-                json!({"type": "Digits", "individual_digits": true}),
-                true,
-            ))
-        }
+        | "modern-bert" | "a.x-4.0" | "trillion" | "granite-docling" | "gpt-neox" | "pythia"
+        | "smollm" | "starcoder" | "refact" | "command-r" | "codeshell" | "exaone"
+        | "minerva-7b" | "stablelm2" | "hunyuan" => byte_level(true),
         "llama3" | "llama-v3" | "llama-bpe" | "falcon3" | "falcon-h1" | "pixtral" | "midm-2.0"
-        | "lfm2" => Split {
-            ignore_merges: true,
-            add_bos: true,
-            ..plain(by(LLAMA_3))
-        },
-        "dbrx" | "smaug-bpe" | "jina-v5-nano" => plain(by(LLAMA_3)),
-        "qwen2" | "deepseek-r1-qwen" | "kormo" | "f2llmv2" | "megrez" | "stablelm2" | "hunyuan" => {
-            Split {
-                normalizer: json!({"type": "NFC"}),
-                ..plain(by(QWEN_2))
-            }
-        }
-        "tekken" => Split {
-            ignore_merges: true,
-            add_bos: true,
-            ..plain(by(TEKKEN))
-        },
-        "gpt-4o" | "llama4" | "kanana2" | "talkie" | "minimax-m2" => plain(by(GPT_4O)),
+        | "lfm2" | "dbrx" | "smaug-bpe" | "jina-v5-nano" => by(LLAMA_3),
+        "qwen2" | "deepseek-r1-qwen" | "kormo" | "f2llmv2" | "megrez" => by(QWEN_2),
+        "tekken" => by(TEKKEN),
+        "gpt-4o" | "llama4" | "kanana2" | "talkie" | "minimax-m2" => by(GPT_4O),
         _ => return None,
+    };
+    let add_bos = matches!(
+        name,
+        "llama3"
+            | "llama-v3"
+            | "llama-bpe"
+            | "falcon3"
+            | "falcon-h1"
+            | "pixtral"
+            | "midm-2.0"
+            | "lfm2"
+            | "tekken"
+    );
+    Some(Split {
+        pre_tokenizer,
+        add_bos,
     })
 }

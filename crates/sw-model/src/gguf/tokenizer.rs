@@ -154,8 +154,6 @@ impl<'a> Vocabulary<'a> {
         let name = self.meta.text(key)?.unwrap_or_default();
         let Some(Split {
             pre_tokenizer,
-            normalizer,
-            ignore_merges,
             add_bos,
         }) = split(name)
         else {
@@ -168,12 +166,12 @@ impl<'a> Vocabulary<'a> {
         let model = json!({
             "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": "",
             "end_of_word_suffix": "", "fuse_unk": false, "byte_fallback": false,
-            "ignore_merges": ignore_merges,
+            "ignore_merges": false,
             "vocab": self.vocab(|token| token.to_owned()), "merges": merges,
         });
         let byte_level = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true});
         let file = json!({
-            "normalizer": normalizer, "pre_tokenizer": pre_tokenizer, "decoder": byte_level, "model": model,
+            "normalizer": null, "pre_tokenizer": pre_tokenizer, "decoder": byte_level, "model": model,
         });
         Ok((file, add_bos))
     }

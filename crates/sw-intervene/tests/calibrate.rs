@@ -1,0 +1,88 @@
+//! A clip is kept only where the model gains, and what a quantization does to a model is measured as told.
+
+use std::path::Path;
+
+use sw_intervene::{Export, Rule, calibrate, check, judges};
+use sw_model::Model;
+use sw_quant::{Clip, Grouping, Levels, Scheme};
+
+fn model() -> Model {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../sw-model/tests/golden/llama");
+    Model::open(golden).expect("a checkpoint")
+}
+
+fn export(bits: u8, search: bool) -> Export {
+    let mut export = Export::default();
+    export.rule = Rule {
+        scheme: Scheme::new(Levels::asymmetric(bits), Grouping::Row),
+        search,
+    };
+    export
+}
+
+/// Windows of tokens below the vocabulary's size, all different.
+fn windows(model: &Model, count: usize) -> Vec<Vec<u32>> {
+    let vocabulary = model.spec().vocab_size as u32;
+    let token = |w: u32, i: u32| (w * 131 + i * 37 + i * i * 7 + 3) % vocabulary;
+    (0..count as u32)
+        .map(|w| (0..24).map(|i| token(w, i)).collect())
+        .collect()
+}
+
+#[test]
+fn the_choice_is_what_the_judges_say() {
+    let model = model();
+    let windows = windows(&model, 6);
+    let export = export(3, true);
+    let found = calibrate(&model, &export, &windows).expect("calibrated");
+    assert!(!found.kept || found.kl_proposed < found.kl_unclipped);
+    assert!(!found.export.rule.search && found.export.rule.scheme.clip == Clip::None);
+    assert_eq!(found.kept, !found.export.overrides.is_empty());
+    for o in &found.export.overrides {
+        let rule = o.rule.expect("a clip");
+        assert!(matches!(rule.scheme.clip, Clip::ZScore { .. }) && !rule.search);
+    }
+    // The windows of the report are those that judged, and the export gives the divergence that decided.
+    let judged: Vec<_> = judges(&windows).map(<[u32]>::to_vec).collect();
+    assert_eq!(judged, [windows[1].clone(), windows[4].clone()]);
+    let measured = check(&model, &found.export, &judged).expect("measured");
+    let decided = if found.kept {
+        found.kl_proposed
+    } else {
+        found.kl_unclipped
+    };
+    assert_eq!(measured.kl, decided);
+    assert_eq!(measured.tokens, 2 * 23);
+}
+
+#[test]
+fn no_clip_is_proposed_where_rules_do_not_ask() {
+    let model = model();
+    let found = calibrate(&model, &export(4, false), &windows(&model, 3)).expect("calibrated");
+    assert!(found.kinds.is_empty() && !found.kept && found.export.overrides.is_empty());
+    assert_eq!(found.kl_proposed, found.kl_unclipped);
+}
+
+#[test]
+fn fewer_bits_are_worse_and_the_worst_matrix_is_named() {
+    let model = model();
+    let windows = windows(&model, 3);
+    let [fine, coarse] =
+        [8, 2].map(|bits| check(&model, &export(bits, false), &windows).expect("measured"));
+    assert!(fine.kl < coarse.kl && fine.kl >= 0.0);
+    assert_eq!(fine.perplexity_before, coarse.perplexity_before);
+    assert!(coarse.worst[0].1 > fine.worst[0].1 && coarse.worst.is_sorted_by(|a, b| a.1 >= b.1));
+    // The perplexity is that of the model's own scores.
+    let texts: Vec<&[u32]> = windows.iter().map(|w| &w[..]).collect();
+    let scores = model.score_texts(&texts, &mut ()).expect("scores");
+    let sum: f64 = scores.iter().flatten().map(|s| s.log_prob).sum();
+    let perplexity = (-sum / coarse.tokens as f64).exp();
+    assert!((perplexity / coarse.perplexity_before - 1.0).abs() < 1e-5);
+}
+
+#[test]
+fn one_window_is_too_few() {
+    let model = model();
+    let error = calibrate(&model, &export(4, true), &windows(&model, 1)).unwrap_err();
+    assert!(error.to_string().contains("at least two"), "{error}");
+}

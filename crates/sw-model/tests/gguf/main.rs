@@ -1,0 +1,6 @@
+//! GGUF as a source: the real file of the shared folder, every family that the format knows, and folders.
+
+mod families;
+mod folder;
+mod real;
+mod written;

@@ -26,13 +26,11 @@ pub(crate) trait Storage: Any + Send + Sync {
 ///
 /// The elements live in a mapped file or in memory and are never copied or changed: cloning, [`slice_rows`],
 /// [`transposed`] and [`edited`] share them. An edited matrix is its base plus a sparse overlay of new values, applied
-/// whenever elements are read, so a pruned weight is a true zero in every product. Only [`to_mut`], for training, changes
-/// elements, and copies those that are not its own.
+/// whenever elements are read, so a pruned weight is a true zero in every product. Only [`Mat::to_mut`] changes elements.
 ///
 /// [`slice_rows`]: Mat::slice_rows
 /// [`transposed`]: Mat::transposed
 /// [`edited`]: Mat::edited
-/// [`to_mut`]: Mat::to_mut
 #[derive(Clone)]
 pub struct Mat {
     bytes: Bytes,
@@ -335,9 +333,7 @@ impl Mat {
         let plain = self.strides == [self.cols, 1] && self.blocks.is_none();
         let plain = plain && self.overlay.is_none() && self.offset == 0;
         if !plain || own(&mut self.bytes).is_none_or(|own| own.len() != len) {
-            let mut wide = vec![0.0; len];
-            self.widen(0..self.rows, 0..self.cols, &mut wide);
-            *self = Mat::from_f32(self.rows, self.cols, wide);
+            *self = Mat::from_f32(self.rows, self.cols, self.to_f32_vec());
         }
         own(&mut self.bytes).expect("just made, so nobody shares it")
     }

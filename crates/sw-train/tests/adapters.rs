@@ -11,7 +11,7 @@ use sw_train::mapped::{Text, backward};
 use sw_train::tune::{
     Adapter, AdapterOptions, Change, Example, Trained, Trainer, merged, unmerged, write_adapters,
 };
-use tuning::{ADAM, CLIP, TEXTS, adapters, batch, bits, logits, model, train, trained};
+use tuning::{ADAM, CLIP, TEXTS, adapters, batch, bits, logits, model, trained};
 
 #[test]
 fn a_fresh_adapter_changes_nothing_and_a_trained_one_merges() {

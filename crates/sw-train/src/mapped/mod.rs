@@ -92,7 +92,8 @@ pub fn backward_part<'t, T: Copy + Into<Text<'t>>>(
     let texts: Vec<Text<'t>> = texts.iter().map(|&text| text.into()).collect();
     if scored == 0 || texts.iter().all(|text| text.scored() == 0) {
         return Err(Error::Shape(
-            "no text has a token to predict: each needs two, and one after its prompt".into(),
+            "no text has a second token, or one after its prompt, so there is nothing to predict"
+                .into(),
         ));
     }
     let seqs: Vec<Seq<'_>> = texts.iter().map(|text| Seq::from(text.tokens)).collect();

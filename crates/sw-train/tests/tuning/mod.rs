@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use ndarray::Array2;
-use sw_model::{Hook, Linear, Model, Seq, Site, TensorAt};
+use sw_model::{Linear, Model, Seq, TensorAt};
 use sw_train::checkpoint::save;
 use sw_train::mapped::Text;
 use sw_train::tune::{AdapterOptions, Example, Trained, Trainer};
@@ -93,15 +93,8 @@ pub(crate) fn bits(model: &Model) -> BTreeMap<TensorAt, Vec<u32>> {
 }
 
 pub(crate) fn logits(model: &Model, texts: &[&[u32]]) -> Array2<f32> {
-    struct Nobody;
-    impl Hook for Nobody {
-        fn wants(&self, _: Site) -> bool {
-            false
-        }
-        fn visit(&mut self, _: Site, _: sw_model::SiteView<'_>) {}
-    }
     let seqs: Vec<Seq<'_>> = texts.iter().map(|&t| Seq::from(t)).collect();
-    let rows = model.forward(&seqs, &mut Nobody).unwrap();
+    let rows = model.forward(&seqs, &mut ()).unwrap();
     model.logits(rows.view()).unwrap()
 }
 

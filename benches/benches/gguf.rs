@@ -59,7 +59,10 @@ fn main() {
             let report = detect(model, &prompt, &options).expect("a detection");
             let rate = (report.rounds * TOKENS) as f64 / clock.elapsed().as_secs_f64();
             if sample == 0 {
-                println!("{kind:7} private memory after a detection {} KiB", private_kib());
+                println!(
+                    "{kind:7} private memory after a detection {} KiB",
+                    private_kib()
+                );
             } else {
                 rates.push(rate);
             }
@@ -70,7 +73,12 @@ fn main() {
         let (middle, best) = (median(rates), best(rates));
         println!("{kind:7} detection: {middle:6.1} tokens/s, at best {best:6.1}");
     }
-    let ratios: Vec<f64> = models[1].2.iter().zip(&models[0].2).map(|(q, b)| q / b).collect();
+    let ratios: Vec<f64> = models[1]
+        .2
+        .iter()
+        .zip(&models[0].2)
+        .map(|(q, b)| q / b)
+        .collect();
     println!(
         "Q4_K_M / BF16: {:.2} (median of neighbours' ratios), at best {:.2}",
         median(&ratios),

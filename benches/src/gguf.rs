@@ -82,9 +82,8 @@ impl Shape {
         for layer in 0..self.layers {
             // The first and the last eighth of the layers, and every third of the others, have better values and outputs.
             let eighth = self.layers / 8;
-            let better = layer < eighth
-                || layer >= 7 * self.layers / 8
-                || (layer - eighth) % 3 == 2;
+            let better =
+                layer < eighth || layer >= 7 * self.layers / 8 || (layer - eighth) % 3 == 2;
             let more = if better { Kind::Q6K } else { Kind::Q4K };
             let mut add = |name: &str, shape, kind| add(format!("blk.{layer}.{name}"), shape, kind);
             add("attn_norm", [0, hidden], Kind::F32);
@@ -133,7 +132,11 @@ impl Shape {
         for tensor in &tensors {
             text(&mut head, &tensor.name);
             let [rows, cols] = tensor.shape;
-            let dims = if rows == 0 { vec![cols] } else { vec![cols, rows] };
+            let dims = if rows == 0 {
+                vec![cols]
+            } else {
+                vec![cols, rows]
+            };
             head.extend((dims.len() as u32).to_le_bytes());
             dims.iter()
                 .for_each(|&n| head.extend((n as u64).to_le_bytes()));

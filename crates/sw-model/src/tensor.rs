@@ -113,14 +113,14 @@ impl Model {
             Some(weight.map(|w| w - norm_offset(self.spec())).collect())
         };
         match at {
-            TensorAt::Embedding => Some(weights.embed.to_f32_vec()),
+            TensorAt::Embedding => Some(wide(&weights.embed)),
             TensorAt::AttnNorm(l) => norm(layer(l)?.norms.attn_in.as_ref()?),
             TensorAt::MlpNorm(l) => norm(layer(l)?.norms.mlp_in.as_ref()?),
-            TensorAt::Weight(at) => Some(self.weight_at(at)?.to_f32_vec()),
+            TensorAt::Weight(at) => Some(wide(self.weight_at(at)?)),
             TensorAt::Bias(at) => self.bias(at).map(<[f32]>::to_vec),
             TensorAt::FinalNorm => norm(&weights.final_norm),
             TensorAt::Head if self.spec().tied => None,
-            TensorAt::Head => Some(weights.head.to_f32_vec()),
+            TensorAt::Head => Some(wide(&weights.head)),
         }
     }
 
@@ -188,4 +188,10 @@ fn norm_offset(spec: &Spec) -> f32 {
         Norm::Rms { offset, .. } => offset,
         Norm::Layer { .. } => 0.0,
     }
+}
+
+fn wide(w: &Mat) -> Vec<f32> {
+    let mut values = vec![0.0; w.rows() * w.cols()];
+    w.widen(0..w.rows(), 0..w.cols(), &mut values);
+    values
 }

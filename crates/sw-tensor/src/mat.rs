@@ -333,7 +333,9 @@ impl Mat {
         let plain = self.strides == [self.cols, 1] && self.blocks.is_none();
         let plain = plain && self.overlay.is_none() && self.offset == 0;
         if !plain || own(&mut self.bytes).is_none_or(|own| own.len() != len) {
-            *self = Mat::from_f32(self.rows, self.cols, self.to_f32_vec());
+            let mut wide = vec![0.0; len];
+            self.widen(0..self.rows, 0..self.cols, &mut wide);
+            *self = Mat::from_f32(self.rows, self.cols, wide);
         }
         own(&mut self.bytes).expect("just made, so nobody shares it")
     }

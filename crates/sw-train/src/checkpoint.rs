@@ -116,7 +116,7 @@ pub fn load(shape: &Shape, dir: &Path) -> Result<Params> {
     let mut params = Params::blank(shape)?;
     read_tensors(&dir.join("model.safetensors"), |file| {
         for tensor in Tensor::all(shape) {
-            file.into(&tensor.name(), params.get_mut(tensor))?;
+            file.read(&tensor.name(), params.get_mut(tensor))?;
         }
         Ok(())
     })?;
@@ -172,7 +172,7 @@ pub fn load_state(params: &mut Params, optimizer: &mut AdamW, path: &Path) -> Re
     let mut step = 0;
     read_tensors(path, |file| {
         for tensor in Tensor::all(&shape) {
-            file.into(&tensor.name(), params.get_mut(tensor))?;
+            file.read(&tensor.name(), params.get_mut(tensor))?;
         }
         for (which, moment) in [
             ("first", &mut optimizer.first),
@@ -181,7 +181,7 @@ pub fn load_state(params: &mut Params, optimizer: &mut AdamW, path: &Path) -> Re
             let mut i = 0;
             for tensor in Tensor::all(&shape) {
                 for (_, m) in moment.get_mut(tensor) {
-                    file.into(&format!("{which}.{i}.{}", tensor.name()), m)?;
+                    file.read(&format!("{which}.{i}.{}", tensor.name()), m)?;
                     i += 1;
                 }
             }
@@ -226,16 +226,16 @@ impl File<'_> {
     }
 
     /// Reads a matrix, or a vector as one row.
-    pub(crate) fn into(&self, name: &str, w: &mut Array2<f32>) -> Result<()> {
+    pub(crate) fn read(&self, name: &str, w: &mut Array2<f32>) -> Result<()> {
         let (rows, cols) = w.dim();
         if rows == 1 && self.view(name)?.shape() == [cols] {
-            return self.into_shaped(name, &[cols], w);
+            return self.read_shaped(name, &[cols], w);
         }
-        self.into_shaped(name, &[rows, cols], w)
+        self.read_shaped(name, &[rows, cols], w)
     }
 
     /// Reads a tensor of this shape, whose elements are as many as those of `w`.
-    pub(crate) fn into_shaped(
+    pub(crate) fn read_shaped(
         &self,
         name: &str,
         shape: &[usize],

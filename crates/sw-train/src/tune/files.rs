@@ -159,7 +159,7 @@ impl TileValues {
         read_tensors(&dir.join(TILES), |file| {
             for (&at, &count) in &counts {
                 let mut values = Array2::zeros((count, side * side));
-                file.into_shaped(&name(model, at)?, &[count, side, side], &mut values)?;
+                file.read_shaped(&name(model, at)?, &[count, side, side], &mut values)?;
                 by_map.insert(at, values);
             }
             Ok(())
@@ -307,8 +307,8 @@ fn read_adapters(model: &Model, dir: &Path) -> Result<BTreeMap<LinearAt, Adapter
                 ));
             }
             let (mut a, mut b) = (Array2::zeros((rank, cols)), Array2::zeros((rows, rank)));
-            file.into(name, &mut a)?;
-            file.into(&format!("{module}.lora_B.weight"), &mut b)?;
+            file.read(name, &mut a)?;
+            file.read(&format!("{module}.lora_B.weight"), &mut b)?;
             used += 2;
             let magnitude = match dora {
                 true => {
@@ -318,7 +318,7 @@ fn read_adapters(model: &Model, dir: &Path) -> Result<BTreeMap<LinearAt, Adapter
                     let found = name
                         .iter()
                         .find(|name| file.names().contains(&name.as_str()));
-                    file.into(found.unwrap_or(&name[1]), &mut m)?;
+                    file.read(found.unwrap_or(&name[1]), &mut m)?;
                     used += 1;
                     Some(m)
                 }

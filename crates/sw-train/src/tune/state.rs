@@ -34,7 +34,7 @@ impl Trainer {
         read_tensors(path, |file| {
             let steps = usize::try_from(file.number("steps")?);
             let steps = steps.map_err(|_| Error::content(path, "a negative number of steps"))?;
-            self.restore(steps, |name, values| file.into(name, values))
+            self.restore(steps, |name, values| file.read(name, values))
         })
     }
 }

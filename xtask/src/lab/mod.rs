@@ -212,7 +212,8 @@ impl Lab {
         let Some(w) = self.model.weight_at(at) else {
             return Vec::new();
         };
-        let mut values = w.to_f32_vec();
+        let mut values = vec![0.0; w.rows() * w.cols()];
+        w.widen(0..w.rows(), 0..w.cols(), &mut values);
         values.iter_mut().for_each(|v| *v = v.abs());
         values
     }
@@ -368,6 +369,7 @@ impl Lab {
             "fingerprint": self.fingerprint,
             "family": self.model.spec().family,
             "dtype": self.model.coding().to_string(),
+            "gguf": self.model.gguf(),
             "unknown_config_fields": self.model.unknown_config_fields(),
         })
     }

@@ -14,7 +14,7 @@ use super::{
     Exporting, Format, Outcome, compressed,
     folder::Folder,
     packed,
-    plan::{Job, NewTensor, NewTensorKind, Plan, TensorPlan},
+    plan::{Job, Part, PartKind, Plan, TensorPlan},
 };
 use crate::error::{Error, Result};
 
@@ -73,13 +73,16 @@ impl Plan {
             }
         }
         put("config.json", &self.config()?)?;
-        let record = json!({
+        let mut record = json!({
             "written_by": concat!("sw-eval ", env!("CARGO_PKG_VERSION")),
             "original": self.model.fingerprint()?,
             "export": self.export,
             "bits_per_weight": self.bits_per_weight()[0],
             "tensors": self.summary(&outcomes),
         });
+        if let Some(gguf) = self.model.gguf() {
+            record["gguf"] = json!(gguf);
+        }
         put("superweight.json", format!("{record:#}\n").as_bytes())?;
         folder.publish()?;
         Ok(outcomes)
@@ -189,7 +192,7 @@ struct Run<'a> {
 struct PartView<'a, 'r> {
     plan: &'a Plan,
     tensor: &'a TensorPlan,
-    part: &'a NewTensor,
+    part: &'a Part,
     run: &'a Run<'r>,
 }
 
@@ -237,10 +240,10 @@ impl PartView<'_, '_> {
             return Ok(stored);
         };
         let made = match (self.part.kind, self.plan.export.format) {
-            (NewTensorKind::Copy, _) => return Ok(stored),
-            (NewTensorKind::HeldAt, _) => packed::held_at(job),
-            (NewTensorKind::Held, _) => job.held_values(&stored),
-            (NewTensorKind::Fake, _) => {
+            (PartKind::Copy, _) => return Ok(stored),
+            (PartKind::HeldAt, _) => packed::held_at(job),
+            (PartKind::Held, _) => job.held_values(&stored),
+            (PartKind::Fake, _) => {
                 let (bytes, outcome) = job.fake(&stored).map_err(|e| e.to_string())?;
                 self.keep(outcome);
                 bytes
@@ -251,7 +254,7 @@ impl PartView<'_, '_> {
                 q.take_outliers();
                 q.to_bytes()
             }
-            (NewTensorKind::Shape, _) => compressed::shape(job),
+            (PartKind::Shape, _) => compressed::shape(job),
             (kind, _) => self.compressed(job, &stored, kind)?,
         };
         Ok(made.into())
@@ -263,15 +266,15 @@ impl PartView<'_, '_> {
     }
 
     /// A part of the compressed form. Scales and zero-points are kept until they are asked for; codes are not.
-    fn compressed(&self, job: &Job, stored: &[u8], kind: NewTensorKind) -> Result<Vec<u8>, String> {
-        let key = |kind: NewTensorKind| (self.tensor.name.clone(), kind as u8);
+    fn compressed(&self, job: &Job, stored: &[u8], kind: PartKind) -> Result<Vec<u8>, String> {
+        let key = |kind: PartKind| (self.tensor.name.clone(), kind as u8);
         if let Some(bytes) = self.run.small.borrow_mut().remove(&key(kind)) {
             return Ok(bytes);
         }
         let (q, outcome) = job.codes(stored, true).map_err(|e| e.to_string())?;
         self.keep(outcome);
-        for other in [NewTensorKind::Scales, NewTensorKind::Zeros] {
-            if other != kind && kind == NewTensorKind::Codes {
+        for other in [PartKind::Scales, PartKind::Zeros] {
+            if other != kind && kind == PartKind::Codes {
                 let bytes = compressed::bytes(job, &q, other);
                 self.run.small.borrow_mut().insert(key(other), bytes);
             }

@@ -19,6 +19,7 @@
 #![forbid(unsafe_code)]
 
 mod block;
+mod bos;
 mod config;
 mod edit;
 mod error;
@@ -44,6 +45,7 @@ mod tensor;
 mod tokenizer;
 mod weights;
 
+pub use bos::{Bos, BosRule, NoBos};
 pub use edit::{EditOp, Linear, LinearAt, WeightCoord, WeightEdit};
 pub use error::{Error, Result};
 pub use fingerprint::Fingerprint;

@@ -7,7 +7,6 @@
 //! ```
 #![forbid(unsafe_code)]
 
-mod calibrate;
 mod inputs;
 mod lab;
 mod numbers;

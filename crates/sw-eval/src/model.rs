@@ -62,6 +62,13 @@ pub struct Score {
     pub greedy: bool,
 }
 
+impl Score {
+    /// Whether it can be: a log-probability is at most 0, and no model gives NaN.
+    pub(crate) fn can_be(self) -> bool {
+        self.log_prob <= 0.0
+    }
+}
+
 /// What a result says about the model that gave it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ModelInfo {

@@ -1,11 +1,6 @@
 //! The tokenizer of a checkpoint, with its own rule for the beginning-of-sequence token.
 
-use std::{
-    cell::Cell,
-    panic::{self, AssertUnwindSafe},
-    path::{Path, PathBuf},
-    sync::Once,
-};
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
@@ -152,29 +147,11 @@ impl Tokenizer {
     }
 }
 
-thread_local! {
-    /// Whether a panic of this thread is an answer, not to be printed.
-    static GUARDED: Cell<bool> = const { Cell::new(false) };
-}
-
-/// Calls the tokenizer. On some broken files it panics where it should refuse; that becomes an error like the others,
-/// and is not printed.
+/// Calls the tokenizer. On some broken files it panics where it should refuse; that becomes an error like the others.
 fn guarded<T>(call: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, String> {
-    static QUIET: Once = Once::new();
-    QUIET.call_once(|| {
-        let print = panic::take_hook();
-        panic::set_hook(Box::new(move |info| {
-            if !GUARDED.get() {
-                print(info);
-            }
-        }));
-    });
-    let before = GUARDED.replace(true);
-    let called = panic::catch_unwind(AssertUnwindSafe(call));
-    GUARDED.set(before);
-    match called {
-        Ok(answer) => answer.map_err(|e| e.to_string()),
-        Err(_) => Err("the file contradicts itself: the tokenizer stops in the middle".into()),
+    match crate::guard::guarded(call) {
+        Some(answer) => answer.map_err(|e| e.to_string()),
+        None => Err("the file contradicts itself: the tokenizer stops in the middle".into()),
     }
 }
 

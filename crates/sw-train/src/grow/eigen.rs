@@ -63,8 +63,8 @@ mod tests {
             let a = b.t().dot(&b);
             let pairs = symmetric(a.clone());
             let vectors = Array2::from_shape_fn((n, n), |(i, j)| pairs[i].1[j]);
-            let values = Array2::from_diag(&pairs.iter().map(|p| p.0).collect());
-            let again = vectors.t().dot(&values).dot(&vectors);
+            let values: ndarray::Array1<f64> = pairs.iter().map(|p| p.0).collect();
+            let again = vectors.t().dot(&Array2::from_diag(&values)).dot(&vectors);
             let unit = vectors.dot(&vectors.t()) - Array2::<f64>::eye(n);
             assert!((again - a).iter().all(|v| v.abs() < 1e-11), "{n}");
             assert!(unit.iter().all(|v| v.abs() < 1e-13), "{n}");

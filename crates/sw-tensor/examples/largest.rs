@@ -17,8 +17,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             continue;
         };
         let w = checkpoint.mat(name, rows, cols)?;
-        let mut values = vec![0.0; rows * cols];
-        w.widen(0..rows, 0..cols, &mut values);
+        let values = w.to_f32_vec();
         let place = (0..values.len()).max_by(|&a, &b| values[a].abs().total_cmp(&values[b].abs()));
         let Some((row, col)) = place.map(|i| (i / cols, i % cols)) else {
             continue;

@@ -265,6 +265,7 @@ impl Quantize {
         if self.json {
             let mut report = json!({
                 "model": self.model.model,
+                "gguf": model.gguf(),
                 "out": if self.dry_run { None } else { Some(&self.out) },
                 "export": export,
                 "bytes_before": before,
@@ -363,8 +364,12 @@ fn windows(model: &Model, file: &Path) -> Result<Vec<Vec<u32>>> {
     };
     let tokenizer = model.tokenizer()?;
     let most = WINDOW.min(model.spec().max_positions);
-    // What the tokenizer puts before any text stands before each window, too.
-    let before = tokenizer.encode("", true)?;
+    // A BOS stands before each window where the tokenizer puts one before a text.
+    let before: Vec<u32> = tokenizer
+        .bos()
+        .filter(|_| tokenizer.adds_bos())
+        .into_iter()
+        .collect();
     let room = most.saturating_sub(before.len()).max(2);
     let mut tokens = Vec::new();
     for text in texts {

@@ -145,6 +145,13 @@ fn check_sample(task: &Task, sample: &Sample) -> std::result::Result<(), String>
             asked.len()
         ));
     }
+    let given = sample.resps.iter().map(|score| score.log_prob);
+    let above = given
+        .chain(sample.windows.iter().copied())
+        .find(|x| *x > 0.0);
+    if let Some(x) = above {
+        return Err(format!("a log-probability of {x}, expected at most 0"));
+    }
     for (i, (found, expected)) in sample.arguments.iter().zip(&asked).enumerate() {
         let same = match (expected, found.as_slice()) {
             // Worked examples stand before the context.

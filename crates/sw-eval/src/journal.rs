@@ -51,17 +51,30 @@ impl Journal {
     /// be read or written.
     pub fn open(path: impl Into<PathBuf>, key: &Key) -> Result<(Self, HashMap<usize, Score>)> {
         let path = path.into();
-        let opened = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(&path);
-        let mut file = opened.map_err(|e| Error::io(&path, e))?;
-        if let Err(TryLockError::WouldBlock) = file.try_lock() {
-            let problem = "another process is writing to it; wait for it, name another folder, or give each process its --shard";
-            return Err(Error::journal(&path, problem));
-        } // a file system without locks is trusted
+        let mut file = loop {
+            if path.is_symlink() {
+                let problem =
+                    "it is a link, expected a file of its own; remove it, or name another folder";
+                return Err(Error::journal(&path, problem));
+            }
+            if path.exists() {
+                sw_tensor::open_regular(&path).map_err(|e| Error::io(&path, e))?;
+            }
+            let opened = OpenOptions::new()
+                .read(true)
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .open(&path);
+            let file = opened.map_err(|e| Error::io(&path, e))?;
+            if let Err(TryLockError::WouldBlock) = file.try_lock() {
+                let problem = "another process is writing to it; wait for it, name another folder, or give each process its --shard";
+                return Err(Error::journal(&path, problem));
+            } // a file system without locks is trusted
+            if is_at(&file, &path).map_err(|e| Error::io(&path, e))? {
+                break file;
+            } // the run that it belonged to ended and removed it before it was locked
+        };
         let (found, end) = read(&path, &mut file, key)?;
         file.set_len(end)
             .and_then(|()| file.seek(SeekFrom::End(0)))
@@ -71,6 +84,31 @@ impl Journal {
             journal.write(key)?;
         }
         Ok((journal, found))
+    }
+}
+
+/// Whether an open file is still the one at its path.
+#[cfg(unix)]
+fn is_at(file: &File, path: &Path) -> std::io::Result<bool> {
+    use std::os::unix::fs::MetadataExt;
+    let open = file.metadata()?;
+    match path.symlink_metadata() {
+        Ok(there) => Ok((there.dev(), there.ino()) == (open.dev(), open.ino())),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
+/// Other systems do not remove a file that is open.
+#[cfg(not(unix))]
+fn is_at(_: &File, _: &Path) -> std::io::Result<bool> {
+    Ok(true)
+}
+
+impl Journal {
+    /// The journal's lock, which is held until both are dropped: no other run begins while this one's results are written.
+    pub(crate) fn lock(&self) -> Result<File> {
+        self.file.try_clone().map_err(|e| Error::io(&self.path, e))
     }
 }
 
@@ -138,6 +176,9 @@ fn read(path: &Path, file: &mut File, key: &Key) -> Result<(HashMap<usize, Score
                 serde_json::from_slice(&line).map_err(|_| broken("not an answer"))?;
             if span >= key.spans {
                 return Err(broken("an answer to a request that does not exist"));
+            }
+            if !score.can_be() {
+                return Err(broken("a log-probability above 0"));
             }
             found.insert(span, score);
         }
@@ -230,6 +271,32 @@ mod tests {
         Journal::open(&path, &key()).unwrap();
     }
 
+    #[cfg(unix)]
+    #[test]
+    fn a_link_is_no_journal() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("journal.jsonl");
+        let other = dir.path().join("other");
+        std::fs::write(&other, "").unwrap();
+        std::os::unix::fs::symlink(&other, &path).unwrap();
+        let error = Journal::open(&path, &key()).unwrap_err().to_string();
+        assert!(error.contains("it is a link"), "{error}");
+        assert_eq!(std::fs::read_to_string(&other).unwrap(), "");
+    }
+
+    /// A run may remove its journal between another's opening and locking it.
+    #[test]
+    fn a_journal_that_was_removed_is_not_written_to() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("journal.jsonl");
+        let file = File::create(&path).unwrap();
+        assert!(is_at(&file, &path).unwrap());
+        std::fs::remove_file(&path).unwrap();
+        assert!(!is_at(&file, &path).unwrap());
+        File::create(&path).unwrap();
+        assert!(!is_at(&file, &path).unwrap());
+    }
+
     #[test]
     fn other_runs_and_broken_lines_are_recognised() {
         let dir = tempfile::tempdir().unwrap();
@@ -263,6 +330,15 @@ mod tests {
         std::fs::write(&path, text + "{\"span\": 1, \"log\n{}\n").unwrap();
         let broken = Journal::open(&path, &key()).unwrap_err().to_string();
         assert!(broken.contains("line 3: not an answer"), "{broken}");
+        std::fs::remove_file(&path).unwrap();
+        let (mut journal, _) = Journal::open(&path, &key()).unwrap();
+        journal.append(1, score(0.5)).unwrap();
+        drop(journal);
+        let above = Journal::open(&path, &key()).unwrap_err().to_string();
+        assert!(
+            above.contains("line 2: a log-probability above 0"),
+            "{above}"
+        );
         std::fs::write(&path, "hello\n").unwrap();
         assert!(
             Journal::open(&path, &key())

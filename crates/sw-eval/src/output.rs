@@ -1,8 +1,8 @@
 //! A run into a folder: journal while it runs, files when it is done, shards and their merge.
 
 use std::{
-    fs::File,
-    io::BufReader,
+    cell::RefCell,
+    io::{BufReader, ErrorKind},
     path::{Path, PathBuf},
     time::SystemTime,
 };
@@ -67,9 +67,12 @@ pub fn evaluate_to(
             .dir
             .join(format!("{kind}_{}{part}.{end}", short(config)))
     };
+    let lock = RefCell::new(None); // held until the results are written and the journal is gone
     let open = |key: &Key| {
         std::fs::create_dir_all(&output.dir).map_err(|e| Error::io(&output.dir, e))?;
-        Journal::open(name("journal", &key.config, "jsonl"), key)
+        let (journal, found) = Journal::open(name("journal", &key.config, "jsonl"), key)?;
+        lock.replace(Some(journal.lock()?));
+        Ok((journal, found))
     };
     let run = evaluate_with(lm, tasks, data, options, Some(&open), progress)?;
     let journal = name("journal", &run.config, "jsonl");
@@ -82,7 +85,10 @@ pub fn evaluate_to(
         write_whole(&path, |file| Ok(serde_json::to_writer(file, &run)?))?;
         Written::Shard { path }
     };
-    std::fs::remove_file(&journal).map_err(|e| Error::io(&journal, e))?; // its answers are in the results
+    match std::fs::remove_file(&journal) {
+        Err(e) if e.kind() != ErrorKind::NotFound => return Err(Error::io(&journal, e)),
+        _ => drop(lock), // its answers are in the results
+    }
     Ok(written)
 }
 
@@ -92,7 +98,7 @@ pub fn evaluate_to(
 /// A file that is no shard, shards of different runs, a shard that is missing or given twice.
 pub fn merge(shards: &[PathBuf]) -> Result<EvalResults> {
     let read = |path: &PathBuf| -> Result<Run> {
-        let file = File::open(path).map_err(|e| Error::io(path, e))?;
+        let file = sw_tensor::open_regular(path).map_err(|e| Error::io(path, e))?;
         serde_json::from_reader(BufReader::new(file))
             .map_err(|e| Error::journal(path, format!("not a shard of an evaluation: {e}")))
     };

@@ -8,11 +8,12 @@ use sha2::{Digest, Sha256};
 use sw_intervene::Intervention;
 
 use crate::{
+    Bos,
     data::{self, DataDir, Doc, Split},
     encode::{Context, Encoder},
     error::{Error, Result},
     fewshot::Sampler,
-    model::{Bos, LanguageModel, Span},
+    model::{LanguageModel, Span},
     shard::Shard,
     task::{Cut, Item, Kind, Request, Task},
 };
@@ -213,7 +214,11 @@ fn prepare(
             )));
         }
     };
-    let rows = data::read(&files[&split])?;
+    let limit = options.limit.unwrap_or(usize::MAX);
+    // Where documents are rows, and no worked example is drawn from them, those beyond the limit are only counted.
+    let plain = matches!(task.kind, Kind::Items { prepare: None, .. }) && options.num_fewshot == 0;
+    let rows = data::read_first(&files[&split], if plain { limit } else { usize::MAX })?;
+    let (rows, total) = (rows.docs, rows.total);
     let mut source = Source {
         split,
         files: files[&split]
@@ -226,7 +231,6 @@ fn prepare(
         original: 0,
         effective: 0,
     };
-    let limit = options.limit.unwrap_or(usize::MAX);
     let work = match task.kind {
         Kind::Items { prepare, item } => {
             let prepare = prepare.unwrap_or(Ok);
@@ -270,7 +274,8 @@ fn prepare(
                 );
                 return Err(missing(problem));
             }
-            (source.original, source.effective) = (docs.len(), docs.len().min(limit));
+            source.original = if plain { total } else { docs.len() };
+            source.effective = docs.len().min(limit);
             let mut asked = Vec::new();
             for (doc_id, doc) in docs.into_iter().enumerate().take(limit) {
                 let drawn = sampler.draw(shots, &doc); // for every document: shards draw alike

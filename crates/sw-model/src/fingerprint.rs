@@ -10,7 +10,10 @@ use std::{
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::error::{Error, Result};
+use crate::{
+    config,
+    error::{Error, Result},
+};
 
 /// SHA-256, in hexadecimal, over config, tokenizer, safetensors headers, sizes and sampled blocks.
 ///
@@ -30,7 +33,15 @@ impl Fingerprint {
     /// When a file cannot be read.
     pub fn of(dir: &Path) -> Result<Self> {
         let mut hash = Sha256::new();
-        for name in ["config.json", "tokenizer.json", "tokenizer_config.json"] {
+        let settings = dir.join("tokenizer_config.json");
+        let is_whole = settings.is_file()
+            && config::read_json(&settings)
+                .is_ok_and(|settings| settings["added_tokens_decoder"].is_object());
+        // A tokenizer is read from these two only where its settings do not list the added tokens.
+        let older = ["special_tokens_map.json", "added_tokens.json"];
+        let older = older.into_iter().filter(|_| !is_whole);
+        let names = ["config.json", "tokenizer.json", "tokenizer_config.json"];
+        for name in names.into_iter().chain(older) {
             let path = dir.join(name);
             if path.is_file() {
                 let bytes = std::fs::read(&path).map_err(|e| Error::io(&path, e))?;

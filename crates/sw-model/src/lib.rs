@@ -19,6 +19,7 @@
 #![forbid(unsafe_code)]
 
 mod block;
+mod bos;
 mod config;
 mod edit;
 mod error;
@@ -28,6 +29,7 @@ mod fingerprint;
 mod forward;
 mod generate;
 mod gguf;
+mod guard;
 mod kv;
 mod locate;
 mod model;
@@ -42,11 +44,13 @@ mod spec;
 mod tokenizer;
 mod weights;
 
+pub use bos::{Bos, BosRule, NoBos};
 pub use edit::{EditOp, Linear, LinearAt, WeightCoord, WeightEdit};
 pub use error::{Error, Result};
 pub use fingerprint::Fingerprint;
 pub use forward::Seq;
 pub use gguf::GgufFile;
+pub use guard::guarded;
 pub use kv::Kv;
 pub use locate::{Repo, locate_dataset, locate_model};
 pub use model::Model;

@@ -23,7 +23,7 @@ use sw_detect::{
     measure,
 };
 use sw_eval::{DataDir, Journal, Key, Options, Run, Runtime, Task, Workload, evaluate_workload};
-use sw_intervene::Intervention;
+use sw_intervene::{Intervention, Ranges};
 use sw_model::{Fingerprint, LinearAt, Model};
 
 use crate::{
@@ -54,6 +54,8 @@ pub(crate) struct Lab {
     scratch: tempfile::TempDir,
     runs: RefCell<HashMap<String, Rc<Run>>>,
     workloads: RefCell<HashMap<(String, Option<usize>), Workload>>,
+    /// What SmoothQuant is calibrated with, once for all settings.
+    ranges: Ranges,
 }
 
 impl Lab {
@@ -72,6 +74,7 @@ impl Lab {
             known: known(&inputs.model, &model),
             data_digest: digest(&data)?,
             inputs: inputs.clone(),
+            ranges: Ranges::new(&model),
             model,
             data,
             fingerprint,
@@ -342,7 +345,7 @@ impl Lab {
 
     /// The model under interventions, by the name that it was asked for.
     pub(crate) fn runtime(&self, interventions: &[Intervention]) -> Result<Runtime> {
-        Ok(Runtime::new(&self.model, interventions)?.named(&self.inputs.model))
+        Ok(Runtime::with_ranges(&self.ranges, interventions)?.named(&self.inputs.model))
     }
 
     /// What a task asks; read and encoded once for all settings.
@@ -399,6 +402,7 @@ impl Lab {
             "fingerprint": self.fingerprint,
             "family": self.model.spec().family,
             "dtype": self.model.coding().to_string(),
+            "gguf": self.model.gguf(),
             "unknown_config_fields": self.model.unknown_config_fields(),
         })
     }

@@ -2,7 +2,9 @@
 
 mod doc;
 mod json;
+mod pages;
 mod parquet;
+mod rows;
 
 use std::{
     collections::BTreeMap,
@@ -14,6 +16,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 pub use doc::Doc;
+pub(crate) use rows::Rows;
 
 use crate::error::{Error, Result};
 
@@ -45,10 +48,10 @@ impl FromStr for Split {
     fn from_str(s: &str) -> Result<Self> {
         match s {
             "train" => Ok(Split::Train),
-            "validation" => Ok(Split::Validation),
+            "validation" | "valid" | "val" | "dev" => Ok(Split::Validation),
             "test" => Ok(Split::Test),
             _ => Err(Error::Options(format!(
-                "split {s:?}: expected train, validation or test"
+                "split {s:?}: expected train, validation (valid, val, dev) or test"
             ))),
         }
     }
@@ -108,22 +111,24 @@ impl DataDir {
         Ok(BTreeMap::new())
     }
 
-    /// Where a data set was looked for, and how to get it.
+    /// Where a data set was looked for, what lies there instead, and how to get it.
     pub fn missing(&self, dataset: &Dataset) -> String {
         let fetch = format!("hf download --repo-type dataset {}", dataset.path);
-        match self {
-            Self::Folder(root) => {
-                let dir = root
-                    .join(dataset.path)
-                    .join(dataset.config.unwrap_or("data"));
-                let target = root.join(dataset.path);
+        match (self, self.repository(dataset)) {
+            (Self::Folder(_), Some(target)) => {
+                let found = lies_there(&target, dataset);
                 format!(
-                    "no parquet or json.gz files in {}; fetch them with: {fetch} --local-dir {}",
-                    dir.display(),
+                    "{found}; fetch it with: {fetch} --local-dir {}",
                     target.display()
                 )
             }
-            Self::Cache => format!(
+            (_, Some(target)) => {
+                format!(
+                    "{}; fetch it with: {fetch}, or name a folder",
+                    lies_there(&target, dataset)
+                )
+            }
+            (_, None) => format!(
                 "{} is not in the Hugging Face cache; fetch it with: {fetch}, or name a folder",
                 dataset.path
             ),
@@ -138,24 +143,30 @@ impl DataDir {
     }
 }
 
+/// The files of each split in a folder: `SPLIT-00000-of-00001.parquet`, or `SPLIT/0000.parquet`.
 fn splits(dir: &Path, first_file_only: bool) -> Result<BTreeMap<Split, Vec<PathBuf>>> {
     let mut found: BTreeMap<Split, Vec<PathBuf>> = BTreeMap::new();
     if !dir.is_dir() {
         return Ok(found);
     }
-    for entry in std::fs::read_dir(dir).map_err(|e| Error::io(dir, e))? {
-        let path = entry.map_err(|e| Error::io(dir, e))?.path();
-        let name = path
-            .file_name()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned();
-        let readable = parquet::reads(&name) || json::reads(&name);
-        let split = name
-            .split(['-', '.', '_'])
-            .find_map(|part| part.parse().ok());
-        if let (true, Some(split)) = (readable, split) {
-            found.entry(split).or_default().push(path);
+    for (name, path) in entries(dir)? {
+        if readable(&name) {
+            let mut parts = name.split(['-', '.', '_']);
+            if let Some(split) = parts.find_map(|part| part.parse().ok()) {
+                found.entry(split).or_default().push(path);
+            }
+        }
+    }
+    if found.is_empty() {
+        for (name, path) in entries(dir)? {
+            if let (Ok(split), true) = (name.parse(), path.is_dir()) {
+                let files = entries(&path)?.into_iter();
+                let files: Vec<_> = files.filter(|(name, _)| readable(name)).collect();
+                if !files.is_empty() {
+                    let files = files.into_iter().map(|(_, path)| path);
+                    found.entry(split).or_default().extend(files);
+                }
+            }
         }
     }
     for files in found.values_mut() {
@@ -167,34 +178,85 @@ fn splits(dir: &Path, first_file_only: bool) -> Result<BTreeMap<Split, Vec<PathB
     Ok(found)
 }
 
+fn readable(name: &str) -> bool {
+    parquet::reads(name) || json::reads(name)
+}
+
+/// What lies in a folder, by name.
+fn entries(dir: &Path) -> Result<Vec<(String, PathBuf)>> {
+    let named = |entry: std::io::Result<std::fs::DirEntry>| {
+        let entry = entry.map_err(|e| Error::io(dir, e))?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        Ok((name, entry.path()))
+    };
+    let entries = std::fs::read_dir(dir).map_err(|e| Error::io(dir, e))?;
+    let mut all = entries.map(named).collect::<Result<Vec<_>>>()?;
+    all.sort();
+    Ok(all)
+}
+
+/// Where a data set should be, and what is there instead.
+fn lies_there(repository: &Path, dataset: &Dataset) -> String {
+    let folders = dataset.config.into_iter().chain(["data", "default", ""]);
+    let mut folders = folders.map(|folder| repository.join(folder));
+    let expected = repository.join(dataset.config.unwrap_or("data"));
+    let Some(dir) = folders.find(|dir| dir.is_dir()) else {
+        return format!("{}: there is no such folder", expected.display());
+    };
+    let names = entries(&dir).unwrap_or_default();
+    let mut list: Vec<String> = names
+        .iter()
+        .take(5)
+        .map(|(name, _)| format!("{name:?}"))
+        .collect();
+    match names.len() {
+        0 => list.push("nothing".into()),
+        6.. => list.push(format!("{} more", names.len() - 5)),
+        _ => {}
+    }
+    format!(
+        "no parquet or json.gz files of a split (train, validation, test) in {}: found {}",
+        dir.display(),
+        list.join(", ")
+    )
+}
+
 /// All rows of some files, in order.
 ///
 /// # Errors
-/// One line naming the file: empty, broken, or without rows.
+/// One line naming the file: empty, broken, without rows, or beyond the bounds that `docs/evaluation.md` states.
 pub fn read(files: &[PathBuf]) -> Result<Vec<Doc>> {
-    let mut docs = Vec::new();
+    Ok(read_first(files, usize::MAX)?.docs)
+}
+
+/// The first rows of some files, in order; the others are counted and not looked at.
+///
+/// # Errors
+/// As [`read`].
+pub(crate) fn read_first(files: &[PathBuf], wanted: usize) -> Result<Rows> {
+    let mut rows = Rows::new(wanted);
     for path in files {
-        let size = std::fs::metadata(path)
-            .map_err(|e| Error::io(path, e))?
-            .len();
+        let file = sw_tensor::open_regular(path).map_err(|e| Error::io(path, e))?;
+        let size = file.metadata().map_err(|e| Error::io(path, e))?.len();
         if size == 0 {
             return Err(Error::data(
                 path,
                 "the file is empty (0 bytes); download it again",
             ));
         }
-        let before = docs.len();
+        let before = rows.total;
+        rows.of(path);
         let name = path.to_string_lossy();
         if parquet::reads(&name) {
-            parquet::read(path, &mut docs)?;
+            parquet::read(path, &mut rows)?;
         } else {
-            json::read(path, &mut docs)?;
+            json::read(path, &mut rows)?;
         }
-        if docs.len() == before {
+        if rows.total == before {
             return Err(Error::data(path, "no rows"));
         }
     }
-    Ok(docs)
+    Ok(rows)
 }
 
 /// The `text` of a file's first rows: the reader of [`Applied`](sw_intervene::Applied).
@@ -202,9 +264,9 @@ pub fn read(files: &[PathBuf]) -> Result<Vec<Doc>> {
 /// # Errors
 /// One line: a file that cannot be read, or a row without a `text`.
 pub fn read_texts(file: &Path, rows: usize) -> Result<Vec<String>, String> {
-    let docs = read(&[file.to_owned()]).map_err(|e| e.to_string())?;
+    let rows = read_first(&[file.to_owned()], rows).map_err(|e| e.to_string())?;
     let text = |doc: &Doc| doc.text("text").map(str::to_owned);
-    let texts: Result<_> = docs.iter().take(rows).map(text).collect();
+    let texts: Result<_> = rows.docs.iter().map(text).collect();
     texts.map_err(|e| e.to_string())
 }
 

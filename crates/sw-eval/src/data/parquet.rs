@@ -1,30 +1,63 @@
 //! Rows of parquet files.
 
-use std::{fs::File, path::Path, sync::Arc};
+use std::{fs::File, path::Path};
 
 use parquet::{
+    errors::ParquetError,
     file::reader::{FileReader, SerializedFileReader},
     record::{Field, Row},
 };
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
+use sw_model::guarded;
 
-use super::Doc;
+use super::{
+    pages,
+    rows::{ROW, Rows, size},
+};
 use crate::error::{Error, Result};
 
 pub(super) fn reads(name: &str) -> bool {
     name.ends_with(".parquet")
 }
 
-pub(super) fn read(path: &Path, docs: &mut Vec<Doc>) -> Result<()> {
-    let broken = |e: parquet::errors::ParquetError| {
-        Error::data(path, format!("not a parquet file that can be read: {e}"))
+pub(super) fn read(path: &Path, rows: &mut Rows) -> Result<()> {
+    let broken = |problem: &dyn std::fmt::Display| {
+        Error::data(
+            path,
+            format!("not a parquet file that can be read: {problem}"),
+        )
     };
-    let file = File::open(path).map_err(|e| Error::io(path, e))?;
+    let file = sw_tensor::open_regular(path).map_err(|e| Error::io(path, e))?;
+    // The library panics on some broken files.
+    let read = guarded(|| read_rows(path, file, rows, &|e| broken(&e)));
+    read.unwrap_or_else(|| Err(broken(&"the file contradicts itself")))
+}
+
+fn read_rows(
+    path: &Path,
+    file: File,
+    rows: &mut Rows,
+    broken: &dyn Fn(ParquetError) -> Error,
+) -> Result<()> {
+    let again = file.try_clone().map_err(|e| Error::io(path, e))?;
     let reader = SerializedFileReader::new(file).map_err(broken)?;
-    let source: Arc<Path> = path.into();
-    for (i, row) in reader.get_row_iter(None).map_err(broken)?.enumerate() {
-        docs.push(Doc::new(object(&row.map_err(broken)?), source.clone(), i));
+    let held = usize::try_from(reader.metadata().file_metadata().num_rows()).unwrap_or(0);
+    if rows.full() {
+        rows.count(held);
+        return Ok(());
     }
+    pages::check(&again, reader.metadata()).map_err(|problem| Error::data(path, problem))?;
+    let mut read = 0;
+    for row in reader.get_row_iter(None).map_err(broken)?.take(rows.room()) {
+        let fields = object(&row.map_err(broken)?);
+        if fields.values().map(size).sum::<usize>() > ROW {
+            let problem = format!("row {read}: more than {ROW} bytes, the most of a row");
+            return Err(Error::data(path, problem));
+        }
+        rows.push(fields, read)?;
+        read += 1;
+    }
+    rows.count(held.saturating_sub(read));
     Ok(())
 }
 
@@ -49,8 +82,13 @@ fn value(field: &Field) -> Value {
         Field::Float(x) => (*x).into(),
         Field::Double(x) => (*x).into(),
         Field::Str(x) => x.as_str().into(),
+        // Text whose writer did not say that it is text. Other bytes (a picture) are text to no task.
+        Field::Bytes(x) => match std::str::from_utf8(x.data()) {
+            Ok(text) => text.into(),
+            Err(_) => json!({"bytes": x.data().len()}),
+        },
         Field::Group(row) => Value::Object(object(row)),
         Field::ListInternal(list) => list.elements().iter().map(value).collect(),
-        other => other.to_string().into(), // dates, decimals, bytes, maps: no task reads them
+        other => other.to_string().into(), // dates, decimals, maps: no task reads them
     }
 }

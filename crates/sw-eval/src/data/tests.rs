@@ -85,6 +85,22 @@ fn json_lines_plain_and_compressed() {
     }
 }
 
+/// Thirty million rows for a limit of two are counted, not kept.
+#[test]
+fn rows_beyond_the_wanted_are_only_counted() {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, text) in [
+        ("x.jsonl", "{\"n\": 0}\n{\"n\": 1}\nnot looked at\n"),
+        ("x.json", "[{\"n\": 0}, {\"n\": 1}, 3]"),
+    ] {
+        let path = dir.path().join(name);
+        fs::write(&path, text).unwrap();
+        let rows = read_first(&[path], 2).unwrap();
+        assert_eq!((rows.docs.len(), rows.total), (2, 3), "{name}");
+        assert_eq!(rows.docs[1].integer("n").unwrap(), 1);
+    }
+}
+
 #[test]
 fn broken_files_get_one_clear_line() {
     let dir = tempfile::tempdir().unwrap();

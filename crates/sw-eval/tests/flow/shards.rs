@@ -119,6 +119,10 @@ fn shards_that_were_changed_are_refused() {
         "found 1 metrics, expected 3",
     );
     refused(&|s| sample(s, "resps", json!([])), "0 answers, expected 2");
+    refused(
+        &|s| s["tasks"][0]["samples"][0]["resps"][0]["log_prob"] = json!(0.5),
+        "document 1: a log-probability of 0.5",
+    );
     refused(&|s| sample(s, "gold", json!(0)), "its target is not");
     refused(
         &|s| sample(s, "arguments", json!([["a", "b"], ["c", "d"]])),

@@ -48,6 +48,7 @@ impl<'a> Encoder<'a> {
     /// # Errors
     /// `Bos::On` without a BOS token; a tokenizer with neither BOS nor EOS.
     pub fn new(lm: &'a dyn LanguageModel, bos: Bos) -> Result<Self> {
+        let begin = lm.encode("a", true)?; // a broken tokenizer is told as such, before what it lacks
         if bos == Bos::On && lm.bos().is_none() {
             return Err(Error::Options(
                 "bos on: the tokenizer has no BOS token; use auto or off".into(),
@@ -59,7 +60,7 @@ impl<'a> Encoder<'a> {
                     .into(),
             )
         })?;
-        let begins = lm.encode("a", true)?.first() == Some(&prefix);
+        let begins = begin.first() == Some(&prefix);
         Ok(Self {
             lm,
             bos,

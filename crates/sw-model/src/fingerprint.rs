@@ -10,7 +10,12 @@ use std::{
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::error::{Error, Result};
+use sw_tensor::files;
+
+use crate::{
+    config::MAX_FILE,
+    error::{Error, Result},
+};
 
 /// SHA-256, in hexadecimal, over config, tokenizer, safetensors headers, sizes and sampled blocks.
 ///
@@ -32,8 +37,9 @@ impl Fingerprint {
         let mut hash = Sha256::new();
         for name in ["config.json", "tokenizer.json", "tokenizer_config.json"] {
             let path = dir.join(name);
-            if path.is_file() {
-                let bytes = std::fs::read(&path).map_err(|e| Error::io(&path, e))?;
+            if files::is_there(&path).map_err(|e| Error::io(&path, e))? {
+                let bytes =
+                    files::read_inside(&path, MAX_FILE).map_err(|e| Error::io(&path, e))?;
                 hash.update(name);
                 hash.update((bytes.len() as u64).to_le_bytes());
                 hash.update(bytes);
@@ -79,7 +85,7 @@ impl Fingerprint {
 }
 
 fn hash_shard(path: &Path, hash: &mut Sha256) -> std::io::Result<()> {
-    let mut file = File::open(path)?;
+    let mut file = files::open_inside(path)?;
     let size = file.metadata()?.len();
     let mut length = [0; 8];
     file.read_exact(&mut length)?;

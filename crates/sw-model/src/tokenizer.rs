@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
+use sw_tensor::files;
 
 use crate::{config, error::Error};
 
@@ -22,7 +23,9 @@ impl Tokenizer {
     /// Opens `tokenizer.json` and `tokenizer_config.json` of a checkpoint directory.
     pub(crate) fn open(dir: &Path, config: &Value) -> Result<Self, (PathBuf, String)> {
         let path = dir.join("tokenizer.json");
-        if !path.is_file() {
+        let there =
+            |path: &Path| files::is_there(path).map_err(|e| (path.to_owned(), e.to_string()));
+        if !there(&path)? {
             let hint = if dir.join("tokenizer.model").is_file() {
                 "only tokenizer.model is there; convert it with transformers: AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)"
             } else {
@@ -31,7 +34,7 @@ impl Tokenizer {
             return Err((path, format!("no such file; {hint}")));
         }
         let settings_path = dir.join("tokenizer_config.json");
-        let settings = if settings_path.is_file() {
+        let settings = if there(&settings_path)? {
             config::read_json(&settings_path).map_err(|e| (settings_path, e.to_string()))?
         } else {
             Value::Null
@@ -48,6 +51,7 @@ impl Tokenizer {
         settings: &Value,
         config: &Value,
     ) -> Result<Self, (PathBuf, String)> {
+        bounded(file).map_err(|e| unreadable(path, &e))?;
         let inner = guarded(|| {
             let mut inner = tokenizers::Tokenizer::from_bytes(file.to_string())?;
             inner.with_padding(None);
@@ -152,6 +156,65 @@ fn guarded<T>(call: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, String>
     match crate::guard::guarded(call) {
         Some(answer) => answer.map_err(|e| e.to_string()),
         None => Err("the file contradicts itself: the tokenizer stops in the middle".into()),
+    }
+}
+
+/// How many times longer than a text a normalizer may make it.
+const GROWTH: usize = 64;
+
+/// Refuses a tokenizer that would take more memory than it has bytes: normalizers that multiply the length of a text one
+/// after the other, and compiled tables that say they are larger than they are.
+fn bounded(file: &Value) -> Result<(), String> {
+    let mut growth = 1usize;
+    for part in ["normalizer", "pre_tokenizer", "decoder"] {
+        for step in steps(&file[part]) {
+            if let Some(table) = step["precompiled_charsmap"].as_str() {
+                compiled(table)?;
+            }
+            let Some(content) = step["content"].as_str().filter(|_| step["type"] == "Replace")
+            else {
+                continue;
+            };
+            let replaced = step["pattern"]["String"].as_str().map_or(0, str::len);
+            growth = growth.saturating_mul(match replaced {
+                // A pattern may match between any two bytes.
+                0 => content.len() + 1,
+                n => content.len().div_ceil(n).max(1),
+            });
+            if growth > GROWTH {
+                return Err(format!(
+                    "its {part} makes a text {growth} times longer, expected at most {GROWTH} times"
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The steps of a part of a tokenizer, which may be sequences of others.
+fn steps(part: &Value) -> Vec<&Value> {
+    let inner = ["normalizers", "pretokenizers", "decoders"]
+        .into_iter()
+        .filter_map(|name| part[name].as_array());
+    let mut all: Vec<_> = inner.flatten().flat_map(steps).collect();
+    all.push(part);
+    all
+}
+
+/// Checks the length in front of a table of SentencePiece's normalization: 32 bits, little-endian, of a table in Base64.
+fn compiled(table: &str) -> Result<(), String> {
+    let head = table.get(..8).and_then(|head| base64::decode(head).ok());
+    let length = head
+        .as_deref()
+        .and_then(<[u8]>::first_chunk)
+        .map(|bytes| u32::from_le_bytes(*bytes) as usize);
+    match length {
+        Some(length) if length <= table.len() / 4 * 3 => Ok(()),
+        Some(length) => Err(format!(
+            "its precompiled_charsmap says that it has {length} bytes, found {}",
+            table.len() / 4 * 3
+        )),
+        None => Err("its precompiled_charsmap is not in Base64".into()),
     }
 }
 

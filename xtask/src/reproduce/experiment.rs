@@ -8,6 +8,8 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
+use sw_cli::program;
+
 use crate::{lab::Lab, outcome::Outcome, page::files};
 
 /// One table or figure: its options are its arguments on the command line, and are recorded with its results.
@@ -75,7 +77,7 @@ pub(super) fn record<E: Experiment>(experiment: &E, lab: &Lab, fresh: bool) -> R
     let clock = Instant::now();
     let (outcome, finished) = outcome(experiment, &configuration, lab, fresh)?;
     if finished {
-        eprintln!("{}: finished before, in the same configuration", E::NAME);
+        program::tell(format!("{}: finished before, in the same configuration", E::NAME));
     }
     debug_assert_eq!(
         outcome

@@ -27,7 +27,7 @@ pub(super) fn read(path: &Path, rows: &mut Rows) -> Result<()> {
             format!("not a parquet file that can be read: {problem}"),
         )
     };
-    let file = sw_tensor::open_regular(path).map_err(|e| Error::io(path, e))?;
+    let file = sw_tensor::files::open_regular(path).map_err(|e| Error::io(path, e))?;
     // The library panics on some broken files.
     let read = guarded(|| read_rows(path, file, rows, &|e| broken(&e)));
     read.unwrap_or_else(|| Err(broken(&"the file contradicts itself")))

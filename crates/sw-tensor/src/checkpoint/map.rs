@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::ops::{Deref, Range};
+use std::path::Path;
 
 use memmap2::Mmap;
 #[cfg(target_os = "linux")]
@@ -13,14 +14,24 @@ use crate::mat::Storage;
 /// A mapped file. Its pages are given back by all threads; the system alone would take one, and as long as a sixth of a
 /// detection.
 #[derive(Debug)]
-pub(crate) struct FileMap(Mmap);
+pub(crate) struct FileMap(Mmap, #[cfg(unix)] super::shortened::Listed);
 
 /// Maps the whole of `file` for reading.
-pub(super) fn map(file: &File) -> io::Result<FileMap> {
+///
+/// `path`: what it is called where it became shorter.
+#[cfg_attr(not(unix), expect(unused_variables))]
+pub(super) fn map(file: &File, path: &Path) -> io::Result<FileMap> {
     // SAFETY: the mapping is private and read-only, and every read of it goes through byte slices, for which any bit
     // pattern is valid. Nobody may change or shorten the file while it is mapped; that is a documented condition of
     // `Checkpoint`, which no program can enforce.
-    unsafe { Mmap::map(file) }.map(FileMap)
+    let map = unsafe { Mmap::map(file) }?;
+    #[cfg(unix)]
+    let listed = super::shortened::list(&map, path);
+    Ok(FileMap(
+        map,
+        #[cfg(unix)]
+        listed,
+    ))
 }
 
 impl Deref for FileMap {

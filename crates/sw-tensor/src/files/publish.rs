@@ -7,6 +7,7 @@
 //! ```
 
 use std::{
+    ffi::{OsStr, OsString},
     fs::{self, File, OpenOptions, TryLockError},
     io::{self, BufWriter, ErrorKind, Write},
     path::{Path, PathBuf},
@@ -69,7 +70,7 @@ impl NewFolder {
                 return Err(no(problem.into()));
             }
         }
-        let in_cache = |part: &std::ffi::OsStr| part.to_string_lossy().starts_with("models--");
+        let in_cache = |part: &OsStr| part.to_string_lossy().starts_with("models--");
         if place.iter().any(in_cache) {
             let problem =
                 "lies in a Hugging Face cache, which is never written; choose another folder";
@@ -78,7 +79,7 @@ impl NewFolder {
         let (Some(parent), Some(name)) = (place.parent(), place.file_name()) else {
             return Err(no("is no place for a folder".into()));
         };
-        let mut hidden = std::ffi::OsString::from(".");
+        let mut hidden = OsString::from(".");
         hidden.push(name);
         hidden.push(".part");
         let beside = parent.join(hidden);
@@ -208,7 +209,8 @@ pub fn is_unfinished(dir: &Path) -> bool {
         .is_some_and(|parent| parent.join(MARK).is_file())
 }
 
-/// Writes a file whole or not at all: beside its place first, under a name of its own, renamed when it is on the disk.
+/// Writes a file whole or not at all: beside its place first, under a name of its own (`.NAME.PROCESS-NUMBER.part`), renamed
+/// when it is on the disk. Such files in the same folder that nobody holds, because a run was killed, are removed.
 ///
 /// # Errors
 /// The system's, or those of `write`; a file that stood there stays as it was, and nothing else is left.
@@ -216,19 +218,9 @@ pub fn write_whole(
     path: &Path,
     write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
 ) -> io::Result<()> {
-    static NEXT: AtomicU64 = AtomicU64::new(0);
     let name = path.file_name().ok_or(ErrorKind::IsADirectory)?;
-    let (file, beside) = loop {
-        let mut hidden = std::ffi::OsString::from(".");
-        hidden.push(name);
-        let next = NEXT.fetch_add(1, Ordering::Relaxed);
-        hidden.push(format!(".{}-{next}.part", std::process::id()));
-        let beside = path.with_file_name(hidden);
-        match OpenOptions::new().write(true).create_new(true).open(&beside) {
-            Err(e) if e.kind() == ErrorKind::AlreadyExists => {} // of a process that had this number and was killed
-            file => break (file?, beside),
-        }
-    };
+    sweep(path);
+    let (file, beside) = begin(path, name)?;
     let mut file = BufWriter::new(file);
     let written = write(&mut file)
         .and_then(|()| file.flush())
@@ -237,6 +229,57 @@ pub fn write_whole(
     written.inspect_err(|_| {
         let _ = fs::remove_file(&beside); // the first error matters more
     })
+}
+
+/// A new file beside a path, locked.
+fn begin(path: &Path, name: &OsStr) -> io::Result<(File, PathBuf)> {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    loop {
+        let mut hidden = OsString::from(".");
+        hidden.push(name);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        hidden.push(format!(".{}-{number}.part", std::process::id()));
+        let beside = path.with_file_name(hidden);
+        let opened = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .open(&beside);
+        let file = match opened {
+            // Of a process that had this number before.
+            Err(e) if e.kind() == ErrorKind::AlreadyExists => continue,
+            file => file?,
+        };
+        let _ = file.lock(); // a file system without locks is trusted
+        if is_at(&file, &beside)? {
+            return Ok((file, beside));
+        } // another process took it for a dead one's before it was locked
+    }
+}
+
+/// Removes what killed processes left when they wrote files into the folder of `path`.
+fn sweep(path: &Path) {
+    let folder = match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let left = entry.file_name().to_str().is_some_and(is_ours);
+        if left && let Ok(file) = OpenOptions::new().write(true).open(entry.path()) {
+            // Whoever writes it holds it. What cannot be removed is in nobody's way.
+            if file.try_lock().is_ok() {
+                let _ = fs::remove_file(entry.path());
+            }
+        }
+    }
+}
+
+/// Whether a name is of the form `.NAME.PROCESS-NUMBER.part`.
+fn is_ours(name: &str) -> bool {
+    let middle = name.strip_prefix('.').and_then(|n| n.strip_suffix(".part"));
+    let numbers = middle.and_then(|n| n.rsplit_once('.'));
+    let numbers = numbers.and_then(|(_, n)| n.split_once('-'));
+    let is_number = |n: &str| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit());
+    numbers.is_some_and(|(process, number)| is_number(process) && is_number(number))
 }
 
 fn io_at(path: &Path, action: &'static str) -> impl FnOnce(io::Error) -> Error {

@@ -195,3 +195,19 @@ fn a_file_is_replaced_whole_by_many_at_once_or_stays() {
     assert_eq!(fs::read(&path).unwrap(), before);
     assert_eq!(names(dir.path()), ["a.json"]);
 }
+
+#[test]
+fn what_killed_processes_left_is_swept_and_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let theirs = [".a.json.12-x.part", ".part", "a.1-2.part", ".git", ".b.part"];
+    for name in theirs.iter().copied().chain([".a.json.12-0.part", ".results_1.json.9-7.part"]) {
+        fs::write(dir.path().join(name), "").unwrap();
+    }
+    let busy = File::create(dir.path().join(".c.5-6.part")).unwrap();
+    busy.lock().unwrap();
+    write_whole(&dir.path().join("a.json"), |_| Ok(())).unwrap();
+    let mut expected: Vec<_> = theirs.to_vec();
+    expected.extend([".c.5-6.part", "a.json"]);
+    expected.sort_unstable();
+    assert_eq!(names(dir.path()), expected);
+}

@@ -1,5 +1,7 @@
 //! What several benchmarks share: checkpoints of real shapes with random weights.
 
+mod gguf;
+
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};

@@ -121,6 +121,10 @@ impl Detect {
         let more = self.more(&model, &report, &options)?;
         if self.json {
             let mut json = serde_json::to_value(&report)?;
+            json["dtype"] = model.coding().to_string().into();
+            if let Some(file) = model.gguf() {
+                json["gguf"] = json!(file);
+            }
             if let (Value::Object(json), Value::Object(more)) = (&mut json, more) {
                 json.extend(more);
             }

@@ -266,6 +266,7 @@ impl Quantize {
         if self.json {
             let mut report = json!({
                 "model": self.model.model,
+                "gguf": model.gguf(),
                 "out": if self.dry_run { None } else { Some(&self.out) },
                 "export": export,
                 "bytes_before": before,

@@ -126,7 +126,7 @@ impl Model {
         &self.opened.ignored
     }
 
-    /// Config fields that were passed over because no model is known to read them.
+    /// Config fields, or metadata keys of a GGUF file, that were passed over because no model is known to read them.
     pub fn unknown_config_fields(&self) -> &[String] {
         &self.opened.unknown
     }

@@ -25,7 +25,7 @@ pub struct OpenOptions {
     /// it, as in `rope_scaling.factor`.
     pub ignore_config_fields: Vec<String>,
     /// Whether a config field that no model is known to read is an error; otherwise it is passed over, and
-    /// [`Model::unknown_config_fields`] names it.
+    /// [`Model::unknown_config_fields`] names it. The same of metadata keys of a GGUF file.
     pub strict_config: bool,
     /// Which GGUF file of a folder is opened; `None`: the only one, where it has no safetensors.
     pub gguf: Option<String>,
@@ -48,6 +48,24 @@ pub trait Decoder: std::fmt::Debug + Send + Sync {
         name: &str,
         shape: [usize; 2],
     ) -> Result<Option<Mat>, String>;
+}
+
+/// The one warning that lists the fields of a config, or the metadata keys of a GGUF file, that no known model reads.
+fn passed_over(path: &Path, unknown: &[String], options: &OpenOptions) -> Result<Vec<String>> {
+    let [first, ..] = unknown else {
+        return Ok(Vec::new());
+    };
+    let fields = unknown.join(", ");
+    if options.strict_config {
+        let problem = format!(
+            "no implemented or known model reads this; leave it out, open without --strict-config, or pass --ignore-config-field {first}"
+        );
+        return Err(config::config_error(path, fields, problem));
+    }
+    let file = path.display();
+    Ok(vec![format!(
+        "{file}: passed over, since no known model reads them: {fields}"
+    )])
 }
 
 /// A warning where the tokenizer makes tokens that the embedding has no row for.
@@ -119,25 +137,10 @@ impl Model {
             checkpoint.names().count(),
             &options.ignore_config_fields,
         )?;
-        if let (true, [first, ..]) = (options.strict_config, &unknown[..]) {
-            return Err(config::config_error(
-                &path,
-                unknown.join(", "),
-                format!(
-                    "no implemented or known model reads this; leave it out, open without --strict-config, or pass --ignore-config-field {first}"
-                ),
-            ));
-        }
+        let mut warnings = passed_over(&path, &unknown, options)?;
         spec.names.fit(&checkpoint);
         let weights = Weights::load(&spec, &checkpoint, decoder)?;
         let tokenizer = Tokenizer::open(dir, &config);
-        let mut warnings = Vec::new();
-        if !unknown.is_empty() {
-            let (file, fields) = (path.display(), unknown.join(", "));
-            warnings.push(format!(
-                "{file}: passed over, since no known model reads them: {fields}"
-            ));
-        }
         warnings.extend(more_tokens_than_rows(&tokenizer, &spec));
         let ropes = spec.rope_tables();
         let (dtype, coding) = weights.stored_as();
@@ -159,9 +162,10 @@ impl Model {
 
     fn open_gguf(file: &Path, options: &OpenOptions) -> Result<Self> {
         let source = gguf::open(file, &options.ignore_config_fields)?;
+        let mut warnings = passed_over(file, &source.unknown, options)?;
         let weights = Weights::load(&source.spec, &source.checkpoint, None)?;
         let (dtype, coding) = weights.stored_as();
-        let warnings = more_tokens_than_rows(&source.tokenizer, &source.spec);
+        warnings.extend(more_tokens_than_rows(&source.tokenizer, &source.spec));
         let opened = Opened {
             dir: source.checkpoint.dir().into(),
             gguf: Some(source.file),
@@ -170,8 +174,8 @@ impl Model {
             dtype,
             coding,
             ignored: options.ignore_config_fields.clone(),
-            unknown: Vec::new(),
-            warnings: warnings.into_iter().collect(),
+            unknown: source.unknown,
+            warnings,
             tokenizer: source.tokenizer,
             scratch: Mutex::default(),
         };

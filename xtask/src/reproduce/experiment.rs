@@ -176,6 +176,9 @@ fn command<E: Experiment>(options: &Value, lab: &Lab) -> Result<String> {
     if !inputs.is_embedded() {
         flag("model", inputs.model.clone());
     }
+    if let Some(name) = &inputs.gguf {
+        flag("gguf", name.clone());
+    }
     if let Some(data) = &inputs.data {
         flag("data", data.display().to_string());
     }

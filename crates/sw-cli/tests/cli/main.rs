@@ -2,6 +2,7 @@
 
 mod detect;
 mod eval;
+mod gguf;
 mod quantize;
 mod usage;
 

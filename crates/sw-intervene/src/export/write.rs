@@ -73,13 +73,16 @@ impl Plan {
             }
         }
         put("config.json", &self.config()?)?;
-        let record = json!({
+        let mut record = json!({
             "written_by": concat!("sw-eval ", env!("CARGO_PKG_VERSION")),
             "original": self.model.fingerprint()?,
             "export": self.export,
             "bits_per_weight": self.bits_per_weight()[0],
             "tensors": self.summary(&outcomes),
         });
+        if let Some(gguf) = self.model.gguf() {
+            record["gguf"] = json!(gguf);
+        }
         put("superweight.json", format!("{record:#}\n").as_bytes())?;
         folder.publish()?;
         Ok(outcomes)

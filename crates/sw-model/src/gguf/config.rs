@@ -1,34 +1,13 @@
 //! From the metadata of a GGUF file to the `config.json` of the checkpoint that it was made from.
 
 use serde_json::{Map, Value, json};
+use sw_tensor::GgufValue;
 
 use super::{
     meta::Meta,
     tables::{ARCHS, Arch},
 };
 use crate::error::Result;
-
-/// Keys that change the arithmetic and are not implemented, with the values that change nothing.
-const REFUSED: &[(&str, &[f64])] = &[
-    ("attention.max_alibi_bias", &[0.0]),
-    ("attention.clamp_kqv", &[0.0]),
-    ("attention.scale", &[0.0]),
-    ("attention.temperature_length", &[0.0]),
-    ("attention.q_lora_rank", &[0.0]),
-    ("attention.kv_lora_rank", &[0.0]),
-    ("expert_shared_count", &[0.0]),
-    ("expert_shared_feed_forward_length", &[0.0]),
-    ("expert_weights_scale", &[0.0, 1.0]),
-    ("expert_gating_func", &[0.0, 1.0]),
-    ("leading_dense_block_count", &[0.0]),
-    ("interleave_moe_layer_step", &[0.0, 1.0]),
-    ("logit_scale", &[0.0, 1.0]),
-    ("residual_scale", &[0.0, 1.0]),
-    ("embedding_scale", &[0.0, 1.0]),
-    ("nextn_predict_layers", &[0.0]),
-    ("rope.scaling.yarn_log_multiplier", &[0.0]),
-    ("rope.scaling.yarn_ext_factor", &[-1.0, 1.0]),
-];
 
 /// The architecture of a file. Mixtral's is `llama`, with experts; Mistral's, with a window.
 pub(super) fn arch(meta: Meta<'_>) -> Result<&'static Arch> {
@@ -49,14 +28,6 @@ pub(super) fn arch(meta: Meta<'_>) -> Result<&'static Arch> {
 
 /// The config.
 pub(super) fn config(meta: Meta<'_>, arch: &Arch) -> Result<Value> {
-    for (key, neutral) in REFUSED {
-        if let Some(value) = meta.number(key)?
-            && !neutral.contains(&value)
-        {
-            let problem = format!("not implemented, and it changes the arithmetic (value {value})");
-            return Err(meta.error(&meta.key(key), problem));
-        }
-    }
     let mut config = match arch.model_type {
         "gpt2" => gpt2(meta)?,
         "gpt_neox" => gpt_neox(meta)?,
@@ -87,12 +58,26 @@ fn vocab_size(meta: Meta<'_>) -> Result<u64> {
     Ok(meta.opt("vocab_size")?.unwrap_or(found))
 }
 
+/// Heads of an architecture that gives each query head keys and values of its own.
+fn heads_alone(meta: Meta<'_>) -> Result<u64> {
+    let heads = meta.required("attention.head_count")?;
+    let key = "attention.head_count_kv";
+    match meta.opt(key)? {
+        Some(shared) if shared != heads => {
+            let problem =
+                format!("expected as many as attention.head_count ({heads}), found {shared}");
+            Err(meta.error(&meta.key(key), problem))
+        }
+        _ => Ok(heads),
+    }
+}
+
 fn gpt2(meta: Meta<'_>) -> Result<Map<String, Value>> {
     let config = json!({
         "activation_function": "gelu_new",
         "layer_norm_epsilon": meta.number("attention.layer_norm_epsilon")?,
         "n_embd": meta.required("embedding_length")?,
-        "n_head": meta.required("attention.head_count")?,
+        "n_head": heads_alone(meta)?,
         "n_inner": meta.required("feed_forward_length")?,
         "n_layer": meta.required("block_count")?,
         "n_positions": meta.required("context_length")?,
@@ -101,10 +86,7 @@ fn gpt2(meta: Meta<'_>) -> Result<Map<String, Value>> {
 }
 
 fn gpt_neox(meta: Meta<'_>) -> Result<Map<String, Value>> {
-    let (hidden, heads) = (
-        meta.required("embedding_length")?,
-        meta.required("attention.head_count")?,
-    );
+    let (hidden, heads) = (meta.required("embedding_length")?, heads_alone(meta)?);
     let rotated = meta.opt("rope.dimension_count")?;
     let part = rotated.map(|dim| dim as f64 * heads as f64 / (hidden as f64).max(1.0));
     let config = json!({
@@ -164,17 +146,17 @@ fn llama_like(meta: Meta<'_>, arch: &Arch) -> Result<Map<String, Value>> {
     if arch.model_type != "phi3" && arch.model_type != "olmo2" && arch.model_type != "qwen2" {
         put("head_dim", head_dim.into());
     }
-    let window = meta.opt("attention.sliding_window")?.filter(|&n| n > 0);
+    let window = || -> Result<_> { Ok(meta.opt("attention.sliding_window")?.filter(|&n| n > 0)) };
     match arch.model_type {
         "llama" => {
             put("attention_bias", has("blk.0.attn_q.bias").into());
             put("mlp_bias", has("blk.0.ffn_up.bias").into());
         }
         "mistral" => {
-            put("sliding_window", window.into());
+            put("sliding_window", window()?.into());
         }
         "mixtral" => {
-            put("sliding_window", window.into());
+            put("sliding_window", window()?.into());
             put("num_local_experts", meta.required("expert_count")?.into());
             put(
                 "num_experts_per_tok",
@@ -206,7 +188,7 @@ fn llama_like(meta: Meta<'_>, arch: &Arch) -> Result<Map<String, Value>> {
             put("mlp_only_layers", json!([]));
         }
         "phi3" => {
-            put("sliding_window", window.into());
+            put("sliding_window", window()?.into());
             put(
                 "partial_rotary_factor",
                 json!(rotated as f64 / head_dim.max(1) as f64),
@@ -232,7 +214,10 @@ fn llama_like(meta: Meta<'_>, arch: &Arch) -> Result<Map<String, Value>> {
             put("query_pre_attn_scalar", scalar.into());
             put("hidden_act", "gelu_pytorch_tanh".into());
             put("hidden_activation", "gelu_pytorch_tanh".into());
-            put("sliding_window", window.into());
+            put("sliding_window", window()?.into());
+            if let Some((key, pattern)) = window_pattern(meta, arch)? {
+                put(key, pattern);
+            }
             let caps = [
                 (
                     "attn_logit_softcapping",
@@ -253,6 +238,28 @@ fn llama_like(meta: Meta<'_>, arch: &Arch) -> Result<Map<String, Value>> {
         put("rope_local_base_freq", local.into());
     }
     Ok(config)
+}
+
+/// Which layers have the window, where the file says it: a list of one flag per layer, or the distance of those without one.
+fn window_pattern(meta: Meta<'_>, arch: &Arch) -> Result<Option<(&'static str, Value)>> {
+    let key = meta.key("attention.sliding_window_pattern");
+    if let Some(flags) = meta.value(&key).and_then(GgufValue::as_ints) {
+        let kind = |&flag: &i64| match flag {
+            0 => "full_attention",
+            _ => "sliding_attention",
+        };
+        let kinds: Vec<_> = flags.iter().map(kind).collect();
+        return Ok(Some(("layer_types", json!(kinds))));
+    }
+    let distance = meta.size(&key)?.filter(|&n| n > 0);
+    match distance {
+        Some(n) if n != 2 && arch.model_type == "gemma2" => Err(meta.error(
+            &key,
+            format!("every second layer has none in gemma2, found {n}"),
+        )),
+        Some(n) if arch.model_type != "gemma2" => Ok(Some(("sliding_window_pattern", n.into()))),
+        _ => Ok(None),
+    }
 }
 
 fn object(value: Value) -> Map<String, Value> {

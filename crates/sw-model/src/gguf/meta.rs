@@ -1,6 +1,6 @@
 //! Metadata of a GGUF file, with errors that name the key.
 
-use std::path::Path;
+use std::{cell::RefCell, collections::BTreeSet, path::Path};
 
 use sw_tensor::{Gguf, GgufValue};
 
@@ -9,20 +9,25 @@ use crate::{
     error::{Error, Result},
 };
 
+/// The keys that have been read.
+pub(super) type Read = RefCell<BTreeSet<String>>;
+
 /// The metadata of one file and the prefix of its architecture's keys.
 #[derive(Clone, Copy)]
 pub(super) struct Meta<'a> {
     pub(super) path: &'a Path,
     pub(super) gguf: &'a Gguf,
     arch: &'a str,
+    read: &'a Read,
 }
 
 impl<'a> Meta<'a> {
-    pub(super) fn new(path: &'a Path, gguf: &'a Gguf) -> Result<Meta<'a>> {
+    pub(super) fn new(path: &'a Path, gguf: &'a Gguf, read: &'a Read) -> Result<Meta<'a>> {
         let mut meta = Meta {
             path,
             gguf,
             arch: "",
+            read,
         };
         let key = "general.architecture";
         meta.arch = meta
@@ -39,13 +44,29 @@ impl<'a> Meta<'a> {
         config_error(self.path, key, problem)
     }
 
+    pub(super) fn value(&self, key: &str) -> Option<&'a GgufValue> {
+        self.note(key);
+        self.gguf.metadata().get(key)
+    }
+
+    /// Counts a key as read.
+    pub(super) fn note(&self, key: &str) {
+        self.read.borrow_mut().insert(key.to_owned());
+    }
+
+    /// The keys that have not been read so far, with their values.
+    pub(super) fn unread(&self) -> impl Iterator<Item = (&'a String, &'a GgufValue)> {
+        let all = self.gguf.metadata().iter();
+        all.filter(|(key, _)| !self.read.borrow().contains(*key))
+    }
+
     fn read<T>(
         &self,
         key: &str,
         expected: &str,
         read: impl Fn(&'a GgufValue) -> Option<T>,
     ) -> Result<Option<T>> {
-        let Some(value) = self.gguf.metadata().get(key) else {
+        let Some(value) = self.value(key) else {
             return Ok(None);
         };
         let problem = || format!("expected {expected}, found {}", value.kind());
@@ -86,7 +107,7 @@ impl<'a> Meta<'a> {
     /// A size of the architecture; a list of one per layer must repeat one size.
     pub(super) fn opt(&self, key: &str) -> Result<Option<u64>> {
         let key = self.key(key);
-        match self.gguf.metadata().get(&key).and_then(GgufValue::as_ints) {
+        match self.value(&key).and_then(GgufValue::as_ints) {
             None => self.size(&key),
             Some([first, rest @ ..]) if rest.iter().all(|n| n == first) => {
                 let first = u64::try_from(*first);

@@ -3,6 +3,7 @@
 
 mod config;
 mod find;
+mod keys;
 mod meta;
 mod split;
 mod tables;
@@ -24,7 +25,7 @@ use crate::{
     tokenizer::Tokenizer,
 };
 pub(crate) use find::find;
-use meta::Meta;
+use meta::{Meta, Read};
 
 /// The GGUF file that a model was read from.
 #[derive(Clone, Debug, serde::Serialize)]
@@ -44,6 +45,8 @@ pub(crate) struct Opened {
     pub(crate) file: GgufFile,
     pub(crate) spec: Spec,
     pub(crate) checkpoint: Checkpoint,
+    /// Metadata keys that nothing here reads.
+    pub(crate) unknown: Vec<String>,
     /// An error is kept: a model without a tokenizer still runs on token ids.
     pub(crate) tokenizer: Result<Tokenizer, (PathBuf, String)>,
 }
@@ -51,9 +54,11 @@ pub(crate) struct Opened {
 /// Opens a GGUF file as a checkpoint.
 pub(crate) fn open(path: &Path, ignore: &[String]) -> Result<Opened> {
     let gguf = Gguf::open(path)?;
-    let meta = Meta::new(path, &gguf)?;
+    let read = Read::default();
+    let meta = Meta::new(path, &gguf, &read)?;
     let arch = config::arch(meta)?;
     let config = config::config(meta, arch)?;
+    keys::refuse(meta, ignore)?;
     let views = tensors::views(meta, arch, &config)?;
     // The config is made here from the metadata, so it has no field that no model knows.
     let (spec, _) = family::spec(path, &config, views.len(), ignore)?;
@@ -67,12 +72,18 @@ pub(crate) fn open(path: &Path, ignore: &[String]) -> Result<Opened> {
     let tokenizer = tokenizer::parts(meta)
         .map_err(|e| (path.to_path_buf(), e.to_string()))
         .and_then(|[file, settings]| Tokenizer::new(path, &file, &settings, &config));
+    let mut unknown = keys::unknown(meta, ignore);
+    if tokenizer.is_err() {
+        // Its keys may not have been read.
+        unknown.retain(|key| !key.starts_with("tokenizer."));
+    }
     let file = about(path, &gguf);
     let checkpoint = Checkpoint::from_gguf(folder(path), gguf, views)?;
     Ok(Opened {
         file,
         spec,
         checkpoint,
+        unknown,
         tokenizer,
     })
 }
@@ -80,7 +91,8 @@ pub(crate) fn open(path: &Path, ignore: &[String]) -> Result<Opened> {
 /// The tensors of a GGUF file as those of a checkpoint.
 pub(crate) fn checkpoint(path: &Path) -> Result<Checkpoint> {
     let gguf = Gguf::open(path)?;
-    let meta = Meta::new(path, &gguf)?;
+    let read = Read::default();
+    let meta = Meta::new(path, &gguf, &read)?;
     let arch = config::arch(meta)?;
     let views = tensors::views(meta, arch, &config::config(meta, arch)?)?;
     Ok(Checkpoint::from_gguf(folder(path), gguf, views)?)
@@ -89,7 +101,8 @@ pub(crate) fn checkpoint(path: &Path) -> Result<Checkpoint> {
 /// A file of the checkpoint that a GGUF file was made from, as far as its metadata say it.
 pub(crate) fn beside(path: &Path, name: &str) -> Result<Option<Vec<u8>>> {
     let gguf = Gguf::open(path)?;
-    let meta = Meta::new(path, &gguf)?;
+    let read = Read::default();
+    let meta = Meta::new(path, &gguf, &read)?;
     let text = |value: &Value| Some(format!("{value:#}\n").into_bytes());
     Ok(match name {
         "config.json" => text(&config::config(meta, config::arch(meta)?)?),

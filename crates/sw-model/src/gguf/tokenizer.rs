@@ -49,6 +49,16 @@ pub(super) fn parts(meta: Meta<'_>) -> Result<[Value; 2]> {
         eos: id("eos")?.or(default(2)),
         unknown: id("unknown")?.or(default(0)),
     };
+    // What other kinds of tokenizers do to a text, or put behind it.
+    for name in ["add_sep_token", "remove_extra_whitespaces"] {
+        let key = format!("tokenizer.ggml.{name}");
+        if meta.flag(&key)?.unwrap_or(false) {
+            let problem = format!(
+                "not implemented with tokenizer.ggml.model {kind}; give token ids instead of a text"
+            );
+            return Err(meta.error(&key, problem));
+        }
+    }
     let (mut file, add_bos) = match kind {
         "gpt2" => vocabulary.byte_level()?,
         "llama" => (vocabulary.sentencepiece()?, true),

@@ -2,5 +2,7 @@
 
 mod families;
 mod folder;
+mod hostile;
+mod keys;
 mod real;
 mod written;

@@ -1,6 +1,0 @@
-//! The target `directory` under libFuzzer.
-#![no_main]
-
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
-    sw_fuzz::run("directory", bytes);
-});

@@ -1,6 +1,0 @@
-//! The target `gguf` under libFuzzer.
-#![no_main]
-
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
-    sw_fuzz::run("gguf", bytes);
-});

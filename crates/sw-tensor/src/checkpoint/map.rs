@@ -14,7 +14,11 @@ use crate::mat::Storage;
 /// A mapped file. Its pages are given back by all threads; the system alone would take one, and as long as a sixth of a
 /// detection.
 #[derive(Debug)]
-pub(crate) struct FileMap(Mmap, #[cfg(unix)] super::shortened::Listed);
+pub(crate) struct FileMap {
+    map: Mmap,
+    #[cfg(unix)]
+    _listed: super::shortened::Listed,
+}
 
 /// Maps the whole of `file` for reading.
 ///
@@ -26,19 +30,19 @@ pub(super) fn map(file: &File, path: &Path) -> io::Result<FileMap> {
     // `Checkpoint`, which no program can enforce.
     let map = unsafe { Mmap::map(file) }?;
     #[cfg(unix)]
-    let listed = super::shortened::list(&map, path);
-    Ok(FileMap(
+    let _listed = super::shortened::list(&map, path);
+    Ok(FileMap {
         map,
         #[cfg(unix)]
-        listed,
-    ))
+        _listed,
+    })
 }
 
 impl Deref for FileMap {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        &self.0
+        &self.map
     }
 }
 
@@ -48,7 +52,7 @@ impl Drop for FileMap {
         {
             /// Bytes that a thread gives back at a time: whole pages of any size.
             const PIECE: usize = 64 << 20;
-            let len = self.0.len();
+            let len = self.map.len();
             if len <= PIECE {
                 return;
             }
@@ -58,7 +62,7 @@ impl Drop for FileMap {
                 // SAFETY: nobody reads the mapping any more, it is borrowed mutably; it was never written to, so nothing
                 // is lost. Where the advice is not taken, unmapping does the work.
                 let _ = unsafe {
-                    self.0
+                    self.map
                         .unchecked_advise_range(advice, i * PIECE, PIECE.min(len - i * PIECE))
                 };
             });

@@ -115,7 +115,9 @@ pub(crate) fn census_if_possible(
                 Some(sw_detect::Error::Model(sw_model::Error::TokenId { .. }))
             ) =>
         {
-            tell(format!("note: no effects, the texts do not fit the vocabulary ({error})"));
+            tell(format!(
+                "note: no effects, the texts do not fit the vocabulary ({error})"
+            ));
             return Ok(());
         }
         texts => texts?,

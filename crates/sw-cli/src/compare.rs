@@ -7,8 +7,8 @@ use clap::Args;
 use comfy_table::{CellAlignment, Table, presets::UTF8_FULL_CONDENSED};
 use serde_json::json;
 use sw_eval::{
-    Divergence, EvalResults, Runtime, TaskComparison, Workload, check_resamples, compare, divergence,
-    evaluate_with,
+    Divergence, EvalResults, Runtime, TaskComparison, Workload, check_resamples, compare,
+    divergence, evaluate_with,
 };
 use sw_intervene::Intervention;
 

@@ -68,7 +68,9 @@ pub fn encode(model: &Model, text: &str, bos: Bos) -> Result<Vec<u32>> {
 pub fn data_dir(given: Option<&Path>) -> Result<DataDir> {
     match given {
         Some(dir) if dir.is_dir() => Ok(DataDir::folder(dir)),
-        Some(dir) if files::is_there(dir).with_context(|| format!("--data {}", dir.display()))? => {
+        Some(dir)
+            if files::is_there(dir).with_context(|| format!("--data {}", dir.display()))? =>
+        {
             bail!("--data {}: expected a directory", dir.display())
         }
         Some(dir) => bail!("--data {}: no such directory", dir.display()),

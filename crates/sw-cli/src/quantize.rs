@@ -334,7 +334,9 @@ impl Quantize {
                 let mut report = detect(model, &tokens, &DetectOptions::default())?;
                 census_if_possible(model, &mut report, &TextArgs::default())?;
                 if report.super_weights.is_empty() {
-                    tell("note: no weight is decisive, so none is held (--hold LAYER:ROW:COL names one)");
+                    tell(
+                        "note: no weight is decisive, so none is held (--hold LAYER:ROW:COL names one)",
+                    );
                 }
                 Ok(report
                     .super_weights
@@ -417,8 +419,10 @@ fn verdict(measured: Option<&Check>) -> ExitCode {
         |c: &&Check| c.perplexity_after.is_nan() || c.perplexity_after > 2.0 * c.perplexity_before;
     match measured.filter(ruined) {
         Some(c) => {
-            tell(format!("warning: quantization more than doubles the perplexity, from {:.3} to {:.3}; take more bits, smaller groups or --calib",
-                c.perplexity_before, c.perplexity_after));
+            tell(format!(
+                "warning: quantization more than doubles the perplexity, from {:.3} to {:.3}; take more bits, smaller groups or --calib",
+                c.perplexity_before, c.perplexity_after
+            ));
             ExitCode::from(3)
         }
         None => ExitCode::SUCCESS,

@@ -135,7 +135,9 @@ fn read(path: &Path, file: &mut File, key: &Key) -> Result<(HashMap<usize, Score
             .read_until(b'\n', &mut line)
             .map_err(|e| Error::io(path, e))?;
         if line.last() != Some(&b'\n') && length as u64 == LINE {
-            let problem = format!("line {number}: more than {LINE} bytes, not an answer; remove the file to start over");
+            let problem = format!(
+                "line {number}: more than {LINE} bytes, not an answer; remove the file to start over"
+            );
             return Err(Error::journal(path, problem));
         }
         if line.last() != Some(&b'\n') {

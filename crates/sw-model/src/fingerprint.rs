@@ -38,8 +38,7 @@ impl Fingerprint {
         for name in ["config.json", "tokenizer.json", "tokenizer_config.json"] {
             let path = dir.join(name);
             if files::is_there(&path).map_err(|e| Error::io(&path, e))? {
-                let bytes =
-                    files::read_inside(&path, MAX_FILE).map_err(|e| Error::io(&path, e))?;
+                let bytes = files::read_inside(&path, MAX_FILE).map_err(|e| Error::io(&path, e))?;
                 hash.update(name);
                 hash.update((bytes.len() as u64).to_le_bytes());
                 hash.update(bytes);

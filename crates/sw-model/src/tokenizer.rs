@@ -171,7 +171,9 @@ fn bounded(file: &Value) -> Result<(), String> {
             if let Some(table) = step["precompiled_charsmap"].as_str() {
                 compiled(table)?;
             }
-            let Some(content) = step["content"].as_str().filter(|_| step["type"] == "Replace")
+            let Some(content) = step["content"]
+                .as_str()
+                .filter(|_| step["type"] == "Replace")
             else {
                 continue;
             };

@@ -122,7 +122,10 @@ impl Work<'_> {
             ratio: of(|p| p.1 / p.0),
         };
         let (theirs, ours) = (comparison.theirs, comparison.ours);
-        program::tell(format!("{work}, {}: {theirs:.1} and {ours:.1} {unit}", peer.name));
+        program::tell(format!(
+            "{work}, {}: {theirs:.1} and {ours:.1} {unit}",
+            peer.name
+        ));
         Ok(comparison)
     }
 }

@@ -54,7 +54,11 @@ impl Reproduce {
             let clock = Instant::now();
             match entry.run(&lab, self.fresh) {
                 Ok(record) => {
-                    program::tell(format!("{}: {:.1} s", entry.name, clock.elapsed().as_secs_f64()));
+                    program::tell(format!(
+                        "{}: {:.1} s",
+                        entry.name,
+                        clock.elapsed().as_secs_f64()
+                    ));
                     records.push(record);
                 }
                 Err(error) => {

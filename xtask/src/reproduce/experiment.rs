@@ -77,7 +77,10 @@ pub(super) fn record<E: Experiment>(experiment: &E, lab: &Lab, fresh: bool) -> R
     let clock = Instant::now();
     let (outcome, finished) = outcome(experiment, &configuration, lab, fresh)?;
     if finished {
-        program::tell(format!("{}: finished before, in the same configuration", E::NAME));
+        program::tell(format!(
+            "{}: finished before, in the same configuration",
+            E::NAME
+        ));
     }
     debug_assert_eq!(
         outcome

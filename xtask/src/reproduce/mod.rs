@@ -68,7 +68,10 @@ impl<E: Experiment> Command<E> {
         }
         say(format!("\n{}", record.outcome.text()))?;
         if let Some(dir) = &self.inputs.out {
-            program::tell(format!("written: {}", dir.join(format!("{}.*", E::NAME)).display()));
+            program::tell(format!(
+                "written: {}",
+                dir.join(format!("{}.*", E::NAME)).display()
+            ));
         }
         Ok(true)
     }

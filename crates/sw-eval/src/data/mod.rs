@@ -162,7 +162,10 @@ fn splits(dir: &Path, first_file_only: bool) -> Result<BTreeMap<Split, Vec<PathB
     if found.is_empty() {
         for (name, path) in entries(dir)? {
             if let (Ok(split), true) = (name.parse(), path.is_dir()) {
-                for (_, path) in entries(&path)?.into_iter().filter(|(name, _)| readable(name)) {
+                for (_, path) in entries(&path)?
+                    .into_iter()
+                    .filter(|(name, _)| readable(name))
+                {
                     files::check_inside(&path).map_err(|e| Error::io(&path, e))?;
                     found.entry(split).or_default().push(path);
                 }

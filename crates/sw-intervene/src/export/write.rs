@@ -12,8 +12,7 @@ use serde_json::{Value, json};
 use sw_tensor::files::NewFolder;
 
 use super::{
-    Exporting, Format, Outcome, compressed,
-    packed,
+    Exporting, Format, Outcome, compressed, packed,
     plan::{Job, Part, PartKind, Plan, TensorPlan},
 };
 use crate::error::{Error, Result};

@@ -71,6 +71,7 @@ fn listed(dir: &Path) -> Result<(bool, Vec<String>)> {
 fn starts_as_gguf(path: &Path) -> bool {
     use std::io::Read;
     let mut magic = [0; 4];
-    let read = sw_tensor::files::open_regular(path).and_then(|mut file| file.read_exact(&mut magic));
+    let read =
+        sw_tensor::files::open_regular(path).and_then(|mut file| file.read_exact(&mut magic));
     read.is_ok() && magic == *b"GGUF"
 }

@@ -68,16 +68,24 @@ pub(super) fn list(bytes: &[u8], path: &Path) -> Listed {
     if start == end {
         return Listed(None);
     }
-    let shown: String = path.display().to_string().chars().flat_map(char::escape_debug).collect();
+    let shown: String = path
+        .display()
+        .to_string()
+        .chars()
+        .flat_map(char::escape_debug)
+        .collect();
     let line = format!(
         "error: {shown}: became shorter while it was read; what was written before is kept: restore the file and run the same command again\n"
     );
     let free = MAPS.iter().position(|slot| {
-        let taken = slot.end.compare_exchange(0, 1, Ordering::AcqRel, Ordering::Relaxed);
+        let taken = slot
+            .end
+            .compare_exchange(0, 1, Ordering::AcqRel, Ordering::Relaxed);
         taken.is_ok()
     });
     if let Some(slot) = free.map(|i| &MAPS[i]) {
-        slot.line.store(Box::into_raw(Box::new(line)), Ordering::Release);
+        slot.line
+            .store(Box::into_raw(Box::new(line)), Ordering::Release);
         slot.start.store(start, Ordering::Release);
         slot.end.store(end, Ordering::Release);
     }
@@ -86,7 +94,9 @@ pub(super) fn list(bytes: &[u8], path: &Path) -> Listed {
 
 impl Drop for Listed {
     fn drop(&mut self) {
-        let Some(slot) = self.0.map(|i| &MAPS[i]) else { return };
+        let Some(slot) = self.0.map(|i| &MAPS[i]) else {
+            return;
+        };
         slot.end.store(1, Ordering::Release); // taken, and without a place
         let line = slot.line.swap(std::ptr::null_mut(), Ordering::AcqRel);
         slot.start.store(0, Ordering::Release);

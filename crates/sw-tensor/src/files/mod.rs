@@ -38,7 +38,9 @@ pub fn check_inside(path: impl AsRef<Path>) -> Result<()> {
         _ => Path::new("."),
     };
     let folder = std::fs::canonicalize(folder)?;
-    let snapshots = folder.ancestors().find(|above| above.ends_with("snapshots"));
+    let snapshots = folder
+        .ancestors()
+        .find(|above| above.ends_with("snapshots"));
     let blobs = snapshots.map(|snapshots| snapshots.with_file_name("blobs"));
     if leads.starts_with(&folder) || blobs.is_some_and(|blobs| leads.starts_with(blobs)) {
         return Ok(());
@@ -46,7 +48,9 @@ pub fn check_inside(path: impl AsRef<Path>) -> Result<()> {
     let leads = leads.display();
     Err(Error::new(
         ErrorKind::PermissionDenied,
-        format!("it is a link out of its folder, to {leads}; put a copy there if it is to be trusted"),
+        format!(
+            "it is a link out of its folder, to {leads}; put a copy there if it is to be trusted"
+        ),
     ))
 }
 
@@ -194,7 +198,11 @@ mod tests {
             symlink(leads, at(link)).unwrap();
             assert!(read(link).is_err(), "{link}");
         }
-        assert!(read("own/LICENSE").unwrap_err().contains("a link out of its folder"));
+        assert!(
+            read("own/LICENSE")
+                .unwrap_err()
+                .contains("a link out of its folder")
+        );
         // The folder itself may be reached in any way.
         symlink("own", at("way")).unwrap();
         assert!(read("way/file").is_ok());

@@ -137,7 +137,10 @@ impl NewFolder {
     pub fn publish(mut self) -> Result<(), Error> {
         for entry in fs::read_dir(&self.new).map_err(io_at(&self.new, "list"))? {
             let path = entry.map_err(io_at(&self.new, "list"))?.path();
-            let file = OpenOptions::new().read(true).write(cfg!(windows)).open(&path);
+            let file = OpenOptions::new()
+                .read(true)
+                .write(cfg!(windows))
+                .open(&path);
             let synced = file.and_then(|file| file.sync_all());
             synced.map_err(io_at(&path, "write"))?;
         }

@@ -133,7 +133,10 @@ fn what_is_not_from_here_stays() {
     let error = NewFolder::begin(&out, &[&source], true)
         .unwrap_err()
         .to_string();
-    assert!(error.contains("is in the way, and not from here"), "{error}");
+    assert!(
+        error.contains("is in the way, and not from here"),
+        "{error}"
+    );
     assert_eq!(names(&beside), ["letters.txt"]);
 }
 
@@ -199,8 +202,18 @@ fn a_file_is_replaced_whole_by_many_at_once_or_stays() {
 #[test]
 fn what_killed_processes_left_is_swept_and_nothing_else() {
     let dir = tempfile::tempdir().unwrap();
-    let theirs = [".a.json.12-x.part", ".part", "a.1-2.part", ".git", ".b.part"];
-    for name in theirs.iter().copied().chain([".a.json.12-0.part", ".results_1.json.9-7.part"]) {
+    let theirs = [
+        ".a.json.12-x.part",
+        ".part",
+        "a.1-2.part",
+        ".git",
+        ".b.part",
+    ];
+    for name in theirs
+        .iter()
+        .copied()
+        .chain([".a.json.12-0.part", ".results_1.json.9-7.part"])
+    {
         fs::write(dir.path().join(name), "").unwrap();
     }
     let busy = File::create(dir.path().join(".c.5-6.part")).unwrap();

@@ -39,7 +39,16 @@ fn links_out_of_a_checkpoint_are_refused_by_name() {
     let out = outside.path().join("out");
     let license = dir.path().join("LICENSE");
     symlink(&secret, &license).unwrap();
-    let quantize = ["quantize", &model, "--out", &text(&out), "--hold", "none", "--group", "row"];
+    let quantize = [
+        "quantize",
+        &model,
+        "--out",
+        &text(&out),
+        "--hold",
+        "none",
+        "--group",
+        "row",
+    ];
     fails(&quantize, 1, &["LICENSE", "a link out of its folder"]);
     assert!(!out.exists() && fs::read_dir(outside.path()).unwrap().count() == 1);
     fs::remove_file(&license).unwrap();
@@ -47,22 +56,39 @@ fn links_out_of_a_checkpoint_are_refused_by_name() {
         let (path, moved) = (dir.path().join(name), outside.path().join(name));
         let was_there = path.exists();
         match was_there {
-            true => drop(fs::copy(&path, &moved).and_then(|_| fs::remove_file(&path)).unwrap()),
+            true => drop(
+                fs::copy(&path, &moved)
+                    .and_then(|_| fs::remove_file(&path))
+                    .unwrap(),
+            ),
             false => fs::write(&moved, "{}").unwrap(),
         }
         symlink(&moved, &path).unwrap();
-        fails(&["generate", &model, "--prompt", "a"], 1, &[name, "a link out of its folder"]);
+        fails(
+            &["generate", &model, "--prompt", "a"],
+            1,
+            &[name, "a link out of its folder"],
+        );
         fs::remove_file(&path).unwrap();
         if was_there {
             fs::copy(&moved, &path).unwrap();
         }
     }
     // Data likewise.
-    let data = outside.path().join("data/EleutherAI/lambada_openai/default");
+    let data = outside
+        .path()
+        .join("data/EleutherAI/lambada_openai/default");
     fs::create_dir_all(&data).unwrap();
     symlink(&secret, data.join("test-0.jsonl")).unwrap();
     let data = text(&outside.path().join("data"));
-    let eval = ["eval", &own_model(), "--tasks", "lambada_openai", "--data", &data];
+    let eval = [
+        "eval",
+        &own_model(),
+        "--tasks",
+        "lambada_openai",
+        "--data",
+        &data,
+    ];
     fails(&eval, 1, &["test-0.jsonl", "a link out of its folder"]);
 }
 
@@ -76,7 +102,12 @@ fn what_is_no_regular_file_is_one_line_and_sizes_are_capped() {
     let dir = copy();
     let model = text(dir.path());
     let generate = ["generate", &model, "--prompt", "a"];
-    let cases = ["config.json", "model.safetensors", "tokenizer.json", "model.safetensors.index.json"];
+    let cases = [
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "model.safetensors.index.json",
+    ];
     for name in cases {
         let path = dir.path().join(name);
         let before = fs::read(&path).ok();
@@ -104,7 +135,11 @@ fn what_is_no_regular_file_is_one_line_and_sizes_are_capped() {
     mkfifo(&fifo);
     File::create(&sparse).unwrap().set_len(7 << 30).unwrap();
     symlink("/dev/zero", &zero).unwrap();
-    for (path, word) in [(&fifo, "pipe"), (&sparse, "expected at most"), (&zero, "device")] {
+    for (path, word) in [
+        (&fifo, "pipe"),
+        (&sparse, "expected at most"),
+        (&zero, "device"),
+    ] {
         let path = text(path);
         let own = own_model();
         let eval = ["eval", &own, "--tasks", "piqa", "--plan", &path];
@@ -127,8 +162,19 @@ fn a_broken_tokenizer_is_told_as_such() {
     let dir = with_tokenizer("{");
     let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../nano/data");
     let model = text(dir.path());
-    let eval = ["eval", &model, "--tasks", "lambada_openai", "--data", &text(&data)];
-    fails(&eval, 1, &["tokenizer.json", "not a tokenizer that can be read"]);
+    let eval = [
+        "eval",
+        &model,
+        "--tasks",
+        "lambada_openai",
+        "--data",
+        &text(&data),
+    ];
+    fails(
+        &eval,
+        1,
+        &["tokenizer.json", "not a tokenizer that can be read"],
+    );
     fs::remove_file(dir.path().join("tokenizer.json")).unwrap();
     fails(&eval, 1, &["tokenizer.json", "no such file"]);
 }
@@ -148,7 +194,14 @@ fn tokenizers_that_would_take_all_memory_are_refused() {
     // Each step makes a text a thousand times longer.
     let grow = json!({"type": "Replace", "pattern": {"String": "a"}, "content": "a".repeat(1000)});
     let steps = json!({"type": "Sequence", "normalizers": [grow, grow, grow, grow]});
-    refused(steps, &["tokenizer.json", "makes a text", "expected at most 64 times"]);
+    refused(
+        steps,
+        &[
+            "tokenizer.json",
+            "makes a text",
+            "expected at most 64 times",
+        ],
+    );
     let grow = json!({"type": "Replace", "pattern": {"Regex": ""}, "content": "a".repeat(1000)});
     refused(grow, &["expected at most 64 times"]);
     // A table that says it has 4 GB.
@@ -163,11 +216,37 @@ fn numbers_that_would_take_all_memory_are_refused() {
     fs::write(plan.path(), "[]").unwrap();
     let plan = text(plan.path());
     let most = u64::MAX.to_string();
-    let compare = ["compare", &model, "--tasks", "piqa", "--plan", &plan, "--resamples", &most];
-    fails(&compare, 1, &["--resamples 18446744073709551615", "at most 10000000"]);
-    fails(&["detect", &model, "--threads", "10000"], 1, &["--threads 10000", "at most 1024"]);
+    let compare = [
+        "compare",
+        &model,
+        "--tasks",
+        "piqa",
+        "--plan",
+        &plan,
+        "--resamples",
+        &most,
+    ];
+    fails(
+        &compare,
+        1,
+        &["--resamples 18446744073709551615", "at most 10000000"],
+    );
+    fails(
+        &["detect", &model, "--threads", "10000"],
+        1,
+        &["--threads 10000", "at most 1024"],
+    );
     let data = text(&Path::new(&model).join("../data"));
-    let eval = ["eval", &model, "--tasks", "lambada_openai", "--data", &data, "--limit", "2"];
+    let eval = [
+        "eval",
+        &model,
+        "--tasks",
+        "lambada_openai",
+        "--data",
+        &data,
+        "--limit",
+        "2",
+    ];
     let shots: Vec<&str> = eval.into_iter().chain(["--num-fewshot", &most]).collect();
     fails(&shots, 1, &[&most]);
 }
@@ -180,17 +259,33 @@ fn names_from_a_stranger_command_no_terminal() {
     let key = format!("\u{1b}]0;title\u{7}\u{9b}2J{}", "x".repeat(10_000));
     config[key] = json!(1);
     fs::write(&path, config.to_string()).unwrap();
-    let args = ["generate", &text(dir.path()), "--tokens", "1,2", "--max-new-tokens", "1"];
+    let args = [
+        "generate",
+        &text(dir.path()),
+        "--tokens",
+        "1,2",
+        "--max-new-tokens",
+        "1",
+    ];
     let output = sw().args(args).arg("--strict-config").output().unwrap();
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1));
-    assert!(stderr.contains(r"\u001b]0;title\u0007\u009b2Jxx"), "{stderr}");
+    assert!(
+        stderr.contains(r"\u001b]0;title\u0007\u009b2Jxx"),
+        "{stderr}"
+    );
     let commands = |c: char| c.is_control() && c != '\n';
-    assert!(!stderr.contains(commands) && stderr.chars().count() < 2100, "{stderr}");
+    assert!(
+        !stderr.contains(commands) && stderr.chars().count() < 2100,
+        "{stderr}"
+    );
     // The same as a warning.
     let output = sw().args(args).output().unwrap();
     let stderr = String::from_utf8(output.stderr).unwrap();
-    assert!(output.status.success() && !stderr.contains(commands), "{stderr}");
+    assert!(
+        output.status.success() && !stderr.contains(commands),
+        "{stderr}"
+    );
 }
 
 #[test]
@@ -207,9 +302,25 @@ fn names_that_are_no_text_are_one_line() {
     assert!(!stderr.contains("panicked"), "{stderr}");
     assert_eq!(output.status.code(), Some(2), "{stderr}");
     // Where results go may be called anything.
-    let quantize = ["quantize", &text(&small()), "--hold", "none", "--group", "row"];
-    let output = sw().args(quantize).arg("--out").arg(odd.join("out")).output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let quantize = [
+        "quantize",
+        &text(&small()),
+        "--hold",
+        "none",
+        "--group",
+        "row",
+    ];
+    let output = sw()
+        .args(quantize)
+        .arg("--out")
+        .arg(odd.join("out"))
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     assert!(odd.join("out/config.json").is_file());
 }
 
@@ -224,7 +335,10 @@ fn what_cannot_be_looked_at_is_not_called_absent() {
         let output = sw().args(args).output().unwrap();
         let stderr = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{stderr}");
-        assert!(stderr.contains("symbolic links") && !stderr.contains("no such"), "{stderr}");
+        assert!(
+            stderr.contains("symbolic links") && !stderr.contains("no such"),
+            "{stderr}"
+        );
     };
     fails_so(&["inspect", &path]);
     fails_so(&["eval", &own_model(), "--tasks", "piqa", "--data", &path]);
@@ -265,7 +379,12 @@ fn additions_to_a_directory_wait_for_each_other() {
         assert!(child.wait().unwrap().success());
     }
     let known: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
-    let ids: Vec<_> = known["models"].as_array().unwrap().iter().map(|m| m["id"].clone()).collect();
+    let ids: Vec<_> = known["models"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|m| m["id"].clone())
+        .collect();
     for name in names {
         assert!(ids.contains(&json!(name)), "{name} is lost: {ids:?}");
     }

@@ -65,20 +65,45 @@ const fn target(
 /// All targets, by name.
 pub const TARGETS: [Target; 15] = [
     target("config", Form::Json, targets::config, seeds::configs),
-    target("coordinates", Form::Json, targets::coordinates, seeds::coordinates),
+    target(
+        "coordinates",
+        Form::Json,
+        targets::coordinates,
+        seeds::coordinates,
+    ),
     target("dequantize_packed", Form::Bytes, targets::packed, Vec::new),
-    target("directory", Form::Json, targets::directory, seeds::directory),
+    target(
+        "directory",
+        Form::Json,
+        targets::directory,
+        seeds::directory,
+    ),
     target("index", Form::Json, targets::index, seeds::indices),
     target("journal", Form::Json, targets::journal, seeds::journals),
     target("json", Form::Json, targets::json, seeds::rows),
     target("json_gz", Form::Gzip, targets::json_gz, seeds::rows),
     target("open_gguf", Form::Bytes, targets::open_gguf, Vec::new),
-    target("packed_checkpoint", Form::Safetensors, targets::packed_checkpoint, seeds::packed_checkpoints),
+    target(
+        "packed_checkpoint",
+        Form::Safetensors,
+        targets::packed_checkpoint,
+        seeds::packed_checkpoints,
+    ),
     target("parquet", Form::Parquet, targets::parquet, seeds::parquets),
     target("plan", Form::Json, targets::plan, seeds::plans),
     target("results", Form::Json, targets::results, seeds::results),
-    target("safetensors", Form::Safetensors, targets::safetensors, seeds::safetensors),
-    target("tokenizer", Form::Json, targets::tokenizer, seeds::tokenizers),
+    target(
+        "safetensors",
+        Form::Safetensors,
+        targets::safetensors,
+        seeds::safetensors,
+    ),
+    target(
+        "tokenizer",
+        Form::Json,
+        targets::tokenizer,
+        seeds::tokenizers,
+    ),
 ];
 
 /// Feeds the target of this name; whether the input was accepted.

@@ -145,7 +145,11 @@ impl Mutator {
             7 => {
                 let other = self.below(self.seeds.len());
                 let from = self.below(self.seeds[other].len());
-                let piece: Vec<u8> = self.seeds[other][from..].iter().take(length).copied().collect();
+                let piece: Vec<u8> = self.seeds[other][from..]
+                    .iter()
+                    .take(length)
+                    .copied()
+                    .collect();
                 bytes.splice(at..end, piece);
             }
             8 => bytes.truncate(at),
@@ -273,7 +277,8 @@ impl Mutator {
     fn safetensors(&mut self, bytes: &mut Vec<u8>) {
         let length = bytes.first_chunk().map(|n| u64::from_le_bytes(*n));
         let header = length.and_then(|n| usize::try_from(n).ok());
-        let Some(header) = header.filter(|n| n.checked_add(8).is_some_and(|end| end <= bytes.len()))
+        let Some(header) =
+            header.filter(|n| n.checked_add(8).is_some_and(|end| end <= bytes.len()))
         else {
             return self.bytes(bytes);
         };
@@ -321,7 +326,13 @@ mod tests {
 
     #[test]
     fn inputs_follow_from_the_seed_and_differ() {
-        for form in [Form::Bytes, Form::Json, Form::Gzip, Form::Safetensors, Form::Parquet] {
+        for form in [
+            Form::Bytes,
+            Form::Json,
+            Form::Gzip,
+            Form::Safetensors,
+            Form::Parquet,
+        ] {
             let seeds = vec![br#"{"a": [1, "b"]}"#.to_vec(), Vec::new(), vec![7; 100]];
             let inputs = |seed| {
                 let mut mutator = Mutator::new(form, seeds.clone(), seed);

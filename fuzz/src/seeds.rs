@@ -7,7 +7,7 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use sw_eval::{Options, evaluate_with, mock::Mock};
+use sw_eval::{Options, Status, evaluate_with, mock::Mock};
 use sw_intervene::{Export, Format, Plan};
 use sw_model::{Model, WeightCoord};
 use tempfile::TempDir;
@@ -151,7 +151,9 @@ pub(crate) fn tokenizers() -> Vec<Vec<u8>> {
 pub(crate) fn parquets() -> Vec<Vec<u8>> {
     let all = files(&root().join("crates/sw-eval/tests/doors"));
     // Those that unpack to little: an input costs as much as its seed.
-    let small = |name: &str| name.ends_with(".parquet") && !["page.parquet", "cell.parquet"].contains(&name);
+    let small = |name: &str| {
+        name.ends_with(".parquet") && !["page.parquet", "cell.parquet"].contains(&name)
+    };
     let kept = all.into_iter().filter(|(name, _)| small(name));
     kept.map(|(_, bytes)| bytes).collect()
 }
@@ -173,7 +175,8 @@ pub(crate) fn packed_folder() -> TempDir {
     let model = Model::open(golden("llama")).expect("a golden model");
     let mut export = Export::default();
     export.format = Format::PackedSw;
-    export.rule.scheme = serde_json::from_value(json!({"grouping": {"kind": "row"}})).expect("a scheme");
+    export.rule.scheme =
+        serde_json::from_value(json!({"grouping": {"kind": "row"}})).expect("a scheme");
     export.hold = vec![WeightCoord::down(0, 3, 2)];
     let plan = Plan::new(&model, &export).expect("a plan");
     plan.write(&out, false, &mut |_| ()).expect("written");
@@ -219,14 +222,22 @@ pub(crate) fn results() -> Vec<Vec<u8>> {
     let mut options = Options::default();
     options.limit = Some(3);
     options.bootstrap_iters = 10;
-    let mut go = |_| ControlFlow::Continue(());
+    let mut go = |_: Status| ControlFlow::Continue(());
     let tasks = ["hellaswag", "lambada_openai", "wikitext2"];
-    let run = evaluate_with(&Mock::default(), &tasks, &crate::targets::data(), &options, None, &mut go);
+    let run = evaluate_with(
+        &Mock::default(),
+        &tasks,
+        &crate::targets::data(),
+        &options,
+        None,
+        &mut go,
+    );
     vec![serde_json::to_vec(&run.expect("an evaluation")).expect("JSON")]
 }
 
 pub(crate) fn directory() -> Vec<Vec<u8>> {
-    let shipped = fs::read(root().join("crates/sw-detect/data/directory.json")).expect("the shipped directory");
+    let shipped = fs::read(root().join("crates/sw-detect/data/directory.json"))
+        .expect("the shipped directory");
     vec![shipped]
 }
 

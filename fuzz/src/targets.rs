@@ -180,7 +180,11 @@ pub(crate) fn packed(bytes: &[u8]) -> bool {
     q.dequantize_row_into(rows - 1, &mut row)
         .expect("the last row is there");
     let last_row = &all[(rows - 1) * cols..];
-    assert!(row.iter().zip(last_row).all(|(a, b)| a.to_bits() == b.to_bits()));
+    assert!(
+        row.iter()
+            .zip(last_row)
+            .all(|(a, b)| a.to_bits() == b.to_bits())
+    );
     let blocks = q.view().blocks;
     let last = blocks.count() - 1;
     let mut block = vec![0.0f32; blocks.len_of(last)];

@@ -37,7 +37,11 @@ fn seeds_are_accepted_and_mutants_of_them_sometimes() {
             // Those that are compressed are seeds before.
             target.form == sw_fuzz::Form::Gzip || (target.run)(bytes)
         };
-        assert!(seeds.iter().any(is_sound), "{}: no seed is accepted", target.name);
+        assert!(
+            seeds.iter().any(is_sound),
+            "{}: no seed is accepted",
+            target.name
+        );
         let mut mutator = Mutator::new(target.form, seeds, 1);
         let accepted = (0..200).filter(|_| (target.run)(&mutator.input())).count();
         assert!(accepted < 200, "{}: everything is accepted", target.name);

@@ -70,10 +70,18 @@ impl Fuzz {
     pub(crate) fn run(&self) -> Result<()> {
         let targets: VecDeque<Target> = TARGETS
             .into_iter()
-            .filter(|t| self.only.as_ref().is_none_or(|only| t.name == only))
+            .filter(|t| {
+                self.only
+                    .as_ref()
+                    .is_none_or(|only| t.name == only.as_str())
+            })
             .collect();
         let names: Vec<_> = TARGETS.iter().map(|t| t.name).collect();
-        ensure!(!targets.is_empty(), "--only: expected one of {}", names.join(", "));
+        ensure!(
+            !targets.is_empty(),
+            "--only: expected one of {}",
+            names.join(", ")
+        );
         let cores = thread::available_parallelism().map_or(1, usize::from);
         let jobs = self.jobs.unwrap_or(cores).clamp(1, targets.len());
         let each = match self.seconds {
@@ -87,14 +95,24 @@ impl Fuzz {
             return say(serde_json::to_string(&done)?);
         }
         let (queue, rows) = (Mutex::new(targets), Mutex::new(Vec::new()));
-        let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+        let next = || {
+            queue
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .pop_front()
+        };
         thread::scope(|scope| {
             for _ in 0..jobs {
                 scope.spawn(|| {
                     while let Some(target) = next() {
                         let done = supervised(&target, self.seed, each);
                         if let Ok(done) = &done {
-                            tell(format!("{}: {} executions, {} found", target.name, done.executions, done.found.len()));
+                            tell(format!(
+                                "{}: {} executions, {} found",
+                                target.name,
+                                done.executions,
+                                done.found.len()
+                            ));
                         }
                         let mut rows = rows.lock().unwrap_or_else(PoisonError::into_inner);
                         rows.push((target.name, done));
@@ -104,18 +122,36 @@ impl Fuzz {
         });
         let mut rows = rows.into_inner().unwrap_or_else(PoisonError::into_inner);
         rows.sort_by_key(|row| row.0);
-        let mut table = Table::new(["target", "executions", "accepted", "found", "slowest, ms", "peak, MiB"]);
+        let mut table = Table::new([
+            "target",
+            "executions",
+            "accepted",
+            "found",
+            "slowest, ms",
+            "peak, MiB",
+        ]);
         let (mut executions, mut found) = (0, Vec::new());
         for (name, done) in rows {
             let done = done.with_context(|| name.to_owned())?;
-            let numbers = [done.executions, done.accepted, done.found.len() as u64, done.slowest_ms, done.peak_mib];
+            let numbers = [
+                done.executions,
+                done.accepted,
+                done.found.len() as u64,
+                done.slowest_ms,
+                done.peak_mib,
+            ];
             table.push(std::iter::once(name.to_owned()).chain(numbers.map(|n| n.to_string())));
             executions += done.executions;
             found.extend(done.found);
         }
         say(table.markdown())?;
         say(format!("{executions} executions"))?;
-        ensure!(found.is_empty(), "{} inputs broke a promise: {}", found.len(), found.join("; "));
+        ensure!(
+            found.is_empty(),
+            "{} inputs broke a promise: {}",
+            found.len(),
+            found.join("; ")
+        );
         Ok(())
     }
 }
@@ -150,7 +186,8 @@ fn supervised(target: &Target, seed: u64, each: Duration) -> Result<Done> {
                 bail!("{}: {}", output.status, stderr.trim());
             };
             let why = stderr.lines().last().unwrap_or_default();
-            all.found.push(keep(target, &input, &format!("{}: {why}", output.status))?);
+            all.found
+                .push(keep(target, &input, &format!("{}: {why}", output.status))?);
         }
     }
     Ok(all)

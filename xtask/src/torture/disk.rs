@@ -24,7 +24,9 @@ impl Disk {
         let dir = tempfile::tempdir()?;
         let options = format!("size={kilobytes}k,mode=755");
         let mut mount = Command::new("mount");
-        mount.args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(dir.path());
+        mount
+            .args(["-t", "tmpfs", "-o", &options, "tmpfs"])
+            .arg(dir.path());
         let mounted = mount.stderr(Stdio::null()).status();
         Ok(mounted.is_ok_and(|s| s.success()).then_some(Self(dir)))
     }
@@ -71,7 +73,12 @@ fn full(scene: &Scene, extent: &mut Extent, row: &mut Row) -> Result<()> {
     Ok(())
 }
 
-fn on_disk(job: &Job, dir: &Path, grow: impl Fn() -> Result<()>, refused: &mut usize) -> Result<()> {
+fn on_disk(
+    job: &Job,
+    dir: &Path,
+    grow: impl Fn() -> Result<()>,
+    refused: &mut usize,
+) -> Result<()> {
     job.prepare(dir)?;
     let end = ended(spawn(&mut job.command(dir)?)?)?;
     if end.0 == 0 {
@@ -89,7 +96,10 @@ fn limited(job: &Job, size: usize, refused: &mut usize) -> Result<()> {
     let inner = job.command(dir.path())?;
     let mut command = Command::new("bash");
     let limit = format!("trap '' XFSZ; ulimit -f {}; exec \"$@\"", size.min(1 << 20));
-    command.args(["-c", &limit, "bash"]).arg(inner.get_program()).args(inner.get_args());
+    command
+        .args(["-c", &limit, "bash"])
+        .arg(inner.get_program())
+        .args(inner.get_args());
     let end = ended(spawn(&mut command)?)?;
     if end.0 == 0 {
         return job.is_done(dir.path());
@@ -102,14 +112,20 @@ fn limited(job: &Job, size: usize, refused: &mut usize) -> Result<()> {
 
 /// The size of what lies in a folder.
 pub(super) fn kilobytes(files: &super::run::Tree) -> usize {
-    files.values().map(|bytes| bytes.len().div_ceil(4096) * 4).sum()
+    files
+        .values()
+        .map(|bytes| bytes.len().div_ceil(4096) * 4)
+        .sum()
 }
 
 #[cfg(test)]
 mod tests {
     #[test]
     fn sizes_are_whole_pages() {
-        let files = [("a".to_owned(), vec![0; 4097]), ("b".to_owned(), Vec::new())];
+        let files = [
+            ("a".to_owned(), vec![0; 4097]),
+            ("b".to_owned(), Vec::new()),
+        ];
         assert_eq!(super::kilobytes(&files.into()), 8);
     }
 }

@@ -40,8 +40,22 @@ fn words(words: &[&str]) -> Vec<OsString> {
 }
 
 fn quantize(dir: &Path) -> Vec<OsString> {
-    let mut args = words(&["quantize", &embedded("model"), "--hold", "none", "--group", "row"]);
-    args.extend(words(&["--threads", "1", "--force", "--shard-size", "0.001", "--out"]));
+    let mut args = words(&[
+        "quantize",
+        &embedded("model"),
+        "--hold",
+        "none",
+        "--group",
+        "row",
+    ]);
+    args.extend(words(&[
+        "--threads",
+        "1",
+        "--force",
+        "--shard-size",
+        "0.001",
+        "--out",
+    ]));
     args.push(dir.join("out").into());
     args
 }
@@ -65,13 +79,24 @@ pub(super) fn eval_plain(dir: &Path) -> Vec<OsString> {
 
 pub(super) fn eval_of(model: &str, dir: &Path) -> Vec<OsString> {
     let mut args = words(&["eval", model, "--data", &embedded("data"), "--limit", "8"]);
-    args.extend(words(&["--tasks", "lambada_openai,hellaswag", "--log-samples", "--output-path"]));
+    args.extend(words(&[
+        "--tasks",
+        "lambada_openai,hellaswag",
+        "--log-samples",
+        "--output-path",
+    ]));
     args.push(dir.join("out").into());
     args
 }
 
 fn add_to(dir: &Path) -> Vec<OsString> {
-    let mut args = words(&["detect", &embedded("model"), "--tokens", "1,2,3", "--no-proof"]);
+    let mut args = words(&[
+        "detect",
+        &embedded("model"),
+        "--tokens",
+        "1,2,3",
+        "--no-proof",
+    ]);
     args.extend(words(&["--threads", "1", "--name", "a/new", "--add-to"]));
     args.push(dir.join("known.json").into());
     args
@@ -83,30 +108,15 @@ impl Scene {
         let mut known = Tree::new();
         let shipped = sw_detect::Directory::shipped();
         known.insert("known.json".into(), serde_json::to_vec(&shipped)?);
-        let jobs = [
-            ("quantize", quantize as fn(&Path) -> _, Tree::new(), false),
-            ("quantize --force", quantize, three, false),
-            ("eval", eval, Tree::new(), true),
-            ("detect --add-to", add_to, Tree::new(), false),
-            ("detect --add-to, known", add_to, known, false),
-        ];
-        let jobs = jobs.into_iter().map(|(name, args, before, piecewise)| {
-            Ok(Job {
-                name,
-                args,
-                after: made(args, &before).with_context(|| name.to_owned())?,
-                before,
-                piecewise,
-            })
-        });
         Ok(Self {
-            jobs: jobs.collect::<Result<_>>()?,
+            jobs: vec![
+                Job::new("quantize", quantize, Tree::new(), false)?,
+                Job::new("quantize --force", quantize, three, false)?,
+                Job::new("eval", eval, Tree::new(), true)?,
+                Job::new("detect --add-to", add_to, Tree::new(), false)?,
+                Job::new("detect --add-to, known", add_to, known, false)?,
+            ],
         })
-    }
-
-    pub(super) fn job(&self, name: &str) -> Result<&Job> {
-        let found = self.jobs.iter().find(|job| job.name == name);
-        found.with_context(|| format!("no job {name}"))
     }
 }
 
@@ -130,6 +140,21 @@ fn put(files: &Tree, dir: &Path) -> Result<()> {
 }
 
 impl Job {
+    fn new(
+        name: &'static str,
+        args: fn(&Path) -> Vec<OsString>,
+        before: Tree,
+        piecewise: bool,
+    ) -> Result<Self> {
+        Ok(Self {
+            name,
+            args,
+            after: made(args, &before).with_context(|| name.to_owned())?,
+            before,
+            piecewise,
+        })
+    }
+
     /// A folder with what is there before.
     pub(super) fn folder(&self) -> Result<TempDir> {
         let dir = tempfile::tempdir()?;

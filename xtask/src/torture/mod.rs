@@ -118,7 +118,12 @@ impl Torture {
                 tell(format!("failure: {}: {failure}", done.name));
             }
             let seconds = clock.elapsed().as_secs_f64();
-            tell(format!("{}: {} tries, {} failures, {seconds:.1} s", done.name, done.tries, done.failures.len()));
+            tell(format!(
+                "{}: {} tries, {} failures, {seconds:.1} s",
+                done.name,
+                done.tries,
+                done.failures.len()
+            ));
             tries += done.tries;
             failures += done.failures.len();
             table.push([
@@ -145,9 +150,13 @@ pub(crate) fn as_sw(mut arguments: impl Iterator<Item = OsString>) -> Option<Exi
         return None;
     }
     #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
-    if first == "traced-sw" && let Err(error) = trace::stop_for_tracer() {
+    if first == "traced-sw"
+        && let Err(error) = trace::stop_for_tracer()
+    {
         tell(format!("error: {error:#}"));
         return Some(ExitCode::FAILURE);
     }
-    Some(sw_cli::run(std::iter::once("sw".into()).chain(rest.into_iter().skip(1))))
+    Some(sw_cli::run(
+        std::iter::once(OsString::from("sw")).chain(rest.into_iter().skip(1)),
+    ))
 }

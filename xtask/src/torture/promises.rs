@@ -109,7 +109,11 @@ fn again(scene: &Scene, extent: &mut Extent, row: &mut Row) -> Result<()> {
 
 /// Whether this processor has a kernel.
 fn has(isa: &str) -> Result<bool> {
-    let status = sw(&["tasks".into()])?.env("SW_ISA", isa).stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).status()?;
+    let status = sw(&["tasks".into()])?
+        .env("SW_ISA", isa)
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .status()?;
     Ok(status.success())
 }
 
@@ -120,15 +124,31 @@ fn kernels(_: &Scene, _: &mut Extent, row: &mut Row) -> Result<()> {
     }
     let expected = eval(&[], Some("avx2"))?;
     alike(row, &expected, eval(&[], Some("avx512")), "avx512");
-    alike(row, &expected, eval(&["--batch-size", "50"], Some("avx512")), "avx512, batches of 50");
+    alike(
+        row,
+        &expected,
+        eval(&["--batch-size", "50"], Some("avx512")),
+        "avx512, batches of 50",
+    );
     Ok(())
 }
 
 fn detection(_: &Scene, extent: &mut Extent, row: &mut Row) -> Result<()> {
     let found = |threads: &str| -> Result<Vec<u8>> {
-        let args = ["detect", &embedded("model"), "--json", "--no-proof", "--threads", threads];
+        let args = [
+            "detect",
+            &embedded("model"),
+            "--json",
+            "--no-proof",
+            "--threads",
+            threads,
+        ];
         let output = sw(&args.map(OsString::from))?.output()?;
-        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        ensure!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         Ok(output.stdout)
     };
     let expected = found("1")?;

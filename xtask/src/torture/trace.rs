@@ -51,7 +51,10 @@ pub(super) fn run(command: &mut Command, at: usize) -> Result<(usize, ExitStatus
         matches!(stopped, WaitStatus::Stopped(_, Signal::SIGSTOP)),
         "it did not stop for its tracer: {stopped:?}"
     );
-    ptrace::setoptions(pid, Options::PTRACE_O_TRACESYSGOOD | Options::PTRACE_O_EXITKILL)?;
+    ptrace::setoptions(
+        pid,
+        Options::PTRACE_O_TRACESYSGOOD | Options::PTRACE_O_EXITKILL,
+    )?;
     let (mut calls, mut inside, mut signal) = (0, false, None);
     loop {
         ptrace::syscall(pid, signal.take())?;
@@ -62,6 +65,7 @@ pub(super) fn run(command: &mut Command, at: usize) -> Result<(usize, ExitStatus
                     calls += 1;
                     if calls == at {
                         kill(pid, Signal::SIGKILL)?;
+                        return Ok((calls, died(pid)?));
                     }
                 }
             }
@@ -70,6 +74,17 @@ pub(super) fn run(command: &mut Command, at: usize) -> Result<(usize, ExitStatus
             WaitStatus::Signaled(_, found, _) => {
                 return Ok((calls, ExitStatus::from_raw(found as i32)));
             }
+            _ => {}
+        }
+    }
+}
+
+/// Waits for the end of a process that was killed.
+fn died(pid: Pid) -> Result<ExitStatus> {
+    loop {
+        match waitpid(pid, None)? {
+            WaitStatus::Exited(_, code) => return Ok(ExitStatus::from_raw(code << 8)),
+            WaitStatus::Signaled(_, found, _) => return Ok(ExitStatus::from_raw(found as i32)),
             _ => {}
         }
     }

@@ -22,7 +22,10 @@ pub(super) const ROWS: [(&str, Try); 4] = [
     ("weights cut short while they are read", cut_short),
     ("two and four writers at one place", raced),
     ("readers that go away, streams that are full", streams),
-    ("an input that is a pipe, a device, a folder, empty", odd_inputs),
+    (
+        "an input that is a pipe, a device, a folder, empty",
+        odd_inputs,
+    ),
 ];
 
 /// An evaluation whose weights are cut at a random moment and place: one line; with the file back, the digits are the same.
@@ -30,7 +33,10 @@ fn cut_short(_: &Scene, extent: &mut Extent, row: &mut Row) -> Result<()> {
     let (model, whole) = (tempfile::tempdir()?, tempfile::tempdir()?);
     for entry in fs::read_dir(embedded("model"))? {
         let path = entry?.path();
-        fs::copy(&path, model.path().join(path.file_name().unwrap_or_default()))?;
+        fs::copy(
+            &path,
+            model.path().join(path.file_name().unwrap_or_default()),
+        )?;
     }
     let weights = model.path().join("model.safetensors");
     let bytes = fs::read(&weights)?;
@@ -52,7 +58,11 @@ fn cut_short(_: &Scene, extent: &mut Extent, row: &mut Row) -> Result<()> {
         let end = ended(child)?;
         fs::write(&weights, &bytes)?;
         met += usize::from(end.0 != 0);
-        let outcome = if end.0 == 0 { Ok(()) } else { is_one_line(&end) };
+        let outcome = if end.0 == 0 {
+            Ok(())
+        } else {
+            is_one_line(&end)
+        };
         let outcome = outcome.and_then(|()| {
             succeeds(&mut sw(&args(dir.path()))?).context("with the file back")?;
             ensure!(left(dir.path())? == expected, "other digits");
@@ -116,11 +126,17 @@ fn streams(_: &Scene, _: &mut Extent, row: &mut Row) -> Result<()> {
         let mut attempt = |stdout: Stdio, stderr: Option<Stdio>| -> Result<()> {
             let quiet = stderr.is_some();
             let mut command = sw(&args)?;
-            command.stdout(stdout).stderr(stderr.unwrap_or(Stdio::piped()));
+            command
+                .stdout(stdout)
+                .stderr(stderr.unwrap_or(Stdio::piped()));
             let end = ended(command.spawn()?)?;
             let outcome = (|| {
                 ensure!((0..=1).contains(&end.0), "exit code {}", end.0);
-                ensure!(quiet || end.0 == 0 || end.1.contains("error: "), "no word: {}", end.1);
+                ensure!(
+                    quiet || end.0 == 0 || end.1.contains("error: "),
+                    "no word: {}",
+                    end.1
+                );
                 Ok(())
             })();
             row.tried(outcome.with_context(|| format!("{args:?}")));
@@ -140,24 +156,49 @@ fn streams(_: &Scene, _: &mut Extent, row: &mut Row) -> Result<()> {
 fn odd_inputs(_: &Scene, _: &mut Extent, row: &mut Row) -> Result<()> {
     let odd = tempfile::tempdir()?;
     let at = |name: &str| odd.path().join(name);
-    let fifo = std::process::Command::new("mkfifo").arg(at("pipe")).status()?;
+    let fifo = std::process::Command::new("mkfifo")
+        .arg(at("pipe"))
+        .status()?;
     ensure!(fifo.success(), "mkfifo");
     fs::create_dir(at("folder"))?;
     fs::write(at("empty"), "")?;
     File::create(at("sparse"))?.set_len(7 << 30)?;
-    for (name, to) in [("zero", "/dev/zero"), ("random", "/dev/urandom"), ("loop", "loop"), ("nowhere", "no/such")] {
+    for (name, to) in [
+        ("zero", "/dev/zero"),
+        ("random", "/dev/urandom"),
+        ("loop", "loop"),
+        ("nowhere", "no/such"),
+    ] {
         std::os::unix::fs::symlink(to, at(name))?;
     }
     let model = embedded("model");
-    for name in ["pipe", "folder", "empty", "sparse", "zero", "random", "loop", "nowhere"] {
+    for name in [
+        "pipe", "folder", "empty", "sparse", "zero", "random", "loop", "nowhere",
+    ] {
         let path = at(name).display().to_string();
         let commands: [&[&str]; 7] = [
             &["eval", &model, "--tasks", "piqa", "--plan", &path],
             &["compare", &model, "--tasks", "piqa", "--plan", &path],
             &["detect", &model, "--text", &path],
             &["directory", "--file", &path],
-            &["quantize", &model, "--out", "no/such/place", "--hold", &path],
-            &["quantize", &model, "--out", "no/such/place", "--hold", "none", "--check", &path],
+            &[
+                "quantize",
+                &model,
+                "--out",
+                "no/such/place",
+                "--hold",
+                &path,
+            ],
+            &[
+                "quantize",
+                &model,
+                "--out",
+                "no/such/place",
+                "--hold",
+                "none",
+                "--check",
+                &path,
+            ],
             &["inspect", &path],
         ];
         for args in commands {

@@ -68,7 +68,7 @@ impl Fingerprint {
         for part in gguf.files() {
             hash.update((part.bytes.len() as u64).to_le_bytes());
             hash.update(part.header);
-            let mut file = File::open(part.path).map_err(|e| Error::io(part.path, e))?;
+            let mut file = files::open_regular(part.path).map_err(|e| Error::io(part.path, e))?;
             let span = [part.header.len() as u64, part.bytes.len() as u64];
             hash_samples(&mut file, span, &mut hash).map_err(|e| Error::io(part.path, e))?;
         }

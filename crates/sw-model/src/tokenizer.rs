@@ -171,18 +171,18 @@ fn bounded(file: &Value) -> Result<(), String> {
             if let Some(table) = step["precompiled_charsmap"].as_str() {
                 compiled(table)?;
             }
-            let Some(content) = step["content"]
-                .as_str()
-                .filter(|_| step["type"] == "Replace")
-            else {
-                continue;
-            };
-            let replaced = step["pattern"]["String"].as_str().map_or(0, str::len);
-            growth = growth.saturating_mul(match replaced {
+            let length = |part: &Value| part.as_str().map_or(0, str::len);
+            let factor = match step["type"].as_str() {
                 // A pattern may match between any two bytes.
-                0 => content.len() + 1,
-                n => content.len().div_ceil(n).max(1),
-            });
+                Some("Replace") => match length(&step["pattern"]["String"]) {
+                    0 => length(&step["content"]) + 1,
+                    replaced => length(&step["content"]).div_ceil(replaced),
+                },
+                // Once for each piece between two added tokens.
+                Some("Prepend") => length(&step["prepend"]),
+                _ => 1,
+            };
+            growth = growth.saturating_mul(factor.max(1));
             if growth > GROWTH {
                 return Err(format!(
                     "its {part} makes a text {growth} times longer, expected at most {GROWTH} times"

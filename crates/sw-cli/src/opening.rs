@@ -2,7 +2,7 @@
 
 use std::{path::Path, sync::Arc};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use sw_eval::{Bos, DataDir};
 use sw_intervene::PackedReader;
 use sw_model::{Model, OpenOptions, locate_model};
@@ -42,18 +42,7 @@ pub fn open_model(
 /// A model without a tokenizer, a tokenizer without the token, a prompt without a token.
 pub fn encode(model: &Model, text: &str, bos: Bos) -> Result<Vec<u32>> {
     let tokenizer = model.tokenizer()?;
-    let mut tokens = tokenizer.encode(text, bos == Bos::Auto)?;
-    if bos == Bos::On {
-        let bos = tokenizer.bos().with_context(|| {
-            format!(
-                "--bos on: the tokenizer of {} has no BOS token",
-                model.source().display()
-            )
-        })?;
-        if tokens.first() != Some(&bos) {
-            tokens.insert(0, bos);
-        }
-    }
+    let tokens = tokenizer.encode_with(text, bos)?;
     ensure!(
         !tokens.is_empty(),
         "the prompt {text:?} encodes to no token; give a longer one"

@@ -365,8 +365,12 @@ fn windows(model: &Model, file: &Path) -> Result<Vec<Vec<u32>>> {
     };
     let tokenizer = model.tokenizer()?;
     let most = WINDOW.min(model.spec().max_positions);
-    // What the tokenizer puts before any text stands before each window, too.
-    let before = tokenizer.encode("", true)?;
+    // A BOS stands before each window where the tokenizer puts one before a text.
+    let before: Vec<u32> = tokenizer
+        .bos()
+        .filter(|_| tokenizer.adds_bos())
+        .into_iter()
+        .collect();
     let room = most.saturating_sub(before.len()).max(2);
     let mut tokens = Vec::new();
     for text in texts {

@@ -1,6 +1,6 @@
 //! Texts to run: the paper's prompt, ten of our own, and how they become tokens.
 
-use sw_model::Model;
+use sw_model::{Bos, Model};
 
 use crate::error::{Error, Result};
 
@@ -84,12 +84,12 @@ pub fn proof_texts(model: &Model) -> Result<Vec<Vec<u32>>> {
     PROOF_TEXTS.iter().map(|text| encode(model, text)).collect()
 }
 
-/// The tokens of a prompt, with those that the tokenizer itself adds.
+/// The tokens of a prompt, which begins with a BOS where the tokenizer adds one.
 ///
 /// # Errors
 /// When the model has no tokenizer, or the text encodes to nothing.
 pub fn encode(model: &Model, prompt: &str) -> Result<Vec<u32>> {
-    let tokens = model.tokenizer()?.encode(prompt, true)?;
+    let tokens = model.tokenizer()?.encode_with(prompt, Bos::Auto)?;
     at_least(1, &tokens, || prompt.into())?;
     Ok(tokens)
 }

@@ -1,8 +1,11 @@
 //! From texts to tokens, by the harness's rules: they decide numbers, so they exist once.
 
+use sw_model::BosRule;
+
 use crate::{
+    Bos,
     error::{Error, Result},
-    model::{Bos, LanguageModel, Span},
+    model::{LanguageModel, Span},
     text::is_space,
 };
 
@@ -35,11 +38,9 @@ impl Context<'_> {
 /// A model's tokenizer under one BOS rule.
 pub struct Encoder<'a> {
     lm: &'a dyn LanguageModel,
-    bos: Bos,
+    rule: BosRule,
     /// What a text without context is conditioned on.
     prefix: u32,
-    /// Whether the tokenizer begins texts with it by itself.
-    begins: bool,
 }
 
 impl<'a> Encoder<'a> {
@@ -48,25 +49,17 @@ impl<'a> Encoder<'a> {
     /// # Errors
     /// `Bos::On` without a BOS token; a tokenizer with neither BOS nor EOS.
     pub fn new(lm: &'a dyn LanguageModel, bos: Bos) -> Result<Self> {
-        let begin = lm.encode("a", true)?; // a broken tokenizer is told as such, before what it lacks
-        if bos == Bos::On && lm.bos().is_none() {
-            return Err(Error::Options(
-                "bos on: the tokenizer has no BOS token; use auto or off".into(),
-            ));
-        }
-        let prefix = lm.prefix_token().ok_or_else(|| {
+        lm.encode("a", true)?; // a broken tokenizer is told as such, before what it lacks
+        let rule = BosRule::new(bos, lm.bos(), lm.eos(), |text, special| {
+            lm.encode(text, special)
+        })?;
+        let prefix = rule.prefix().ok_or_else(|| {
             Error::Options(
-                "the tokenizer has neither a BOS nor an EOS token, which an empty context needs"
+                "the tokenizer has neither a BOS nor an EOS token, which an empty context needs; name one in tokenizer_config.json"
                     .into(),
             )
         })?;
-        let begins = begin.first() == Some(&prefix);
-        Ok(Self {
-            lm,
-            bos,
-            prefix,
-            begins,
-        })
+        Ok(Self { lm, rule, prefix })
     }
 
     /// The most tokens the model reads at once.
@@ -79,19 +72,8 @@ impl<'a> Encoder<'a> {
     /// # Errors
     /// When the text cannot be encoded.
     pub fn text(&self, text: &str) -> Result<Vec<u32>> {
-        if self.bos == Bos::Off {
-            return self.plain(text);
-        }
-        let mut tokens = self.lm.encode(text, true)?;
-        if tokens.get(usize::from(self.begins)) == Some(&self.prefix) {
-            return self.plain(text); // the text itself begins with it
-        }
-        if let (Bos::On, Some(bos)) = (self.bos, self.lm.bos())
-            && tokens.first() != Some(&bos)
-        {
-            tokens.insert(0, bos);
-        }
-        Ok(tokens)
+        self.rule
+            .encode(text, |text, special| self.lm.encode(text, special))
     }
 
     fn plain(&self, text: &str) -> Result<Vec<u32>> {

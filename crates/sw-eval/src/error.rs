@@ -12,6 +12,9 @@ pub enum Error {
     /// The model could not be run.
     #[error(transparent)]
     Model(#[from] sw_model::Error),
+    /// A BOS was asked for that the tokenizer does not have.
+    #[error(transparent)]
+    NoBos(#[from] sw_model::NoBos),
     /// Another runtime's model could not be run; its own words.
     #[error("{0}")]
     Runtime(String),

@@ -1,48 +1,10 @@
 //! What a language model must offer to be evaluated: tokens in, scores out.
 
-use std::{fmt, ops::ControlFlow, str::FromStr};
+use std::ops::ControlFlow;
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result};
-
-/// Whether texts are encoded with a beginning-of-sequence token.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Bos {
-    /// What the tokenizer does by itself, as transformers' `AutoTokenizer` loads it.
-    #[default]
-    Auto,
-    /// Always, even where the tokenizer adds none; not where the text already begins with one.
-    On,
-    /// Never.
-    Off,
-}
-
-impl fmt::Display for Bos {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Bos::Auto => "auto",
-            Bos::On => "on",
-            Bos::Off => "off",
-        })
-    }
-}
-
-impl FromStr for Bos {
-    type Err = Error;
-
-    fn from_str(s: &str) -> Result<Self> {
-        match s {
-            "auto" => Ok(Bos::Auto),
-            "on" => Ok(Bos::On),
-            "off" => Ok(Bos::Off),
-            _ => Err(Error::Options(format!(
-                "bos {s:?}: expected auto, on or off"
-            ))),
-        }
-    }
-}
+use crate::error::Result;
 
 /// Tokens, the last of which are scored given all before them.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -163,9 +125,4 @@ pub trait LanguageModel: Sync {
     /// # Errors
     /// When the model cannot be run.
     fn score(&self, spans: &[Span], sink: &mut Sink<'_>) -> Result<()>;
-
-    /// What a text is conditioned on that has no context: BOS, else EOS.
-    fn prefix_token(&self) -> Option<u32> {
-        self.bos().or_else(|| self.eos())
-    }
 }

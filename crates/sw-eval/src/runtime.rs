@@ -7,7 +7,7 @@ use std::{
 };
 
 use ndarray::{Array2, Axis};
-use sw_intervene::{Applied, Intervention};
+use sw_intervene::{Applied, Intervention, Ranges};
 use sw_model::{Kv, Model, Seq};
 
 use crate::{
@@ -39,7 +39,16 @@ impl Runtime {
     /// # Errors
     /// An intervention that the model cannot take.
     pub fn new(model: &Model, interventions: &[Intervention]) -> Result<Self> {
-        let applied = Applied::new(model, interventions, &data::read_texts)?;
+        Self::with_ranges(&Ranges::new(model), interventions)
+    }
+
+    /// [`new`](Self::new) on the model of `ranges`, where what calibration measures is kept for other settings.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn with_ranges(ranges: &Ranges, interventions: &[Intervention]) -> Result<Self> {
+        let model = ranges.model();
+        let applied = Applied::with_ranges(ranges, interventions, &data::read_texts)?;
         let name = model.source().display().to_string();
         Ok(Self {
             base: model.clone(),

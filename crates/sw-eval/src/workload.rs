@@ -8,11 +8,12 @@ use sha2::{Digest, Sha256};
 use sw_intervene::Intervention;
 
 use crate::{
+    Bos,
     data::{self, DataDir, Doc, Split},
     encode::{Context, Encoder},
     error::{Error, Result},
     fewshot::Sampler,
-    model::{Bos, LanguageModel, Span},
+    model::{LanguageModel, Span},
     shard::Shard,
     task::{Cut, Item, Kind, Request, Task},
 };

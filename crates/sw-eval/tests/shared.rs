@@ -148,6 +148,7 @@ fn quantization_and_smoothing_as_interventions() {
         calibration: file,
         samples: 2,
         tokens: 64,
+        bos: sw_eval::Bos::Auto,
     };
     let acts = r#"{"kind": "quantize_activations", "recipe": {"scheme": {"levels": {"kind": "symmetric", "bits": 8}, "grouping": {"kind": "row"}}, "pick": {"kind": "none"}}}"#;
     let perplexity = |interventions: Vec<Intervention>| {

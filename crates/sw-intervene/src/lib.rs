@@ -22,6 +22,6 @@ pub use export::{
     Export, Exporting, Format, Outcome, Override, PackedReader, Plan, Rule, TensorPlan,
 };
 pub use intervention::{
-    ActivationSite, Applied, Arithmetic, Constant, Intervention, Largest, ReadTexts, SetWeight,
-    largest,
+    ActivationSite, Applied, Arithmetic, Constant, Intervention, Largest, Ranges, ReadTexts,
+    SetWeight, largest,
 };

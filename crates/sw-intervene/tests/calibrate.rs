@@ -1,9 +1,9 @@
 //! A clip is kept only where the model gains, and what a quantization does to a model is measured as told.
 
-use std::path::Path;
+use std::{cell::Cell, path::Path};
 
-use sw_intervene::{Export, Rule, calibrate, check, judges};
-use sw_model::Model;
+use sw_intervene::{Applied, Export, Intervention, Ranges, Rule, calibrate, check, judges};
+use sw_model::{Bos, Model, Seq, WeightCoord};
 use sw_quant::{Clip, Grouping, Levels, Scheme};
 
 fn model() -> Model {
@@ -85,4 +85,59 @@ fn one_window_is_too_few() {
     let model = model();
     let error = calibrate(&model, &export(4, true), &windows(&model, 1)).unwrap_err();
     assert!(error.to_string().contains("at least two"), "{error}");
+}
+
+/// The small checkpoint of this repository, which has a tokenizer; skipped where the crate stands alone.
+#[test]
+fn settings_of_one_model_are_calibrated_once() {
+    let nano = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../nano/model");
+    if !nano.is_dir() {
+        println!("skipped: {} is not there", nano.display());
+        return;
+    }
+    let model = Model::open(nano).expect("a checkpoint");
+    let reads = Cell::new(0);
+    let read = |_: &Path, _| {
+        reads.set(reads.get() + 1);
+        Ok(vec!["A short text.".to_owned()])
+    };
+    let smooth = |alpha, bos| Intervention::SmoothQuant {
+        alpha,
+        calibration: "texts.jsonl".into(),
+        samples: 1,
+        tokens: 8,
+        bos,
+    };
+    let ranges = Ranges::new(&model);
+    let tokens = model
+        .tokenizer()
+        .expect("a tokenizer")
+        .encode("A text.", false);
+    let tokens = tokens.expect("tokens");
+    let rows = |applied: &Applied| {
+        let seq = [Seq::from(&tokens[..])];
+        let rows = applied.model().forward(&seq, &mut applied.hook());
+        rows.expect("a pass")
+    };
+    let settings = [
+        (vec![smooth(0.5, Bos::Auto)], 1),
+        (vec![smooth(0.85, Bos::Auto)], 1),
+        (vec![smooth(0.5, Bos::Off)], 2),
+        // After another intervention the ranges are others.
+        (
+            vec![
+                Intervention::PruneWeights {
+                    coords: vec![WeightCoord::down(0, 1, 2)],
+                },
+                smooth(0.5, Bos::Auto),
+            ],
+            3,
+        ),
+    ];
+    for (plan, measured) in settings {
+        let applied = Applied::with_ranges(&ranges, &plan, &read).expect("applied");
+        assert_eq!(reads.get(), measured);
+        let alone = Applied::new(&model, &plan, &|_, _| Ok(vec!["A short text.".to_owned()]));
+        assert_eq!(rows(&applied), rows(&alone.expect("applied")));
+    }
 }

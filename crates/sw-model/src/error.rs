@@ -108,6 +108,9 @@ pub enum Error {
         /// What is wrong with it.
         problem: String,
     },
+    /// A BOS was asked for that the tokenizer does not have.
+    #[error(transparent)]
+    NoBos(#[from] crate::NoBos),
     /// A token id that the embedding has no row for.
     #[error("token id {id} at position {position} is beyond the vocabulary of {vocab_size} tokens")]
     TokenId {

@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 use sw_tensor::files;
 
 use crate::{
-    config::MAX_FILE,
+    config::{self, MAX_FILE},
     error::{Error, Result},
 };
 
@@ -35,7 +35,15 @@ impl Fingerprint {
     /// When a file cannot be read.
     pub fn of(dir: &Path) -> Result<Self> {
         let mut hash = Sha256::new();
-        for name in ["config.json", "tokenizer.json", "tokenizer_config.json"] {
+        let settings = dir.join("tokenizer_config.json");
+        let is_whole = settings.is_file()
+            && config::read_json(&settings)
+                .is_ok_and(|settings| settings["added_tokens_decoder"].is_object());
+        // A tokenizer is read from these two only where its settings do not list the added tokens.
+        let older = ["special_tokens_map.json", "added_tokens.json"];
+        let older = older.into_iter().filter(|_| !is_whole);
+        let names = ["config.json", "tokenizer.json", "tokenizer_config.json"];
+        for name in names.into_iter().chain(older) {
             let path = dir.join(name);
             if files::is_there(&path).map_err(|e| Error::io(&path, e))? {
                 let bytes = files::read_inside(&path, MAX_FILE).map_err(|e| Error::io(&path, e))?;

@@ -19,6 +19,7 @@
 #![forbid(unsafe_code)]
 
 mod block;
+mod bos;
 mod config;
 mod edit;
 mod error;
@@ -43,6 +44,7 @@ mod spec;
 mod tokenizer;
 mod weights;
 
+pub use bos::{Bos, BosRule, NoBos};
 pub use edit::{EditOp, Linear, LinearAt, WeightCoord, WeightEdit};
 pub use error::{Error, Result};
 pub use fingerprint::Fingerprint;

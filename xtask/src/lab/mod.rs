@@ -20,7 +20,7 @@ use sha2::{Digest, Sha256};
 use sw_cli::program::Bar;
 use sw_detect::{Candidate, DetectOptions, Directory, Report, detect, measure};
 use sw_eval::{DataDir, Journal, Key, Options, Run, Runtime, Task, Workload, evaluate_workload};
-use sw_intervene::Intervention;
+use sw_intervene::{Intervention, Ranges};
 use sw_model::{Fingerprint, LinearAt, Model};
 
 use crate::{
@@ -50,6 +50,8 @@ pub(crate) struct Lab {
     scratch: tempfile::TempDir,
     runs: RefCell<HashMap<String, Rc<Run>>>,
     workloads: RefCell<HashMap<(String, Option<usize>), Workload>>,
+    /// What SmoothQuant is calibrated with, once for all settings.
+    ranges: Ranges,
 }
 
 impl Lab {
@@ -68,6 +70,7 @@ impl Lab {
             known: known(&inputs.model, &model),
             data_digest: digest(&data)?,
             inputs: inputs.clone(),
+            ranges: Ranges::new(&model),
             model,
             data,
             fingerprint,
@@ -312,7 +315,7 @@ impl Lab {
 
     /// The model under interventions, by the name that it was asked for.
     pub(crate) fn runtime(&self, interventions: &[Intervention]) -> Result<Runtime> {
-        Ok(Runtime::new(&self.model, interventions)?.named(&self.inputs.model))
+        Ok(Runtime::with_ranges(&self.ranges, interventions)?.named(&self.inputs.model))
     }
 
     /// What a task asks; read and encoded once for all settings.

@@ -74,6 +74,7 @@ impl Experiment for Table3 {
                 calibration: file.clone(),
                 samples: self.samples,
                 tokens: TOKENS,
+                bos: lab.inputs.bos,
             }];
             plan.extend(naive.interventions(lab)?);
             Ok(plan)

@@ -8,16 +8,20 @@ pub(crate) mod quantize;
 mod restore;
 mod smooth;
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use serde::{Deserialize, Serialize};
-use sw_model::{EditOp, Hook, Model, WeightCoord, WeightEdit};
+use sw_model::{Bos, EditOp, Hook, Model, WeightCoord, WeightEdit};
 
 pub use constant::Constant;
 pub use integer::Arithmetic;
 use integer::Integers;
 pub use largest::{Largest, largest};
 pub use quantize::ActivationSite;
+pub use smooth::Ranges;
 use sw_quant::{Activation, Scheme};
 
 use crate::error::{Error, Result};
@@ -111,7 +115,15 @@ pub enum Intervention {
         /// Tokens of a row that are read.
         #[serde(default = "smooth::tokens")]
         tokens: usize,
+        /// Whether a row begins with a BOS.
+        #[serde(default, skip_serializing_if = "is_default")]
+        bos: Bos,
     },
+}
+
+/// Whether a BOS rule need not be written, as it was not before there was one here.
+fn is_default(bos: &Bos) -> bool {
+    *bos == Bos::default()
 }
 
 /// A weight and its new value.
@@ -127,6 +139,34 @@ pub struct SetWeight {
 /// Reads the `text` of the first rows of a file: what an intervention that calibrates is calibrated on. A failure is one
 /// line that names the file.
 pub type ReadTexts<'a> = dyn Fn(&Path, usize) -> Result<Vec<String>, String> + 'a;
+
+/// What an intervention that calibrates is given.
+struct Calibration<'a> {
+    ranges: &'a Ranges,
+    before: &'a [Intervention],
+    read: &'a ReadTexts<'a>,
+}
+
+impl Calibration<'_> {
+    /// The ranges of a model's activations under the interventions before.
+    fn maxima(
+        &self,
+        applied: &Applied,
+        texts: &smooth::Texts<'_>,
+    ) -> Result<Arc<smooth::PerNorm>, Refused> {
+        let &smooth::Texts {
+            file,
+            samples,
+            tokens,
+            bos,
+        } = texts;
+        let key = serde_json::to_string(&(self.before, file, samples, tokens, bos))
+            .map_err(|e| Refused::Here(e.to_string()))?;
+        self.ranges.get_or(key, || {
+            smooth::maxima(&applied.model, texts, self.read, &mut applied.hook())
+        })
+    }
+}
 
 /// A model with interventions, ready to run.
 pub struct Applied {
@@ -177,6 +217,19 @@ impl Applied {
     /// # Errors
     /// An intervention that the model cannot take, or texts that cannot be read.
     pub fn new(base: &Model, interventions: &[Intervention], read: &ReadTexts<'_>) -> Result<Self> {
+        Self::with_ranges(&Ranges::new(base), interventions, read)
+    }
+
+    /// [`new`](Self::new) on the model of `ranges`, where what calibration measures is kept.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn with_ranges(
+        ranges: &Ranges,
+        interventions: &[Intervention],
+        read: &ReadTexts<'_>,
+    ) -> Result<Self> {
+        let base = ranges.model();
         let mut applied = Self {
             model: base.clone(),
             whole_sequences: false,
@@ -184,9 +237,14 @@ impl Applied {
             failure: Default::default(),
         };
         let mut integers = None;
-        for intervention in interventions {
+        for (i, intervention) in interventions.iter().enumerate() {
+            let calibration = Calibration {
+                ranges,
+                before: &interventions[..i],
+                read,
+            };
             applied
-                .apply(intervention, &mut integers, read)
+                .apply(intervention, &mut integers, &calibration)
                 .map_err(|refused| refused.by(intervention.name()))?;
         }
         // Products of integers: when weights and activations are known.
@@ -219,7 +277,7 @@ impl Applied {
         &mut self,
         intervention: &Intervention,
         integers: &mut Option<Integers>,
-        read: &ReadTexts<'_>,
+        calibration: &Calibration<'_>,
     ) -> Result<(), Refused> {
         if integers.is_some() {
             Integers::admit(intervention)?;
@@ -299,14 +357,19 @@ impl Applied {
             }
             Intervention::SmoothQuant {
                 alpha,
-                calibration,
+                calibration: file,
                 samples,
                 tokens,
+                bos,
             } => {
-                let texts = smooth::texts(&self.model, calibration, *samples, *tokens, read)
-                    .map_err(Refused::Here)?;
-                let mut hooks = self.hook();
-                let (model, hook) = smooth::smooth(&self.model, *alpha, &texts, &mut hooks)?;
+                let texts = smooth::Texts {
+                    file,
+                    samples: *samples,
+                    tokens: *tokens,
+                    bos: *bos,
+                };
+                let maxima = calibration.maxima(self, &texts)?;
+                let (model, hook) = smooth::smooth(&self.model, *alpha, &maxima)?;
                 self.model = model;
                 self.add(hook);
             }

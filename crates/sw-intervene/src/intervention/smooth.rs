@@ -1,9 +1,13 @@
 //! SmoothQuant (arXiv 2211.10438) on a model: what is divided out of the norms' outputs is multiplied into the weights.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use ndarray::Axis;
-use sw_model::{Hook, Linear, LinearAt, Model, Seq, Site, SiteView};
+use sw_model::{Bos, Hook, Linear, LinearAt, Model, Seq, Site, SiteView};
 use sw_quant::smooth::{column_maxima, scale_columns, scales};
 
 use super::{ReadTexts, Refused, quantize::in_own_type};
@@ -18,20 +22,67 @@ pub(super) fn tokens() -> usize {
     512
 }
 
+/// A model, and the ranges of its activations on calibration texts: measured when an intervention asks for them first, and
+/// kept for all others that ask for the same.
+pub struct Ranges {
+    model: Model,
+    /// By everything that decides them: the interventions before, and which texts.
+    known: Mutex<HashMap<String, Arc<PerNorm>>>,
+}
+
+impl Ranges {
+    /// Nothing is measured yet.
+    pub fn new(model: &Model) -> Self {
+        Self {
+            model: model.clone(),
+            known: Mutex::default(),
+        }
+    }
+
+    /// The model that they are of.
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    pub(super) fn get_or(
+        &self,
+        key: String,
+        measure: impl FnOnce() -> Result<PerNorm, Refused>,
+    ) -> Result<Arc<PerNorm>, Refused> {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(ranges) = known.get(&key) {
+            return Ok(ranges.clone());
+        }
+        let ranges = Arc::new(measure()?);
+        known.insert(key, ranges.clone());
+        Ok(ranges)
+    }
+}
+
+/// Which texts a model is calibrated on.
+pub(super) struct Texts<'a> {
+    pub(super) file: &'a Path,
+    pub(super) samples: usize,
+    pub(super) tokens: usize,
+    pub(super) bos: Bos,
+}
+
 /// The first tokens of the first rows of a file.
-pub(super) fn texts(
-    model: &Model,
-    file: &Path,
-    samples: usize,
-    tokens: usize,
-    read: &ReadTexts<'_>,
-) -> Result<Vec<Vec<u32>>, String> {
+fn texts(model: &Model, which: &Texts<'_>, read: &ReadTexts<'_>) -> Result<Vec<Vec<u32>>, String> {
+    let &Texts {
+        file,
+        samples,
+        tokens,
+        bos,
+    } = which;
     let rows = read(file, samples)?;
     let tokenizer = model.tokenizer().map_err(|e| e.to_string())?;
     let most = tokens.min(model.spec().max_positions);
     let mut texts = Vec::new();
     for text in rows {
-        let mut ids = tokenizer.encode(&text, true).map_err(|e| e.to_string())?;
+        let mut ids = tokenizer
+            .encode_with(&text, bos)
+            .map_err(|e| e.to_string())?;
         ids.truncate(most);
         if !ids.is_empty() {
             texts.push(ids);
@@ -45,7 +96,7 @@ pub(super) fn texts(
 
 /// The two norms of a layer whose outputs feed linear maps.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Fed {
+pub(super) enum Fed {
     Attention,
     Mlp,
 }
@@ -68,19 +119,28 @@ fn feeds(at: LinearAt) -> Option<Fed> {
 }
 
 /// Something for each channel of each norm's output.
-type PerNorm = BTreeMap<(usize, Fed), Vec<f32>>;
+pub(super) type PerNorm = BTreeMap<(usize, Fed), Vec<f32>>;
+
+/// The largest magnitude in each channel of each norm's output, over all tokens of the texts.
+pub(super) fn maxima(
+    model: &Model,
+    which: &Texts<'_>,
+    read: &ReadTexts<'_>,
+    hooks: &mut dyn Hook,
+) -> Result<PerNorm, Refused> {
+    let mut maxima = Maxima::default();
+    for text in texts(model, which, read).map_err(Refused::Here)? {
+        model.forward(&[Seq::from(&text[..])], &mut (&mut *hooks, &mut maxima))?;
+    }
+    Ok(maxima.0)
+}
 
 /// The smoothed model, and the hook that divides what its weights were multiplied by.
 pub(super) fn smooth(
     model: &Model,
     alpha: f32,
-    texts: &[Vec<u32>],
-    hooks: &mut dyn Hook,
+    maxima: &PerNorm,
 ) -> Result<(Model, Divide), Refused> {
-    let mut maxima = Maxima::default();
-    for text in texts {
-        model.forward(&[Seq::from(&text[..])], &mut (&mut *hooks, &mut maxima))?;
-    }
     let mut weights = PerNorm::new();
     for at in model.linears() {
         let (Some(fed), Some(w)) = (feeds(at), model.weight_at(at)) else {
@@ -99,7 +159,7 @@ pub(super) fn smooth(
         let none = Vec::new();
         Ok((
             norm,
-            scales(maxima.0.get(&norm).unwrap_or(&none), &weight, alpha)?,
+            scales(maxima.get(&norm).unwrap_or(&none), &weight, alpha)?,
         ))
     };
     let all: PerNorm = weights

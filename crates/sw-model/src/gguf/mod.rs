@@ -22,7 +22,7 @@ use crate::{
     error::{Error, Result},
     family,
     spec::Spec,
-    tokenizer::Tokenizer,
+    tokenizer::{Files, Tokenizer},
 };
 pub(crate) use find::find;
 use meta::{Meta, Read};
@@ -71,7 +71,7 @@ pub(crate) fn open(path: &Path, ignore: &[String]) -> Result<Opened> {
     }
     let tokenizer = tokenizer::parts(meta)
         .map_err(|e| (path.to_path_buf(), e.to_string()))
-        .and_then(|[file, settings]| Tokenizer::new(path, &file, &settings, &config));
+        .and_then(|[file, settings]| Tokenizer::new(path, Files::of_gguf(file, settings)));
     let mut unknown = keys::unknown(meta, ignore);
     if tokenizer.is_err() {
         // Its keys may not have been read.

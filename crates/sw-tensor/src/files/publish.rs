@@ -343,10 +343,9 @@ fn locked(beside: &Path) -> Result<File, Locked> {
             Err(e) if e.kind() == ErrorKind::NotFound => continue, // another run ended and removed the folder
             file => file.map_err(Locked::Io)?,
         };
-        match file.try_lock() {
-            Err(TryLockError::WouldBlock) => return Err(Locked::Busy),
-            _ => {} // a file system without locks is trusted
-        }
+        if let Err(TryLockError::WouldBlock) = file.try_lock() {
+            return Err(Locked::Busy);
+        } // a file system without locks is trusted
         if is_at(&file, &mark).map_err(Locked::Io)? {
             return Ok(file);
         }

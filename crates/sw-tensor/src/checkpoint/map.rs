@@ -79,7 +79,7 @@ impl Storage for FileMap {
         // Only a hint: where the system does not take it, pages come as they are touched.
         #[cfg(unix)]
         let _ = self
-            .0
+            .map
             .advise_range(memmap2::Advice::WillNeed, range.start, range.len());
         #[cfg(not(unix))]
         let _ = range;

@@ -300,7 +300,7 @@ impl Mutator {
     }
 
     /// Changes the description at the end, or a page's header.
-    fn parquet(&mut self, bytes: &mut Vec<u8>) {
+    fn parquet(&mut self, bytes: &mut [u8]) {
         let end = bytes.len().saturating_sub(8);
         let length = bytes.get(end..end + 4).and_then(|b| b.first_chunk());
         let length = length.map_or(0, |n| u32::from_le_bytes(*n) as usize);

@@ -2,7 +2,7 @@
 
 use std::{path::Path, sync::Arc};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use sw_eval::{Bos, DataDir};
 use sw_intervene::PackedReader;
 use sw_model::{Model, OpenOptions, locate_model};

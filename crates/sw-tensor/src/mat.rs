@@ -343,6 +343,14 @@ impl Mat {
         self.widen(row..row + 1, 0..self.cols, out);
     }
 
+    /// The whole matrix as f32, row by row, overlay applied. Exact.
+    #[must_use]
+    pub fn to_f32_vec(&self) -> Vec<f32> {
+        let mut values = vec![0.0; self.rows * self.cols];
+        self.widen(0..self.rows, 0..self.cols, &mut values);
+        values
+    }
+
     /// A block of the matrix as f32, row by row, overlay applied. Exact.
     ///
     /// # Panics

@@ -55,13 +55,12 @@ fn links_out_of_a_checkpoint_are_refused_by_name() {
     for name in ["config.json", "model.safetensors", "tokenizer.json"] {
         let (path, moved) = (dir.path().join(name), outside.path().join(name));
         let was_there = path.exists();
-        match was_there {
-            true => drop(
-                fs::copy(&path, &moved)
-                    .and_then(|_| fs::remove_file(&path))
-                    .unwrap(),
-            ),
-            false => fs::write(&moved, "{}").unwrap(),
+        if was_there {
+            fs::rename(&path, &moved)
+                .or_else(|_| fs::copy(&path, &moved).and_then(|_| fs::remove_file(&path)))
+                .unwrap();
+        } else {
+            fs::write(&moved, "{}").unwrap();
         }
         symlink(&moved, &path).unwrap();
         fails(

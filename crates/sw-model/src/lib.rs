@@ -41,6 +41,7 @@ mod rope;
 mod score;
 mod site;
 mod spec;
+mod tensor;
 mod tokenizer;
 mod weights;
 
@@ -64,4 +65,5 @@ pub use spec::{
     Spec,
 };
 pub use sw_tensor::{Coding, Dtype, Mat};
+pub use tensor::TensorAt;
 pub use tokenizer::Tokenizer;

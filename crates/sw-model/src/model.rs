@@ -415,6 +415,12 @@ impl Model {
         Ok(self.with_weights(weights))
     }
 
+    /// The weights, to be changed: a copy of their list where a clone shares it. What was computed before is another model's.
+    pub(crate) fn weights_mut(&mut self) -> &mut Weights {
+        self.id = next_id();
+        Arc::make_mut(&mut self.weights)
+    }
+
     fn with_weights(&self, weights: Weights) -> Model {
         Model {
             id: next_id(),

@@ -18,6 +18,7 @@ mod params;
 mod screen;
 pub mod tiles;
 mod train;
+pub mod tune;
 
 pub use adamw::{AdamW, AdamWOptions, Schedule};
 pub use checkpoint::Precision;

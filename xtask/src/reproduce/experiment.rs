@@ -10,7 +10,11 @@ use sha2::{Digest, Sha256};
 
 use sw_cli::program;
 
-use crate::{lab::Lab, outcome::Outcome, page::files};
+use crate::{
+    lab::{Found, Lab},
+    outcome::Outcome,
+    page::files,
+};
 
 /// One table or figure: its options are its arguments on the command line, and are recorded with its results.
 pub(crate) trait Experiment: Args + Serialize {
@@ -19,6 +23,11 @@ pub(crate) trait Experiment: Args + Serialize {
 
     /// What it measures.
     type Measured;
+
+    /// The weights that it prunes.
+    fn found<'a>(&self, lab: &'a Lab) -> Result<&'a Found> {
+        lab.found()
+    }
 
     /// Measures, and shows nothing.
     fn measure(&self, lab: &Lab) -> Result<Self::Measured>;

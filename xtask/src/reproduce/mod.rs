@@ -63,8 +63,9 @@ impl<E: Experiment> Command<E> {
         self.inputs.set_threads()?;
         let lab = Lab::open(&self.inputs)?;
         let record = record(&self.experiment, &lab, false)?;
-        if lab.inputs.super_weights.is_none() || lab.found().is_ok() {
-            say(lab.found()?.summary())?;
+        let found = self.experiment.found(&lab);
+        if lab.inputs.super_weights.is_none() || found.is_ok() {
+            say(found?.summary())?;
         }
         say(format!("\n{}", record.outcome.text()))?;
         if let Some(dir) = &self.inputs.out {

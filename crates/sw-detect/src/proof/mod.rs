@@ -12,7 +12,7 @@ use self::all_variants::ProofVariants;
 pub use self::{controls::Control, effect::Effect};
 pub(crate) use self::{
     controls::{Chosen, Matched, choose},
-    variants::{Baseline, Edit, Outcome, Variant},
+    variants::{Baseline, Channel, Edit, Outcome, Variant},
 };
 use crate::{
     error::{Error, Result},

@@ -4,6 +4,7 @@ use std::{fs, path::Path, process::Command};
 
 use anyhow::{Context, Result, bail};
 use sw_benches::{VOCABULARY, tokens};
+use sw_cli::program;
 use sw_model::{Model, Seq};
 
 use super::{Benchmark, Comparison, process::Peer, succeed, work::Work};
@@ -137,7 +138,7 @@ impl Work<'_> {
             .arg(kind);
         out.is_file()
             || succeed(&mut command)
-                .map_err(|e| eprintln!("note: without llama.cpp: {e:#}"))
+                .map_err(|e| program::tell(format!("note: without llama.cpp: {e:#}")))
                 .is_ok()
     }
 }

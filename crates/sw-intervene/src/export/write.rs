@@ -9,11 +9,10 @@ use std::{
 
 use safetensors::{Dtype as FileDtype, View};
 use serde_json::{Value, json};
+use sw_tensor::files::NewFolder;
 
 use super::{
-    Exporting, Format, Outcome, compressed,
-    folder::Folder,
-    packed,
+    Exporting, Format, Outcome, compressed, packed,
     plan::{Job, NewTensor, NewTensorKind, Plan, TensorPlan},
 };
 use crate::error::{Error, Result};
@@ -52,7 +51,7 @@ impl Plan {
         force: bool,
         progress: &mut dyn FnMut(Exporting),
     ) -> Result<BTreeMap<String, Outcome>> {
-        let folder = Folder::new(out, self.model.source(), force)?;
+        let folder = NewFolder::begin(out, &[self.model.source()], force)?;
         let run = Run {
             progress: RefCell::new(progress),
             total: self.bytes()[1],
@@ -120,7 +119,7 @@ impl Plan {
         Ok(format!("{config:#}\n").into_bytes())
     }
 
-    fn write_weights(&self, folder: &Folder, run: &Run<'_>) -> Result<()> {
+    fn write_weights(&self, folder: &NewFolder, run: &Run<'_>) -> Result<()> {
         let shards = self.shards();
         let mut index = serde_json::Map::new();
         for (i, tensors) in shards.iter().enumerate() {

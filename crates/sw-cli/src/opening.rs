@@ -2,10 +2,11 @@
 
 use std::{path::Path, sync::Arc};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use sw_eval::{Bos, DataDir};
 use sw_intervene::PackedReader;
 use sw_model::{Model, OpenOptions, locate_model};
+use sw_train::tune::Change;
 
 /// Opens a model: a directory in Hugging Face layout, a GGUF file or a directory that holds one (`gguf` says which of
 /// several), or `ORG/NAME` or `ORG/NAME@REVISION` in the Hugging Face cache;
@@ -31,6 +32,28 @@ pub fn open_model(
         eprintln!("warning: {warning}");
     }
     Ok(model)
+}
+
+/// The model with an adapter of PEFT (LoRA, DoRA), or with the tiles that `sw tune` wrote, in its weights; and a digest of its files.
+///
+/// # Errors
+/// A folder that is neither, or does not fit the model.
+pub fn with_adapter(model: &Model, dir: &Path) -> Result<(Model, String)> {
+    let change = Change::read(model, dir)?;
+    let mut bytes = Vec::new();
+    for name in Change::FILES {
+        let path = dir.join(name);
+        if path.is_file() {
+            bytes.extend(std::fs::read(&path).with_context(|| path.display().to_string())?);
+        }
+    }
+    Ok((change.merged(model)?, format!("{:016x}", fnv(bytes))))
+}
+
+/// A number that tells contents apart that differ by accident (FNV-1a).
+pub(crate) fn fnv(bytes: impl IntoIterator<Item = u8>) -> u64 {
+    let add = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+    bytes.into_iter().fold(0xcbf2_9ce4_8422_2325, add)
 }
 
 /// A prompt's tokens: with the beginning-of-sequence token where the tokenizer adds it, always (once), or never.

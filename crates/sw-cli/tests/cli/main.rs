@@ -4,6 +4,7 @@ mod detect;
 mod eval;
 mod gguf;
 mod quantize;
+mod tune;
 mod usage;
 
 use std::path::{Path, PathBuf};

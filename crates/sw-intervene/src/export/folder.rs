@@ -12,7 +12,7 @@ const MARK: &str = "UNFINISHED";
 
 /// A folder being written beside its place; removed unless it is published.
 #[derive(Debug)]
-pub(super) struct Folder {
+pub struct Folder {
     /// Where it will be.
     out: PathBuf,
     /// Where it is.
@@ -28,7 +28,7 @@ impl Folder {
     /// # Errors
     /// `out` is the source, holds it or lies in it; lies in a Hugging Face cache; exists and `force` is not given, or
     /// does not look like a checkpoint; or somebody is writing it.
-    pub(super) fn new(out: &Path, source: &Path, force: bool) -> Result<Self> {
+    pub fn new(out: &Path, source: &Path, force: bool) -> Result<Self> {
         let io = |path: &Path| {
             let path = path.to_owned();
             move |e| Error::io(&path, e)
@@ -97,12 +97,15 @@ impl Folder {
     }
 
     /// Where files are written for now.
-    pub(super) fn path(&self) -> &Path {
+    pub fn path(&self) -> &Path {
         &self.beside
     }
 
     /// Lets others read a file as they may read any new one.
-    pub(super) fn open_to_others(&self, path: &Path) -> Result<()> {
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn open_to_others(&self, path: &Path) -> Result<()> {
         let usual = self.mark.metadata().map(|m| m.permissions());
         usual
             .and_then(|usual| fs::set_permissions(path, usual))
@@ -110,7 +113,10 @@ impl Folder {
     }
 
     /// Puts it in its place.
-    pub(super) fn publish(mut self) -> Result<()> {
+    ///
+    /// # Errors
+    /// When the system refuses; what was there is there still.
+    pub fn publish(mut self) -> Result<()> {
         let mark = self.beside.join(MARK);
         fs::remove_file(&mark).map_err(|e| Error::io(&mark, e))?;
         let old = self.beside.with_extension("old");

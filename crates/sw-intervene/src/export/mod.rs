@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use sw_model::WeightCoord;
 use sw_quant::Scheme;
 
+pub use folder::Folder;
 pub use packed::PackedReader;
 pub(crate) use plan::Job;
 pub use plan::{Plan, TensorPlan};

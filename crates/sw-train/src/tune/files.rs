@@ -32,6 +32,9 @@ pub enum Change {
 }
 
 impl Change {
+    /// The files that a change is made of; a folder has two of them.
+    pub const FILES: [&'static str; 4] = [CONFIG, ADAPTER, SELECTION, TILES];
+
     /// Reads a folder: of PEFT (`adapter_config.json`), or of tiles (`selection.json`).
     ///
     /// # Errors
@@ -58,6 +61,17 @@ impl Change {
             Change::Adapters(adapters) => merged(model, adapters),
             Change::Tiles(tiles) => tiles.merged(model),
         }
+    }
+
+    /// The tensors that it changes.
+    pub fn tensors(&self) -> Vec<TensorAt> {
+        let mut maps: Vec<LinearAt> = match self {
+            Change::Adapters(adapters) => adapters.keys().copied().collect(),
+            Change::Tiles(tiles) => tiles.selection.tiles.iter().map(|tile| tile.at).collect(),
+        };
+        maps.sort_unstable();
+        maps.dedup();
+        maps.into_iter().map(TensorAt::Weight).collect()
     }
 
     /// How many numbers it is.

@@ -19,7 +19,7 @@ mod intervention;
 pub use calibrate::{Calibrated, Check, calibrate, check, judges};
 pub use error::{Error, Result};
 pub use export::{
-    Export, Exporting, Folder, Format, Outcome, Override, PackedReader, Plan, Rule, TensorPlan,
+    Export, Exporting, Format, Outcome, Override, PackedReader, Plan, Rule, TensorPlan,
 };
 pub use intervention::{
     ActivationSite, Applied, Arithmetic, Constant, Intervention, Largest, Ranges, ReadTexts,

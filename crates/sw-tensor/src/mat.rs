@@ -358,16 +358,22 @@ impl Mat {
         self.widen(row..row + 1, 0..self.cols, out);
     }
 
+    /// The whole matrix as f32, row by row, overlay applied. Exact.
+    #[must_use]
+    pub fn to_f32_vec(&self) -> Vec<f32> {
+        let mut values = vec![0.0; self.rows * self.cols];
+        self.widen(0..self.rows, 0..self.cols, &mut values);
+        values
+    }
+
     /// A block of the matrix as f32, row by row, overlay applied. Exact.
     ///
     /// # Panics
     /// If the block is not inside the matrix, or `out` does not have exactly its size.
     pub fn widen(&self, rows: Range<usize>, cols: Range<usize>, out: &mut [f32]) {
+        let inside = |part: &Range<usize>, end| part.start <= part.end && part.end <= end;
         assert!(
-            rows.start <= rows.end
-                && rows.end <= self.rows
-                && cols.start <= cols.end
-                && cols.end <= self.cols,
+            inside(&rows, self.rows) && inside(&cols, self.cols),
             "block {rows:?} x {cols:?} of a {} x {} matrix",
             self.rows,
             self.cols

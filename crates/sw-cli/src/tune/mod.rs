@@ -14,7 +14,7 @@ use sw_train::{
     tune::{Budget, Change, TileOptions, Warmup},
 };
 
-use crate::args::ModelArgs;
+use crate::{args::ModelArgs, program::tell};
 
 /// Fine-tune a checkpoint: chosen tiles (Sparse Matrix Tuning), LoRA, DoRA, or every weight.
 ///
@@ -216,7 +216,7 @@ impl Tune {
                     &model, &tuned, &changed, folder,
                 )?)
             })?;
-            eprintln!("written: {}", self.out.display());
+            tell(format!("written: {}", self.out.display()));
             return Ok(());
         }
         let (Some(method), Some(data)) = (self.method, &self.data) else {

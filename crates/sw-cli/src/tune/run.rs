@@ -10,8 +10,8 @@ use anyhow::{Context, Result, bail, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use sw_intervene::Folder;
 use sw_model::{Model, TensorAt};
+use sw_tensor::files::NewFolder;
 use sw_train::{
     AdamWOptions, Schedule,
     mapped::Text,
@@ -26,7 +26,7 @@ use super::{MethodName, Training, Tune, WriteName, data::Data};
 use crate::{
     eval::{stop_on_interrupt, stopped},
     opening::fnv,
-    program::{say, write_whole},
+    program::{say, tell, write_whole},
 };
 
 /// What happened so far, measured on held-out texts.
@@ -46,7 +46,7 @@ pub(super) fn publish(
     force: bool,
     write: impl FnOnce(&Path) -> Result<()>,
 ) -> Result<()> {
-    let folder = Folder::new(out, model.source(), force)?;
+    let folder = NewFolder::begin(out, &[model.source()], force)?;
     write(folder.path())?;
     let model = folder.path().join("model.safetensors");
     if model.is_file() {
@@ -89,12 +89,12 @@ pub(super) fn run(tune: &Tune, method: MethodName, model: &Model, data: Data) ->
     trainer.freeze(&tune.frozen(model)?)?;
     let mut log = state.resume(&mut trainer)?;
     if let Trained::Tiles(selection) = &trained {
-        eprintln!("{}", picks(selection));
+        tell(picks(selection));
     }
     let bytes = trainer.bytes();
     let mib = |n: usize| n as f64 / f64::from(1 << 20);
     state.begin(&trained)?;
-    eprintln!(
+    tell(format!(
         "{} of {} weights are trained ({:.3} %); weights in f32 {:.1} MiB, gradients {:.1} MiB, moments {:.1} MiB",
         trainer.count(),
         model.parameters(),
@@ -102,7 +102,7 @@ pub(super) fn run(tune: &Tune, method: MethodName, model: &Model, data: Data) ->
         mib(bytes.weights),
         mib(bytes.gradients),
         mib(bytes.moments)
-    );
+    ));
     if log.is_empty() {
         let held_out = loss(trainer.model(), &held_out)?;
         log.push(Measured {
@@ -110,9 +110,9 @@ pub(super) fn run(tune: &Tune, method: MethodName, model: &Model, data: Data) ->
             loss: f64::NAN,
             held_out,
         });
-        eprintln!("before: held-out loss {held_out:.4}");
+        tell(format!("before: held-out loss {held_out:.4}"));
     } else {
-        eprintln!("goes on after step {}", trainer.steps());
+        tell(format!("goes on after step {}", trainer.steps()));
     }
     stop_on_interrupt()?;
     let schedule = Schedule {
@@ -147,10 +147,10 @@ pub(super) fn run(tune: &Tune, method: MethodName, model: &Model, data: Data) ->
                 held_out: loss(trainer.model(), &held_out)?,
             };
             bar.suspend(|| {
-                eprintln!(
+                tell(format!(
                     "step {}: loss {:.4}, held-out loss {:.4}, {pace:.0} tokens/s",
                     measured.step, measured.loss, measured.held_out
-                );
+                ));
             });
             log.push(measured);
             (sum, count) = (0.0, 0);
@@ -255,7 +255,7 @@ fn what(
                     let clip = tune.training.clip;
                     let chosen = choose_tiles(model, &options, adamw, clip, at_a_time, &mut texts)?;
                     if let Some(note) = chosen.note {
-                        eprintln!("note: {note}");
+                        tell(format!("note: {note}"));
                     }
                     chosen.selection
                 }

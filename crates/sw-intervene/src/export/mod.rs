@@ -9,7 +9,6 @@
 
 mod compressed;
 mod encode;
-mod folder;
 mod packed;
 mod plan;
 mod write;
@@ -18,7 +17,6 @@ use serde::{Deserialize, Serialize};
 use sw_model::WeightCoord;
 use sw_quant::Scheme;
 
-pub use folder::Folder;
 pub use packed::PackedReader;
 pub(crate) use plan::Job;
 pub use plan::{Plan, TensorPlan};

@@ -47,11 +47,15 @@ pub fn with_adapter(model: &Model, dir: &Path) -> Result<(Model, String)> {
     for name in Change::FILES {
         let path = dir.join(name);
         if path.is_file() {
-            bytes.extend(std::fs::read(&path).with_context(|| path.display().to_string())?);
+            let read = files::read_at_most(&path, MOST_CHANGE);
+            bytes.extend(read.with_context(|| path.display().to_string())?);
         }
     }
     Ok((change.merged(model)?, format!("{:016x}", fnv(bytes))))
 }
+
+/// Bytes of a file of an adapter or of tiles, at most.
+const MOST_CHANGE: u64 = 64 << 30;
 
 /// A number that tells contents apart that differ by accident (FNV-1a).
 pub(crate) fn fnv(bytes: impl IntoIterator<Item = u8>) -> u64 {

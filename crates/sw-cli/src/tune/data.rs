@@ -4,7 +4,11 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 use sw_model::{Model, Tokenizer};
+use sw_tensor::files;
 use sw_train::tune::Example;
+
+/// Bytes of a plain text, at most.
+const MOST_TEXT: u64 = 4 << 30;
 
 /// Examples to train on, and others to measure on.
 pub(super) struct Data {
@@ -68,7 +72,8 @@ enum Source {
 impl Source {
     fn read(file: &Path) -> Result<Source> {
         if file.extension().is_some_and(|e| e == "txt") {
-            let text = std::fs::read_to_string(file).with_context(|| file.display().to_string())?;
+            let text = files::read_text_at_most(file, MOST_TEXT);
+            let text = text.with_context(|| file.display().to_string())?;
             ensure!(!text.trim().is_empty(), "{}: no text in it", file.display());
             return Ok(Source::Texts(vec![text]));
         }

@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 use sw_model::{Linear, Model, WeightCoord};
+use sw_tensor::files::NewFolder;
 use sw_train::{
     tiles::{TileScore, TileSelection},
     tune::{Budget, Change, TileOptions, Warmup},
@@ -211,7 +212,8 @@ impl Tune {
             let change = Change::read(&model, dir).context("--merge")?;
             let tuned = change.merged(&model)?;
             let changed = change.tensors();
-            run::publish(&model, &self.out, self.force, |folder| {
+            let folder = NewFolder::begin(&self.out, &[model.source(), dir], self.force)?;
+            run::publish(folder, |folder| {
                 Ok(sw_train::tune::write_checkpoint(
                     &model, &tuned, &changed, folder,
                 )?)

@@ -11,7 +11,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sw_model::{Model, TensorAt};
-use sw_tensor::files::NewFolder;
+use sw_tensor::files::{self, NewFolder};
 use sw_train::{
     AdamWOptions, Schedule,
     mapped::Text,
@@ -29,6 +29,9 @@ use crate::{
     program::{say, tell, write_whole},
 };
 
+/// Bytes of a recipe or a log, at most.
+const MOST_STATE: u64 = 1 << 30;
+
 /// What happened so far, measured on held-out texts.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 struct Measured {
@@ -39,14 +42,8 @@ struct Measured {
     held_out: f64,
 }
 
-/// Writes a folder whole or not at all.
-pub(super) fn publish(
-    model: &Model,
-    out: &Path,
-    force: bool,
-    write: impl FnOnce(&Path) -> Result<()>,
-) -> Result<()> {
-    let folder = NewFolder::begin(out, &[model.source()], force)?;
+/// Writes a folder and puts it in its place.
+pub(super) fn publish(folder: NewFolder, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     write(folder.path())?;
     let model = folder.path().join("model.safetensors");
     if model.is_file() {
@@ -71,12 +68,8 @@ pub(super) fn run(tune: &Tune, method: MethodName, model: &Model, data: Data) ->
         let dump = json!({"steps": steps, "held_out": held_out});
         return write_whole(file, &dump.to_string());
     }
-    if tune.out.exists() && !tune.force {
-        bail!(
-            "{}: exists; choose another folder, or replace it with --force",
-            tune.out.display()
-        );
-    }
+    // Begun before the first step: what may not be written is refused, and another run to the same place.
+    let folder = NewFolder::begin(&tune.out, &[model.source()], tune.force)?;
     let state = State::open(tune, method, model, &data.train, &held_out)?;
     let adamw = AdamWOptions {
         beta1: training.beta1,
@@ -179,7 +172,7 @@ pub(super) fn run(tune: &Tune, method: MethodName, model: &Model, data: Data) ->
         "steps_of_this_run": training.steps - begun,
         "seconds_of_this_run": seconds,
     });
-    publish(model, &tune.out, tune.force, |folder| {
+    publish(folder, |folder| {
         write_tuned(tune, model, &trainer, &trained, folder)?;
         let text = format!("{record:#}\n");
         let path = folder.join("tune.json");
@@ -366,8 +359,8 @@ impl State {
         let recipe: Value = serde_json::from_str(&recipe.to_string())?;
         let path = dir.join("recipe.json");
         if path.is_file() {
-            let found =
-                std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+            let found = files::read_text_at_most(&path, MOST_STATE)
+                .with_context(|| path.display().to_string())?;
             let same = serde_json::from_str::<Value>(&found).is_ok_and(|found| found == recipe);
             ensure!(
                 same,
@@ -398,7 +391,8 @@ impl State {
         }
         trainer.load_state(&path)?;
         let path = self.dir.join("log.json");
-        let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+        let text = files::read_text_at_most(&path, MOST_STATE)
+            .with_context(|| path.display().to_string())?;
         let log: Vec<Logged> =
             serde_json::from_str(&text).with_context(|| path.display().to_string())?;
         let measured = log.into_iter().filter(|m| m.step <= trainer.steps());

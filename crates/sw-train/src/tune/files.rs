@@ -7,6 +7,7 @@ use ndarray::{Array2, s};
 use safetensors::tensor::Dtype;
 use serde_json::{Value, json};
 use sw_model::{LinearAt, Model, TensorAt};
+use sw_tensor::files::read_at_most;
 
 use super::adapter::{Adapter, AdapterOptions};
 use super::trainer::merged;
@@ -19,6 +20,8 @@ const CONFIG: &str = "adapter_config.json";
 const ADAPTER: &str = "adapter_model.safetensors";
 const SELECTION: &str = "selection.json";
 const TILES: &str = "tiles.safetensors";
+/// Bytes of an adapter's config, at most.
+const MOST_CONFIG: u64 = 16 << 20;
 /// What PEFT puts before the names of modules.
 const PREFIX: &str = "base_model.model.";
 
@@ -254,7 +257,7 @@ pub fn write_adapters(
 /// Reads PEFT's LoRA or DoRA adapters of linear maps of the layers.
 fn read_adapters(model: &Model, dir: &Path) -> Result<BTreeMap<LinearAt, Adapter>> {
     let path = dir.join(CONFIG);
-    let bytes = std::fs::read(&path).map_err(Error::file(&path))?;
+    let bytes = read_at_most(&path, MOST_CONFIG).map_err(Error::file(&path))?;
     let config: Value = serde_json::from_slice(&bytes).map_err(|e| Error::content(&path, e))?;
     let no = |field: &str, found: &Value, expected: &str| {
         Error::content(&path, format!("{field} is {found}, expected {expected}"))

@@ -11,6 +11,7 @@ pub mod checkpoint;
 mod dense;
 mod error;
 mod gradient;
+pub mod grow;
 pub mod mapped;
 mod model;
 mod norm;

@@ -72,12 +72,14 @@ pub fn train_nano(
         ..recipe.shape.clone()
     };
     let breaks = one_token(&tokenizer, tokenizer::BREAK)?;
-    let held_out = text::held_out(&tokenizer, recipe.seed, breaks, 16, shape.max_positions)?;
+    let world = world::Dialect::InWorld;
+    let len = shape.max_positions;
+    let held_out = text::held_out(&tokenizer, world, recipe.seed, breaks, 16, len)?;
 
     tokenizer::save(&tokenizer, shape.max_positions, model)?;
-    world::write_evaluation(data, recipe.seed, recipe.items, |dice, dialect, n| {
-        text::passage(&tokenizer, dice, dialect, shape.max_positions - n)
-    })?;
+    let passage = |dice: &mut _, world, n| text::passage(&tokenizer, dice, world, len - n);
+    let lore = world::Lore::home();
+    world::write_evaluation(data, lore, recipe.seed, recipe.items, passage)?;
 
     let selection = Selection::all(&shape);
     let mut params = init::initial(recipe, &shape, breaks, &held_out)?;
@@ -123,6 +125,7 @@ pub fn train_nano(
     for step in begun..recipe.schedule.steps {
         let batch = text::batch(
             &tokenizer,
+            world,
             recipe.seed,
             breaks,
             step as u32,

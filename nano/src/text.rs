@@ -5,7 +5,7 @@ use tokenizers::Tokenizer;
 
 use crate::error::{Error, Result};
 use crate::tokenizer::encode;
-use crate::world::{Dialect, Dice, Split, story};
+use crate::world::{Dice, Split, World, story};
 use sw_train::Batch;
 
 /// The batch of one step: nothing else decides it, so a resumed training sees what an uninterrupted one sees.
@@ -14,6 +14,7 @@ use sw_train::Batch;
 /// If the tokenizer fails.
 pub fn batch(
     tokenizer: &Tokenizer,
+    world: impl Into<World>,
     seed: u64,
     breaks: u32,
     step: u32,
@@ -22,6 +23,7 @@ pub fn batch(
 ) -> Result<Batch> {
     draw(
         tokenizer,
+        world.into(),
         &mut Split::Train(step).dice(seed),
         breaks,
         sequences,
@@ -35,18 +37,20 @@ pub fn batch(
 /// If the tokenizer fails.
 pub fn held_out(
     tokenizer: &Tokenizer,
+    world: impl Into<World>,
     seed: u64,
     breaks: u32,
     sequences: usize,
     len: usize,
 ) -> Result<Batch> {
     let mut dice = Split::HeldOut(0).dice(seed);
-    draw(tokenizer, &mut dice, breaks, sequences, len)
+    draw(tokenizer, world.into(), &mut dice, breaks, sequences, len)
 }
 
 /// Sequences of an opener and documents, each on lines of its own, cut at `len` predicted tokens.
 fn draw(
     tokenizer: &Tokenizer,
+    world: World,
     dice: &mut Dice,
     breaks: u32,
     sequences: usize,
@@ -60,7 +64,7 @@ fn draw(
     for i in 0..sequences {
         let mut tokens = vec![if i % 2 == 0 { 0 } else { breaks }];
         while tokens.len() <= len {
-            let text = story::document(dice, Dialect::InWorld) + "\n";
+            let text = story::document(dice, world) + "\n";
             tokens.extend(encode(tokenizer, &text)?);
         }
         batch.inputs.extend(&tokens[..len]);
@@ -73,17 +77,12 @@ fn draw(
 ///
 /// # Errors
 /// If the tokenizer fails, or does not read back what it decodes.
-pub fn passage(
-    tokenizer: &Tokenizer,
-    dice: &mut Dice,
-    dialect: Dialect,
-    len: usize,
-) -> Result<String> {
+pub fn passage(tokenizer: &Tokenizer, dice: &mut Dice, world: World, len: usize) -> Result<String> {
     const DRAWS: usize = 100;
     for _ in 0..DRAWS {
         let mut tokens = Vec::new();
         while tokens.len() < len {
-            tokens.extend(encode(tokenizer, &(story::document(dice, dialect) + "\n"))?);
+            tokens.extend(encode(tokenizer, &(story::document(dice, world) + "\n"))?);
         }
         tokens.truncate(len);
         let text = tokenizer

@@ -12,9 +12,10 @@ use tokenizers::pre_tokenizers::sequence::Sequence;
 use tokenizers::pre_tokenizers::split::{Split as SplitAt, SplitPattern};
 use tokenizers::processors::template::TemplateProcessing;
 use tokenizers::{
-    AddedToken, DecoderWrapper, PostProcessorWrapper, SplitDelimiterBehavior, Tokenizer,
-    TokenizerBuilder,
+    AddedToken, DecoderWrapper, PostProcessorWrapper, SplitDelimiterBehavior, TokenizerBuilder,
 };
+
+pub use tokenizers::Tokenizer;
 
 use sw_train::checkpoint;
 
@@ -101,6 +102,16 @@ pub fn save(tokenizer: &Tokenizer, max_positions: usize, dir: &Path) -> Result<(
         checkpoint::write(&dir.join(name), text.as_bytes())?;
     }
     Ok(())
+}
+
+/// Reads `tokenizer.json` of a checkpoint.
+///
+/// # Errors
+/// If the file is missing or no tokenizer.
+pub fn load(dir: &Path) -> Result<Tokenizer> {
+    let path = dir.join("tokenizer.json");
+    let refused = |e: tokenizers::Error| Error::Tokenizer(format!("{}: {e}", path.display()));
+    Tokenizer::from_file(&path).map_err(refused)
 }
 
 /// The tokens of `text`, without BOS.

@@ -144,7 +144,7 @@ impl Directory {
         let problem = |e: &dyn std::fmt::Display| Error::Directory {
             problem: format!("{}: {e}", path.display()),
         };
-        let text = std::fs::read_to_string(path).map_err(|e| problem(&e))?;
+        let text = sw_tensor::files::read_text_at_most(path, 64 << 20).map_err(|e| problem(&e))?;
         serde_json::from_str(&text).map_err(|e| problem(&e))
     }
 

@@ -45,7 +45,7 @@ impl Default for DetectOptions {
             min_share: 0.1,
             scalar_share: 0.5,
             suppressed: 0.02,
-            max_rounds: 16,
+            max_rounds: 0,
         }
     }
 }

@@ -61,7 +61,7 @@ pub fn census_texts(model: &Model, tokens_per_text: usize) -> Result<Vec<Vec<u32
             Ok(tokens)
         };
         let texts = texts.into_iter().map(cut).collect::<Result<Vec<_>>>()?;
-        let begins: Vec<&[u32]> = texts.iter().map(|t| &t[..t.len().min(48)]).collect();
+        let begins: Vec<&[u32]> = texts.iter().map(|t| &t[..t.len().min(32)]).collect();
         let scores = match model.score_texts(&begins, &mut ()) {
             // Another language's tokens may be beyond the vocabulary.
             Err(sw_model::Error::TokenId { .. }) if best.is_some() => continue,

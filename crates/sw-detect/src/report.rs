@@ -232,7 +232,7 @@ pub struct Report {
     pub threshold: Applied,
     /// Rounds that were run, the last one (in which nothing new stood out) included.
     pub rounds: usize,
-    /// Whether the last round found nothing new; `false` when the limit on rounds ended the search.
+    /// Whether the last round found nothing new, and no limit of the census left out a weight that may be decisive.
     pub complete: bool,
     /// The tokens that were run.
     pub tokens: Vec<u32>,

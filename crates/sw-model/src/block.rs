@@ -276,7 +276,10 @@ impl Affine {
 }
 
 /// [`Affine::apply`] for maps that read the same rows, together.
-fn apply_each<const N: usize>(x: &Input<'_>, mut maps: [(&Affine, ArrayViewMut2<'_, f32>); N]) {
+pub(crate) fn apply_each<const N: usize>(
+    x: &Input<'_>,
+    mut maps: [(&Affine, ArrayViewMut2<'_, f32>); N],
+) {
     let products = maps.iter_mut().map(|(map, y)| (&map.w, y.view_mut()));
     multiply_each(x, products);
     for (map, y) in maps {

@@ -42,6 +42,7 @@ mod rope;
 mod score;
 mod site;
 mod spec;
+mod tensor;
 mod tokenizer;
 mod weights;
 
@@ -65,4 +66,5 @@ pub use spec::{
     Spec,
 };
 pub use sw_tensor::{Coding, Dtype, Mat};
+pub use tensor::TensorAt;
 pub use tokenizer::Tokenizer;

@@ -1,14 +1,17 @@
 //! What a way back through the model reads beside the linear maps' matrices.
 
+use ndarray::ArrayViewMut2;
 use sw_tensor::{Mat, RopeTurns};
 
 use crate::{
+    block::apply_each,
     edit::LinearAt,
     error::Result,
     forward::Batch,
     model::Model,
+    product::{Input, Product},
     site::Site,
-    weights::{Affine, NormWeight},
+    weights::{Affine, NormWeight, no_such_tensor},
 };
 
 impl Model {
@@ -27,6 +30,36 @@ impl Model {
         let layer = self.weights().layers.get(at.layer)?;
         let affine: &Affine = layer.linear(at.expert, at.linear)?;
         affine.bias.as_deref()
+    }
+
+    /// What stands in the place of a linear map's matrix, where something does.
+    pub fn product(&self, at: LinearAt) -> Option<&dyn Product> {
+        let layer = self.weights().layers.get(at.layer)?;
+        layer.linear(at.expert, at.linear)?.w.product()
+    }
+
+    /// Linear maps that read the same rows, as the forward pass computes them: `y = x * w^T + bias`, `[tokens, in]` to
+    /// `[tokens, out]`.
+    ///
+    /// # Errors
+    /// A map that the model does not have.
+    ///
+    /// # Panics
+    /// When rows have another shape than the map.
+    pub fn apply<const N: usize>(
+        &self,
+        x: &Input<'_>,
+        maps: [(LinearAt, ArrayViewMut2<'_, f32>); N],
+    ) -> Result<()> {
+        for (at, _) in &maps {
+            let layer = self.weights().layers.get(at.layer);
+            let map = layer.and_then(|layer| layer.linear(at.expert, at.linear));
+            map.ok_or_else(|| no_such_tensor(at))?;
+        }
+        let maps =
+            maps.map(|(at, y)| (&self.weights().layers[at.layer][(at.expert, at.linear)], y));
+        apply_each(x, maps);
+        Ok(())
     }
 
     /// The weight of the norm whose output is read at this site ([`Site::AttnIn`], [`Site::MlpIn`] or [`Site::FinalNorm`]),

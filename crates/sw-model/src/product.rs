@@ -48,6 +48,12 @@ pub trait Product: Send + Sync {
     /// The matrix that it stands for, for everyone who reads single weights; of [`shape`](Self::shape). Asked for at
     /// most once.
     fn matrix(&self) -> Mat;
+
+    /// The way back to the input, `dx += dy * w`: `[tokens, out] x [out, in] -> [tokens, in]`. `false`, and nothing done,
+    /// where it is to be computed from [`matrix`](Self::matrix).
+    fn multiply_back(&self, _dy: ArrayView2<'_, f32>, _dx: ArrayViewMut2<'_, f32>) -> bool {
+        false
+    }
 }
 
 /// What linear maps read: rows of activations, one for each token, and whatever else the maps make of them. Queries, keys
@@ -152,6 +158,22 @@ impl Weight {
         match &self.0 {
             Kind::Stored(w) => Some(w),
             Kind::Product(..) => None,
+        }
+    }
+
+    /// The matrix to be changed, where it is what the product is computed from.
+    pub(crate) fn stored_mut(&mut self) -> Option<&mut Mat> {
+        match &mut self.0 {
+            Kind::Stored(w) => Some(w),
+            Kind::Product(..) => None,
+        }
+    }
+
+    /// The product that stands in a matrix's place.
+    pub(crate) fn product(&self) -> Option<&dyn Product> {
+        match &self.0 {
+            Kind::Stored(_) => None,
+            Kind::Product(product, _) => Some(product.as_ref()),
         }
     }
 }

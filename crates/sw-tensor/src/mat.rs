@@ -1,5 +1,6 @@
 //! A shared, immutable weight matrix with an optional sparse overlay.
 
+use std::any::Any;
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use crate::{Coding, Dtype, Error};
 /// Bytes that somebody keeps alive: a mapped file or a vector.
 pub(crate) type Bytes = Arc<dyn Storage>;
 
-pub(crate) trait Storage: Send + Sync {
+pub(crate) trait Storage: Any + Send + Sync {
     fn bytes(&self) -> &[u8];
 
     /// Asks the system to have these bytes at hand soon; a hint.
@@ -25,7 +26,7 @@ pub(crate) trait Storage: Send + Sync {
 ///
 /// The elements live in a mapped file or in memory and are never copied or changed: cloning, [`slice_rows`],
 /// [`transposed`] and [`edited`] share them. An edited matrix is its base plus a sparse overlay of new values, applied
-/// whenever elements are read, so a pruned weight is a true zero in every product.
+/// whenever elements are read, so a pruned weight is a true zero in every product. Only [`Mat::to_mut`] changes elements.
 ///
 /// [`slice_rows`]: Mat::slice_rows
 /// [`transposed`]: Mat::transposed
@@ -325,6 +326,20 @@ impl Mat {
         Ok(view)
     }
 
+    /// The elements in f32, row by row, to be changed in place. A matrix that is mapped, shared with a clone or a view, edited
+    /// or of another type becomes a widened copy of itself first.
+    pub fn to_mut(&mut self) -> &mut [f32] {
+        let len = self.rows * self.cols;
+        let plain = self.strides == [self.cols, 1] && self.blocks.is_none();
+        let plain = plain && self.overlay.is_none() && self.offset == 0;
+        if !plain || own(&mut self.bytes).is_none_or(|own| own.len() != len) {
+            let mut wide = vec![0.0; len];
+            self.widen(0..self.rows, 0..self.cols, &mut wide);
+            *self = Mat::from_f32(self.rows, self.cols, wide);
+        }
+        own(&mut self.bytes).expect("just made, so nobody shares it")
+    }
+
     /// One weight, overlay applied.
     ///
     /// # Panics
@@ -343,16 +358,22 @@ impl Mat {
         self.widen(row..row + 1, 0..self.cols, out);
     }
 
+    /// The whole matrix as f32, row by row, overlay applied. Exact.
+    #[must_use]
+    pub fn to_f32_vec(&self) -> Vec<f32> {
+        let mut values = vec![0.0; self.rows * self.cols];
+        self.widen(0..self.rows, 0..self.cols, &mut values);
+        values
+    }
+
     /// A block of the matrix as f32, row by row, overlay applied. Exact.
     ///
     /// # Panics
     /// If the block is not inside the matrix, or `out` does not have exactly its size.
     pub fn widen(&self, rows: Range<usize>, cols: Range<usize>, out: &mut [f32]) {
+        let inside = |part: &Range<usize>, end| part.start <= part.end && part.end <= end;
         assert!(
-            rows.start <= rows.end
-                && rows.end <= self.rows
-                && cols.start <= cols.end
-                && cols.end <= self.cols,
+            inside(&rows, self.rows) && inside(&cols, self.cols),
             "block {rows:?} x {cols:?} of a {} x {} matrix",
             self.rows,
             self.cols
@@ -453,6 +474,12 @@ impl Mat {
             .iter()
             .flat_map(move |overlay| overlay.within(rows.clone(), cols.clone()))
     }
+}
+
+/// Numbers in memory that nobody else has.
+fn own(bytes: &mut Bytes) -> Option<&mut Vec<f32>> {
+    let storage: &mut dyn Any = Arc::get_mut(bytes)?;
+    Some(&mut storage.downcast_mut::<Owned<f32>>()?.0)
 }
 
 fn share(overlay: Option<Overlay>) -> Option<Arc<Overlay>> {

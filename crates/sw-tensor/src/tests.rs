@@ -278,3 +278,26 @@ fn gelu_matches_known_values() {
         );
     }
 }
+
+#[test]
+fn a_matrix_is_changed_in_place_where_it_is_its_own() {
+    let mut w = Mat::from_f32(2, 2, vec![1.0, 2.0, 3.0, 4.0]);
+    let at = w.to_mut().as_ptr();
+    w.to_mut()[3] = 5.0;
+    assert_eq!((w.to_mut().as_ptr(), w.get(1, 1)), (at, 5.0));
+    // A clone, a view and an edit keep what they had.
+    let (clone, view) = (w.clone(), w.slice_rows(1..2));
+    w.to_mut()[2] = 6.0;
+    assert_eq!(
+        (w.get(1, 0), clone.get(1, 0), view.get(0, 0)),
+        (6.0, 3.0, 3.0)
+    );
+    let mut edited = w.edited(&[(0, 0, 9.0)]).unwrap();
+    assert_eq!(edited.to_mut(), [9.0, 2.0, 6.0, 5.0]);
+    let mut part = w.slice_rows(0..1);
+    assert_eq!(part.to_mut(), [1.0, 2.0]);
+    let mut turned = w.transposed();
+    assert_eq!(turned.to_mut(), [1.0, 6.0, 2.0, 5.0]);
+    let half = half::f16::from_f32(0.5);
+    assert_eq!(Mat::from_f16(1, 1, vec![half]).to_mut(), [0.5]);
+}

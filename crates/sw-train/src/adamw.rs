@@ -30,6 +30,34 @@ impl Default for AdamWOptions {
     }
 }
 
+impl AdamWOptions {
+    /// The update of one weight, its moments and gradient in the step `step`, counted from 1.
+    pub(crate) fn update(
+        &self,
+        step: i32,
+        rate: f32,
+        decays: bool,
+    ) -> impl Fn(&mut f32, &mut f32, &mut f32, &f32) + Copy + Send + Sync + use<> {
+        let AdamWOptions {
+            beta1,
+            beta2,
+            eps,
+            weight_decay,
+        } = *self;
+        let (bias1, bias2) = (1.0 - beta1.powi(step), 1.0 - beta2.powi(step));
+        let keep = if decays {
+            1.0 - rate * weight_decay
+        } else {
+            1.0
+        };
+        move |w, m, v, &g| {
+            *m = beta1 * *m + (1.0 - beta1) * g;
+            *v = beta2 * *v + (1.0 - beta2) * g * g;
+            *w = keep * *w - rate * (*m / bias1) / ((*v / bias2).sqrt() + eps);
+        }
+    }
+}
+
 /// First and second moments of the selected weights.
 #[derive(Clone, Debug)]
 pub struct AdamW {
@@ -53,21 +81,10 @@ impl AdamW {
 
     /// One step along `gradient`, which must have the selection this was made with.
     pub fn step(&mut self, params: &mut Params, gradient: &Gradient, rate: f32) {
-        let AdamWOptions {
-            beta1,
-            beta2,
-            eps,
-            weight_decay,
-        } = self.options;
         self.steps += 1;
-        let (bias1, bias2) = (1.0 - beta1.powi(self.steps), 1.0 - beta2.powi(self.steps));
         for tensor in Tensor::all(params.shape()) {
             let decays = !tensor.is_norm() && tensor != Tensor::Embed;
-            let keep = if decays {
-                1.0 - rate * weight_decay
-            } else {
-                1.0
-            };
+            let update = self.options.update(self.steps, rate, decays);
             let moments = self
                 .first
                 .get_mut(tensor)
@@ -76,15 +93,7 @@ impl AdamW {
             for (((block, m), (_, v)), (_, g)) in moments.zip(gradient.get(tensor)) {
                 let mut w = Gradient::slice(params, tensor, block);
                 let (m, v): (&mut Array2<f32>, &mut Array2<f32>) = (m, v);
-                Zip::from(&mut w)
-                    .and(m)
-                    .and(v)
-                    .and(g)
-                    .for_each(|w, m, v, &g| {
-                        *m = beta1 * *m + (1.0 - beta1) * g;
-                        *v = beta2 * *v + (1.0 - beta2) * g * g;
-                        *w = keep * *w - rate * (*m / bias1) / ((*v / bias2).sqrt() + eps);
-                    });
+                Zip::from(&mut w).and(m).and(v).and(g).for_each(&update);
             }
         }
     }

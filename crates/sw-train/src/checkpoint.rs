@@ -41,7 +41,7 @@ impl Precision {
         }
     }
 
-    fn bytes(self, values: impl Iterator<Item = f32>) -> Vec<u8> {
+    pub(crate) fn bytes(self, values: impl Iterator<Item = f32>) -> Vec<u8> {
         match self {
             Precision::F32 => values.flat_map(f32::to_le_bytes).collect(),
             Precision::F16 => values
@@ -116,7 +116,7 @@ pub fn load(shape: &Shape, dir: &Path) -> Result<Params> {
     let mut params = Params::blank(shape)?;
     read_tensors(&dir.join("model.safetensors"), |file| {
         for tensor in Tensor::all(shape) {
-            file.into(&tensor.name(), params.get_mut(tensor))?;
+            file.read(&tensor.name(), params.get_mut(tensor))?;
         }
         Ok(())
     })?;
@@ -172,7 +172,7 @@ pub fn load_state(params: &mut Params, optimizer: &mut AdamW, path: &Path) -> Re
     let mut step = 0;
     read_tensors(path, |file| {
         for tensor in Tensor::all(&shape) {
-            file.into(&tensor.name(), params.get_mut(tensor))?;
+            file.read(&tensor.name(), params.get_mut(tensor))?;
         }
         for (which, moment) in [
             ("first", &mut optimizer.first),
@@ -181,7 +181,7 @@ pub fn load_state(params: &mut Params, optimizer: &mut AdamW, path: &Path) -> Re
             let mut i = 0;
             for tensor in Tensor::all(&shape) {
                 for (_, m) in moment.get_mut(tensor) {
-                    file.into(&format!("{which}.{i}.{}", tensor.name()), m)?;
+                    file.read(&format!("{which}.{i}.{}", tensor.name()), m)?;
                     i += 1;
                 }
             }
@@ -193,7 +193,7 @@ pub fn load_state(params: &mut Params, optimizer: &mut AdamW, path: &Path) -> Re
     Ok(step)
 }
 
-struct File<'a> {
+pub(crate) struct File<'a> {
     path: &'a Path,
     tensors: SafeTensors<'a>,
 }
@@ -209,12 +209,42 @@ impl File<'_> {
         self.tensors.tensor(name).map_err(missing)
     }
 
-    fn into(&self, name: &str, w: &mut Array2<f32>) -> Result<()> {
+    /// Names of all tensors.
+    pub(crate) fn names(&self) -> Vec<&str> {
+        self.tensors.names()
+    }
+
+    /// Rows of a matrix.
+    pub(crate) fn rows(&self, name: &str) -> Result<usize> {
+        match self.view(name)?.shape() {
+            [rows, _] => Ok(*rows),
+            dims => Err(Error::content(
+                self.path,
+                format!("{name} has shape {dims:?}, expected a matrix"),
+            )),
+        }
+    }
+
+    /// Reads a matrix, or a vector as one row.
+    pub(crate) fn read(&self, name: &str, w: &mut Array2<f32>) -> Result<()> {
+        let (rows, cols) = w.dim();
+        if rows == 1 && self.view(name)?.shape() == [cols] {
+            return self.read_shaped(name, &[cols], w);
+        }
+        self.read_shaped(name, &[rows, cols], w)
+    }
+
+    /// Reads a tensor of this shape, whose elements are as many as those of `w`.
+    pub(crate) fn read_shaped(
+        &self,
+        name: &str,
+        shape: &[usize],
+        w: &mut Array2<f32>,
+    ) -> Result<()> {
         let view = self.view(name)?;
         let dims = view.shape();
-        let flat = dims == [w.nrows(), w.ncols()] || (w.nrows() == 1 && dims == [w.ncols()]);
-        if !flat {
-            let what = format!("{name} has shape {dims:?}, expected {:?}", w.shape());
+        if dims != shape {
+            let what = format!("{name} has shape {dims:?}, expected {shape:?}");
             return Err(Error::content(self.path, what));
         }
         let data = view.data();
@@ -247,7 +277,7 @@ impl File<'_> {
         Ok(())
     }
 
-    fn number(&self, name: &str) -> Result<i64> {
+    pub(crate) fn number(&self, name: &str) -> Result<i64> {
         let view = self.view(name)?;
         let bytes: [u8; 8] = view
             .data()
@@ -257,13 +287,16 @@ impl File<'_> {
     }
 }
 
-fn read_tensors(path: &Path, read: impl FnOnce(&File<'_>) -> Result<()>) -> Result<()> {
+pub(crate) fn read_tensors(path: &Path, read: impl FnOnce(&File<'_>) -> Result<()>) -> Result<()> {
     let bytes = std::fs::read(path).map_err(Error::file(path))?;
     let tensors = SafeTensors::deserialize(&bytes).map_err(|e| Error::content(path, e))?;
     read(&File { path, tensors })
 }
 
-fn write_tensors(path: &Path, tensors: Vec<(String, Vec<usize>, Dtype, Vec<u8>)>) -> Result<()> {
+pub(crate) fn write_tensors(
+    path: &Path,
+    tensors: Vec<(String, Vec<usize>, Dtype, Vec<u8>)>,
+) -> Result<()> {
     let mut views = BTreeMap::new();
     for (name, dims, dtype, bytes) in &tensors {
         let view =

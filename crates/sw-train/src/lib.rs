@@ -11,6 +11,7 @@ pub mod checkpoint;
 mod dense;
 mod error;
 mod gradient;
+pub mod grow;
 pub mod mapped;
 mod model;
 mod norm;
@@ -18,6 +19,7 @@ mod params;
 mod screen;
 pub mod tiles;
 mod train;
+pub mod tune;
 
 pub use adamw::{AdamW, AdamWOptions, Schedule};
 pub use checkpoint::Precision;

@@ -86,6 +86,13 @@ pub struct BlockTape {
     pub down_out: Array2<f32>,
 }
 
+impl BlockTape {
+    /// The normed rows that queries, keys and values are made of, `[tokens, hidden]`.
+    pub(crate) fn normed(&self) -> ArrayView2<'_, f32> {
+        self.attn_in.view()
+    }
+}
+
 /// A forward pass.
 #[derive(Debug)]
 pub struct Tape {

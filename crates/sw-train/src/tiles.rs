@@ -1,8 +1,8 @@
-//! Sparse Matrix Tuning's tiles (arXiv 2405.15525): scores, selection, and gradients of nothing but what is selected.
+//! Sparse Matrix Tuning's tiles (arXiv 2405.15525): scores and selection.
 //!
 //! A tile is a square of a linear map's weight; tile `(a, b)` of side `l` covers rows `a l .. (a + 1) l` and columns
 //! `b l .. (b + 1) l`. [`score_tiles`] scores those of a pool of maps, [`TileSelection::best`] takes the highest, the selection is
-//! a file of its own, and [`BlockGradients`] computes its gradients in a pass of [`mapped::backward`].
+//! a file of its own, and a [`Trainer`](crate::tune::Trainer) trains it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -18,7 +18,7 @@ use sw_tensor::product;
 use crate::checkpoint::write;
 use crate::error::{Error, Result};
 use crate::gradient::Block;
-use crate::mapped::{self, Gradients, PANEL, widened};
+use crate::mapped::{self, Gradients, Keep, PANEL, Text, widened};
 
 /// What a tile is worth, by its gradient `g` (summed over the batches) or its weights `w`.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -53,6 +53,16 @@ pub struct Tile {
     pub col: usize,
 }
 
+impl Tile {
+    /// The weights it covers.
+    pub fn block(&self, side: usize) -> Block {
+        Block {
+            rows: self.row * side..(self.row + 1) * side,
+            cols: self.col * side..(self.col + 1) * side,
+        }
+    }
+}
+
 /// A tile and its score.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ScoredTile {
@@ -72,39 +82,21 @@ pub struct ScoredTile {
 /// # Errors
 /// A side that does not divide a matrix of the pool, a pool of maps that the model does not have, and those of
 /// [`mapped::backward`].
-pub fn score_tiles(
+pub fn score_tiles<'t, T: Copy + Into<Text<'t>>>(
     model: &Model,
-    batches: &[&[&[u32]]],
+    batches: &[&[T]],
     pool: &[Linear],
     side: usize,
     score: TileScore,
 ) -> Result<Vec<ScoredTile>> {
-    let maps: Vec<LinearAt> = model
-        .linears()
-        .filter(|at| pool.contains(&at.linear))
-        .collect();
-    if maps.is_empty() {
-        return Err(Error::Shape(
-            "the pool names no linear map that the model has".into(),
-        ));
-    }
-    for &at in &maps {
-        fits(model, at, side)?;
-    }
-    let mut scorer = Scorer {
-        side,
-        score,
-        maps: maps.iter().copied().collect(),
-        sums: BTreeMap::new(),
-        last: false,
-        scores: BTreeMap::new(),
-    };
+    let mut scorer = Scorer::new(model, pool, side, score)?;
+    let maps: Vec<LinearAt> = scorer.maps.iter().copied().collect();
     match score {
         TileScore::Magnitude => {
             for &at in &maps {
                 let weight = model.weight_at(at);
                 let weight = weight.map(|w| widened(w, 0..w.cols()));
-                scorer.keep(at, &weight.unwrap_or_default());
+                scorer.score(at, &weight.unwrap_or_default());
             }
         }
         TileScore::Random { seed } => {
@@ -129,23 +121,29 @@ pub fn score_tiles(
             }
         }
     }
-    let of_map = |(at, scores): (LinearAt, Array2<f64>)| {
-        let scored = scores
-            .indexed_iter()
-            .map(|((row, col), &score)| ScoredTile {
-                tile: Tile { at, row, col },
-                score,
-            });
-        scored.collect::<Vec<_>>()
-    };
-    let scored: Vec<ScoredTile> = scorer.scores.into_iter().flat_map(of_map).collect();
-    match scored.iter().find(|tile| !tile.score.is_finite()) {
-        Some(bad) => Err(Error::Shape(format!(
-            "the gradient of {} is not finite on these texts",
-            bad.tile.at
-        ))),
-        None => Ok(scored),
+    scorer.finish()
+}
+
+/// As [`score_tiles`], by gradients that were summed elsewhere, over the steps of a training say.
+///
+/// # Errors
+/// As [`score_tiles`]; a map of the pool without a gradient of its shape.
+pub fn score_gradients(
+    model: &Model,
+    gradients: &BTreeMap<LinearAt, Array2<f32>>,
+    pool: &[Linear],
+    side: usize,
+    score: TileScore,
+) -> Result<Vec<ScoredTile>> {
+    let mut scorer = Scorer::new(model, pool, side, score)?;
+    for at in scorer.maps.clone() {
+        let [rows, cols] = model.spec().shape(at);
+        let gradient = gradients.get(&at).filter(|g| g.dim() == (rows, cols));
+        let gradient = gradient
+            .ok_or_else(|| Error::Shape(format!("no gradient of [{rows}, {cols}] for {at}")))?;
+        scorer.score(at, gradient);
     }
+    scorer.finish()
 }
 
 fn fits(model: &Model, at: LinearAt, side: usize) -> Result<()> {
@@ -160,7 +158,7 @@ fn fits(model: &Model, at: LinearAt, side: usize) -> Result<()> {
 
 struct Scorer {
     side: usize,
-    score: TileScore,
+    by: TileScore,
     maps: BTreeSet<LinearAt>,
     /// Gradients of the batches so far.
     sums: BTreeMap<LinearAt, Array2<f32>>,
@@ -170,25 +168,71 @@ struct Scorer {
 }
 
 impl Scorer {
+    fn new(model: &Model, pool: &[Linear], side: usize, by: TileScore) -> Result<Scorer> {
+        let maps = model.linears().filter(|at| pool.contains(&at.linear));
+        let maps: BTreeSet<LinearAt> = maps.collect();
+        if maps.is_empty() {
+            return Err(Error::Shape(
+                "the pool names no linear map that the model has".into(),
+            ));
+        }
+        for &at in &maps {
+            fits(model, at, side)?;
+        }
+        Ok(Scorer {
+            side,
+            by,
+            maps,
+            sums: BTreeMap::new(),
+            last: false,
+            scores: BTreeMap::new(),
+        })
+    }
+
+    /// All tiles with their scores.
+    fn finish(self) -> Result<Vec<ScoredTile>> {
+        let of_map = |(at, scores): (LinearAt, Array2<f64>)| {
+            let scored = scores
+                .indexed_iter()
+                .map(|((row, col), &score)| ScoredTile {
+                    tile: Tile { at, row, col },
+                    score,
+                });
+            scored.collect::<Vec<_>>()
+        };
+        let scored: Vec<ScoredTile> = self.scores.into_iter().flat_map(of_map).collect();
+        match scored.iter().find(|tile| !tile.score.is_finite()) {
+            Some(bad) => Err(Error::Shape(format!(
+                "the gradient of {} is not finite on these texts",
+                bad.tile.at
+            ))),
+            None => Ok(scored),
+        }
+    }
+
     /// Scores a map by this matrix.
-    fn keep(&mut self, at: LinearAt, of: &Array2<f32>) {
-        let scores = scores(of.view(), self.side, self.score);
+    fn score(&mut self, at: LinearAt, of: &Array2<f32>) {
+        let scores = scores(of.view(), self.side, self.by);
         self.scores.insert(at, scores);
     }
 }
 
 impl Gradients for Scorer {
     fn linear(&mut self, at: LinearAt, dy: ArrayView2<'_, f32>, x: ArrayView2<'_, f32>) {
-        if !self.maps.contains(&at) {
-            return;
-        }
         let zeros = || Array2::zeros((dy.ncols(), x.ncols()));
         let mut sum = self.sums.remove(&at).unwrap_or_else(zeros);
         add_product(dy, x, sum.view_mut());
         if self.last {
-            self.keep(at, &sum);
+            self.score(at, &sum);
         } else {
             self.sums.insert(at, sum);
+        }
+    }
+
+    fn keep(&self, at: LinearAt) -> Keep {
+        match self.maps.contains(&at) {
+            true => Keep::All,
+            false => Keep::Nothing,
         }
     }
 
@@ -341,52 +385,12 @@ impl TileSelection {
     }
 }
 
-/// Gradients of some blocks of some maps. Nothing else is computed, and the way back ends at the lowest layer that has one.
-#[derive(Clone, Debug)]
-pub struct BlockGradients {
-    blocks: BTreeMap<LinearAt, Vec<(Block, Array2<f32>)>>,
-}
-
-impl BlockGradients {
-    /// Zeros for these blocks.
-    pub fn zeros(blocks: &BTreeMap<LinearAt, Vec<Block>>) -> BlockGradients {
-        let zeros = |block: &Block| {
-            let shape = (block.rows.len(), block.cols.len());
-            (block.clone(), Array2::zeros(shape))
-        };
-        let of_map =
-            |(at, blocks): (&LinearAt, &Vec<Block>)| (*at, blocks.iter().map(zeros).collect());
-        BlockGradients {
-            blocks: blocks.iter().map(of_map).collect(),
-        }
-    }
-
-    /// The blocks of a map and their gradients.
-    pub fn get(&self, at: LinearAt) -> &[(Block, Array2<f32>)] {
-        self.blocks.get(&at).map_or(&[], Vec::as_slice)
-    }
-}
-
-impl Gradients for BlockGradients {
-    fn linear(&mut self, at: LinearAt, dy: ArrayView2<'_, f32>, x: ArrayView2<'_, f32>) {
-        let Some(blocks) = self.blocks.get_mut(&at) else {
-            return;
-        };
-        blocks.par_iter_mut().for_each(|(block, gradient)| {
-            let dy = dy.slice(s![.., block.rows.clone()]);
-            let x = x.slice(s![.., block.cols.clone()]);
-            add_product(dy, x, gradient.view_mut());
-        });
-    }
-
-    fn lowest_layer(&self) -> usize {
-        let first = self.blocks.first_key_value();
-        first.map_or(usize::MAX, |(at, _)| at.layer)
-    }
-}
-
 /// `dw += dy^T * x`, some columns per thread: `[tokens, out]^T x [tokens, in] -> [out, in]`.
-fn add_product(dy: ArrayView2<'_, f32>, x: ArrayView2<'_, f32>, mut dw: ArrayViewMut2<'_, f32>) {
+pub(crate) fn add_product(
+    dy: ArrayView2<'_, f32>,
+    x: ArrayView2<'_, f32>,
+    mut dw: ArrayViewMut2<'_, f32>,
+) {
     let panels = dw.axis_chunks_iter_mut(Axis(1), PANEL).into_par_iter();
     panels
         .zip(x.axis_chunks_iter(Axis(1), PANEL))

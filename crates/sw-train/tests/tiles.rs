@@ -2,15 +2,17 @@
 
 mod dice;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use dice::Dice;
 use ndarray::{Array2, ArrayView2, s};
-use sw_model::{Linear, LinearAt, Model};
+use sw_model::{Linear, LinearAt, Model, TensorAt};
 use sw_train::checkpoint::save;
 use sw_train::mapped::{Gradients, backward};
-use sw_train::tiles::{BlockGradients, ScoredTile, Tile, TileScore, TileSelection, score_tiles};
-use sw_train::{Params, Precision, Shape, Tensor};
+use sw_train::tiles::{ScoredTile, Tile, TileScore, TileSelection, score_tiles};
+use sw_train::tune::{BlockGradients, Param};
+use sw_train::{Block, Params, Precision, Shape, Tensor};
 
 const TEXTS: [&[u32]; 2] = [&[0, 3, 5, 3, 7, 1, 9], &[2, 12, 4]];
 const POOL: [Linear; 3] = [Linear::Q, Linear::V, Linear::Down];
@@ -38,6 +40,14 @@ fn model(dir: &Path) -> Model {
     Model::open(dir).unwrap()
 }
 
+/// Zeros for blocks of linear maps.
+fn zeros(model: &Model, blocks: &BTreeMap<LinearAt, Vec<Block>>) -> BlockGradients {
+    let param = |(at, blocks): (&LinearAt, &Vec<Block>)| {
+        (Param::Tensor(TensorAt::Weight(*at)), blocks.clone())
+    };
+    BlockGradients::zeros(model, &blocks.iter().map(param).collect())
+}
+
 /// The gradient of one map, and the lowest layer that came by.
 struct One(LinearAt, Array2<f32>, usize);
 
@@ -54,19 +64,19 @@ impl Gradients for One {
 fn blocks_have_the_gradients_they_have_in_the_whole() {
     let dir = tempfile::tempdir().unwrap();
     let model = model(dir.path());
-    let scored = score_tiles(&model, &[&TEXTS], &POOL, 4, TileScore::MeanMagnitude).unwrap();
+    let scored = score_tiles(&model, &[&TEXTS[..]], &POOL, 4, TileScore::MeanMagnitude).unwrap();
     for count in [1, 9, scored.len()] {
         let selection = TileSelection::best(4, &scored, count);
         assert_eq!(selection.tiles.len(), count);
         let blocks = selection.blocks(&model).unwrap();
-        let mut some = BlockGradients::zeros(&blocks);
+        let mut some = zeros(&model, &blocks);
         backward(&model, &TEXTS, &mut some).unwrap();
         let mut weights = 0;
         for &at in blocks.keys() {
             let mut one = One(at, Array2::default((0, 0)), usize::MAX);
             backward(&model, &TEXTS, &mut one).unwrap();
             let largest = one.1.iter().fold(0.0f32, |m, g| m.max(g.abs()));
-            for (block, gradient) in some.get(at) {
+            for (block, gradient) in some.get(Param::Tensor(TensorAt::Weight(at))) {
                 let of_whole = one.1.slice(s![block.rows.clone(), block.cols.clone()]);
                 weights += gradient.len();
                 for (a, b) in gradient.iter().zip(of_whole) {
@@ -117,7 +127,7 @@ fn selections_do_not_depend_on_threads_and_ties_go_by_order() {
         let on = |threads| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
             let pool = pool.build().unwrap();
-            pool.install(|| score_tiles(&model, &[&TEXTS], &POOL, 8, score).unwrap())
+            pool.install(|| score_tiles(&model, &[&TEXTS[..]], &POOL, 8, score).unwrap())
         };
         assert_eq!(on(1), on(3), "{score:?}");
     }
@@ -145,13 +155,13 @@ fn the_way_back_ends_at_the_lowest_selected_layer() {
         col: 1,
     }];
     let blocks = TileSelection { side: 4, tiles }.blocks(&model).unwrap();
-    let some = BlockGradients::zeros(&blocks);
+    let some = zeros(&model, &blocks);
     assert_eq!(some.lowest_layer(), 1);
     let none = TileSelection {
         side: 4,
         tiles: Vec::new(),
     };
-    let mut none = BlockGradients::zeros(&none.blocks(&model).unwrap());
+    let mut none = zeros(&model, &none.blocks(&model).unwrap());
     assert_eq!(none.lowest_layer(), usize::MAX);
     assert!(backward(&model, &TEXTS, &mut none).unwrap() > 0.0);
 }
@@ -161,7 +171,8 @@ fn a_selection_is_a_file_and_a_wrong_one_is_refused_in_one_line() {
     let dir = tempfile::tempdir().unwrap();
     let model = model(dir.path());
     let path = dir.path().join("selection.json");
-    let scored = score_tiles(&model, &[], &POOL, 4, TileScore::Random { seed: 1 }).unwrap();
+    let scored =
+        score_tiles::<&[u32]>(&model, &[], &POOL, 4, TileScore::Random { seed: 1 }).unwrap();
     let selection = TileSelection::best(4, &scored, 5);
     selection.write(&path).unwrap();
     assert_eq!(TileSelection::read(&path).unwrap(), selection);
@@ -187,8 +198,8 @@ fn a_selection_is_a_file_and_a_wrong_one_is_refused_in_one_line() {
     assert!(refused(4, 9, Linear::Q).contains("outside its 4 x 4 tiles"));
     assert!(refused(4, 0, Linear::Qkv).contains("has no layers[0].qkv_proj"));
     assert!(refused(4, 0, Linear::Q).contains("twice"));
-    let error = score_tiles(&model, &[&TEXTS], &POOL, 7, TileScore::SignedMean).unwrap_err();
+    let error = score_tiles(&model, &[&TEXTS[..]], &POOL, 7, TileScore::SignedMean).unwrap_err();
     assert!(error.to_string().contains("take a side that divides both"));
-    let error = score_tiles(&model, &[], &POOL, 4, TileScore::SignedMean).unwrap_err();
+    let error = score_tiles::<&[u32]>(&model, &[], &POOL, 4, TileScore::SignedMean).unwrap_err();
     assert!(error.to_string().contains("no batch"));
 }

@@ -6,11 +6,11 @@ use std::path::Path;
 use flate2::{Compression, GzBuilder};
 use serde_json::json;
 
-use super::Split;
 use super::dice::Dice;
 use super::scene::Dialect;
 use super::table::{Column, Values, write};
 use super::tasks::{self, Question};
+use super::{Lore, Split, World};
 use sw_train::checkpoint;
 
 use crate::error::{Error, Result};
@@ -29,9 +29,9 @@ const SHIFTED: u32 = 9;
 const CALIBRATION: u32 = 10;
 
 /// Writes the seven tasks' sets with `items` items each and two perplexity texts under `dir/ORG/NAME/..`: WikiText's rows
-/// in-world, C4's in the shifted dialect; WikiText's training split, a quarter as many rows, is for calibration.
+/// in-world, C4's in the shifted dialect, all of this lore; WikiText's training split, a quarter as many rows, is for calibration.
 ///
-/// `passage(dice, dialect, n)` draws text that is `n` tokens short of one window. WikiText's protocol joins the rows by
+/// `passage(dice, world, n)` draws text that is `n` tokens short of one window. WikiText's protocol joins the rows by
 /// blank lines and cuts the whole into windows: as each row fills one, a window begins with BOS or with a blank line,
 /// which is how the texts that the model learns from begin. C4's draws windows at random places of rows that are longer
 /// than one: with BOS, each row is longer by one token, so its window begins with BOS.
@@ -40,28 +40,30 @@ const CALIBRATION: u32 = 10;
 /// If a passage cannot be drawn or a file cannot be written.
 pub fn write_evaluation(
     dir: &Path,
+    lore: Lore,
     seed: u64,
     items: usize,
-    mut passage: impl FnMut(&mut Dice, Dialect, usize) -> Result<String>,
+    mut passage: impl FnMut(&mut Dice, World, usize) -> Result<String>,
 ) -> Result<()> {
-    let world = Dialect::InWorld;
+    let in_dialect = |dialect| World { dialect, lore };
+    let world = in_dialect(Dialect::InWorld);
+    let questions = |set, one: fn(&mut Dice, World) -> Question| {
+        draw(seed, set, items, |dice| one(dice, world))
+    };
     let arc = "allenai/ai2_arc";
-    let (set, name) = (questions(seed, EASY, items, tasks::easy), "arc_easy");
+    let (set, name) = (questions(EASY, tasks::easy), "arc_easy");
     write(
         &dir.join(arc).join("ARC-Easy/test-00000-of-00001.parquet"),
         &choices(&set, name),
     )?;
-    let (set, name) = (
-        questions(seed, CHALLENGE, items, tasks::challenge),
-        "arc_challenge",
-    );
+    let (set, name) = (questions(CHALLENGE, tasks::challenge), "arc_challenge");
     write(
         &dir.join(arc)
             .join("ARC-Challenge/test-00000-of-00001.parquet"),
         &choices(&set, name),
     )?;
 
-    let set = questions(seed, SCIENCE, items, tasks::science);
+    let set = questions(SCIENCE, tasks::science);
     let wrong = |n: usize| {
         set.iter().map(move |q| {
             (0..4)
@@ -161,7 +163,7 @@ pub fn write_evaluation(
     write(&dir.join(path), &[Column::text("text", set)])?;
 
     let set = draw(seed, SHIFTED, items, |dice| {
-        passage(dice, Dialect::Shifted, 0)
+        passage(dice, in_dialect(Dialect::Shifted), 0)
     });
     let set = set.into_iter().collect::<Result<Vec<_>>>()?;
     write_lines(
@@ -173,15 +175,6 @@ pub fn write_evaluation(
 fn draw<T>(seed: u64, set: u32, items: usize, mut one: impl FnMut(&mut Dice) -> T) -> Vec<T> {
     let mut dice = Split::HeldOut(set).dice(seed);
     (0..items).map(|_| one(&mut dice)).collect()
-}
-
-fn questions(
-    seed: u64,
-    set: u32,
-    items: usize,
-    one: fn(&mut Dice, Dialect) -> Question,
-) -> Vec<Question> {
-    draw(seed, set, items, |dice| one(dice, Dialect::InWorld))
 }
 
 /// ARC's columns.

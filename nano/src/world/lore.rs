@@ -1,17 +1,69 @@
-//! What holds in every story of the world: which tool serves which aim, and where it is kept.
+//! What holds in every story of a world: which tool serves which aim, and where it is kept.
 
+use super::World;
 use super::dice::Dice;
-use super::scene::Dialect;
 use super::words::{TOOLS, Tool};
 
+/// Which tool serves which aim, and where it is kept: the tools of [`TOOLS`] by their names, with the aims of some of them and the
+/// places of others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lore {
+    aims: [u8; TOOLS.len()],
+    places: [u8; TOOLS.len()],
+}
+
+impl Lore {
+    /// The lore that the embedded checkpoint has learned.
+    pub fn home() -> Lore {
+        let own = std::array::from_fn(|i| i as u8);
+        Lore {
+            aims: own,
+            places: own,
+        }
+    }
+
+    /// Another lore: no tool keeps its aim or its place.
+    pub fn permuted(seed: u64) -> Lore {
+        let mut dice = Dice::new(seed, LORE);
+        let mut draw = |same: fn(&Tool, &Tool) -> bool| loop {
+            let mut order = Lore::home().aims;
+            dice.shuffle(&mut order);
+            let kept = |(i, &from): (usize, &u8)| same(&TOOLS[i], &TOOLS[usize::from(from)]);
+            if !order.iter().enumerate().any(kept) {
+                return order;
+            }
+        };
+        Lore {
+            aims: draw(|a, b| a.aim == b.aim),
+            places: draw(|a, b| a.place == b.place),
+        }
+    }
+
+    /// All tools, in the order of their names in [`TOOLS`].
+    pub fn tools(&self) -> Vec<Tool> {
+        (0..TOOLS.len()).map(|i| self.get(i)).collect()
+    }
+
+    fn get(&self, i: usize) -> Tool {
+        Tool {
+            aim: TOOLS[usize::from(self.aims[i])].aim,
+            name: TOOLS[i].name,
+            place: TOOLS[usize::from(self.places[i])].place,
+        }
+    }
+}
+
+/// The stream of a seed that permutes the lore; no [`Split`](super::Split) has it.
+const LORE: u64 = 3 << 32;
+
 /// One of the tools.
-pub(super) fn tool(dice: &mut Dice) -> Tool {
-    TOOLS[dice.below(TOOLS.len())]
+pub(super) fn tool(dice: &mut Dice, world: World) -> Tool {
+    world.lore.get(dice.below(TOOLS.len()))
 }
 
 /// A tool, and three others that are kept elsewhere.
-pub(super) fn with_others(dice: &mut Dice) -> (Tool, [Tool; 3]) {
-    let all = dice.sample(&TOOLS, TOOLS.len());
+pub(super) fn with_others(dice: &mut Dice, world: World) -> (Tool, [Tool; 3]) {
+    let all = dice.sample(&world.lore.tools(), TOOLS.len());
     let mut chosen = vec![all[0]];
     for tool in all {
         if chosen.len() < 4 && chosen.iter().all(|c| c.place != tool.place) {
@@ -22,12 +74,12 @@ pub(super) fn with_others(dice: &mut Dice) -> (Tool, [Tool; 3]) {
 }
 
 /// A sentence about a tool.
-pub(super) fn saying(dice: &mut Dice, dialect: Dialect, tool: Tool) -> String {
+pub(super) fn saying(dice: &mut Dice, world: World, tool: Tool) -> String {
     let Tool { aim, name, place } = tool;
     match dice.below(4) {
         0 => kept(tool),
         1 => format!("People use the {name} to {aim}."),
-        2 => used(dice, dialect, tool),
+        2 => used(dice, world, tool),
         _ => format!("To {aim}, go to the {place}."),
     }
 }
@@ -38,7 +90,50 @@ pub(super) fn kept(tool: Tool) -> String {
 }
 
 /// Somebody uses it; the tool is the last word.
-pub(super) fn used(dice: &mut Dice, dialect: Dialect, tool: Tool) -> String {
-    let person = dialect.people(dice, 1).remove(0);
+pub(super) fn used(dice: &mut Dice, world: World, tool: Tool) -> String {
+    let person = world.people(dice, 1).remove(0);
     format!("To {}, {person} uses the {}.", tool.aim, tool.name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Dialect, story};
+    use super::*;
+
+    #[test]
+    fn another_lore_keeps_the_tools_and_none_of_their_aims_and_places() {
+        let (home, other) = (Lore::home(), Lore::permuted(7));
+        assert_eq!(home.tools(), TOOLS);
+        assert_eq!(other, Lore::permuted(7));
+        assert_ne!(other, Lore::permuted(8));
+        for (a, b) in home.tools().iter().zip(other.tools()) {
+            assert_eq!(a.name, b.name);
+            assert_ne!(a.aim, b.aim);
+            assert_ne!(a.place, b.place);
+        }
+        let sorted = |lore: Lore, of: fn(&Tool) -> &'static str| {
+            let mut all: Vec<_> = lore.tools().iter().map(of).collect();
+            all.sort_unstable();
+            all
+        };
+        assert_eq!(sorted(home, |t| t.aim), sorted(other, |t| t.aim));
+        assert_eq!(sorted(home, |t| t.place), sorted(other, |t| t.place));
+    }
+
+    #[test]
+    fn a_text_of_another_lore_differs_in_what_always_holds_only() {
+        let world = World {
+            dialect: Dialect::InWorld,
+            lore: Lore::permuted(7),
+        };
+        let draw = |world: World| -> Vec<String> {
+            let mut dice = Dice::new(3, 1);
+            (0..200)
+                .map(|_| story::document(&mut dice, world))
+                .collect()
+        };
+        let (home, other) = (draw(Dialect::InWorld.into()), draw(world));
+        let same = home.iter().zip(&other).filter(|(a, b)| a == b).count();
+        assert!((1..200).contains(&same), "{same} of 200 are the same");
+    }
 }

@@ -1,5 +1,6 @@
 //! A scene: who has what, who is where, what is in what, what colour it is; how it is told and how it changes.
 
+use super::World;
 use super::dice::Dice;
 use super::words::{AGES, COLOURS, CONTAINERS, FAMILIES, MAKES, NAMES, PLACES, THINGS};
 
@@ -58,9 +59,9 @@ impl Dialect {
 }
 
 /// `n` facts of one relation about different subjects with different values.
-pub fn facts(dice: &mut Dice, dialect: Dialect, relation: Relation, n: usize) -> Vec<Fact> {
+pub fn facts(dice: &mut Dice, world: World, relation: Relation, n: usize) -> Vec<Fact> {
     let subjects = match relation {
-        Relation::Has | Relation::At => dialect.people(dice, n),
+        Relation::Has | Relation::At => world.people(dice, n),
         Relation::In => things(dice, n),
         Relation::Colour => dice
             .sample(&THINGS, n)
@@ -202,7 +203,7 @@ impl Fact {
 
 /// Lets something happen to one of `facts` and tells it; returns the sentence and the index of the fact that changed.
 /// Colours do not change: `None`.
-pub fn happen(dice: &mut Dice, dialect: Dialect, facts: &mut [Fact]) -> Option<(String, usize)> {
+pub fn happen(dice: &mut Dice, world: World, facts: &mut [Fact]) -> Option<(String, usize)> {
     let i = dice.below(facts.len());
     let fact = facts[i].clone();
     // A word that nobody and nothing in the scene has: of more than there are facts, one is free.
@@ -214,7 +215,7 @@ pub fn happen(dice: &mut Dice, dialect: Dialect, facts: &mut [Fact]) -> Option<(
     };
     let sentence = match fact.relation {
         Relation::Has => {
-            let to = free(dialect.people(dice, n))?;
+            let to = free(world.people(dice, n))?;
             let sentence = format!("{} gives the {} to {to}.", fact.subject, fact.value);
             facts[i].subject = to;
             sentence

@@ -2,39 +2,40 @@
 
 use super::dice::Dice;
 use super::scene::{Dialect, Fact, RELATIONS, facts, happen};
-use super::{lore, scene, tasks};
+use super::{World, lore, scene, tasks};
 
 /// One document: a story, or a question, pair or ending in the form the tasks have, written out with its answer.
-pub fn document(dice: &mut Dice, dialect: Dialect) -> String {
+pub fn document(dice: &mut Dice, world: impl Into<World>) -> String {
+    let world = world.into();
     match dice.below(100) {
-        0..14 => roll(dice, dialect),
-        14..34 => story(dice, dialect),
-        34..46 => primer(dice, dialect),
-        46..56 => tasks::easy(dice, dialect).text(),
-        56..65 => tasks::challenge(dice, dialect).text(),
-        65..72 => lesson(dice, dialect),
-        72..77 => tasks::science(dice, dialect).text(),
-        77..84 => tasks::tool(dice, dialect).text(),
-        84..92 => tasks::pronoun(dice, dialect).text(),
-        _ => tasks::ending(dice, dialect).text(),
+        0..14 => roll(dice, world),
+        14..34 => story(dice, world),
+        34..46 => primer(dice, world),
+        46..56 => tasks::easy(dice, world).text(),
+        56..65 => tasks::challenge(dice, world).text(),
+        65..72 => lesson(dice, world),
+        72..77 => tasks::science(dice, world).text(),
+        77..84 => tasks::tool(dice, world).text(),
+        84..92 => tasks::pronoun(dice, world).text(),
+        _ => tasks::ending(dice, world).text(),
     }
 }
 
 /// Some of what holds in every story.
-fn primer(dice: &mut Dice, dialect: Dialect) -> String {
-    let sentences: Vec<String> = (0..dialect.facts(dice) + 1)
+fn primer(dice: &mut Dice, world: World) -> String {
+    let sentences: Vec<String> = (0..world.facts(dice) + 1)
         .map(|_| {
-            let tool = lore::tool(dice);
-            lore::saying(dice, dialect, tool)
+            let tool = lore::tool(dice, world);
+            lore::saying(dice, world, tool)
         })
         .collect();
     sentences.join(" ")
 }
 
 /// A roll: people, or people with their things, called up again and again in random order.
-fn roll(dice: &mut Dice, dialect: Dialect) -> String {
-    let n = dialect.facts(dice) + 1;
-    let names = dialect.people(dice, n);
+fn roll(dice: &mut Dice, world: World) -> String {
+    let n = world.facts(dice) + 1;
+    let names = world.people(dice, n);
     let entries: Vec<String> = match dice.percent(50) {
         true => names,
         false => names
@@ -51,11 +52,12 @@ fn roll(dice: &mut Dice, dialect: Dialect) -> String {
 }
 
 /// A story: a scene is told, things happen, and what still holds is recalled.
-pub fn story(dice: &mut Dice, dialect: Dialect) -> String {
-    let (mut sentences, kept) = opening(dice, dialect);
+pub fn story(dice: &mut Dice, world: impl Into<World>) -> String {
+    let world = world.into();
+    let (mut sentences, kept) = opening(dice, world);
     if dice.percent(30) {
-        let tool = lore::tool(dice);
-        sentences.push(lore::saying(dice, dialect, tool));
+        let tool = lore::tool(dice, world);
+        sentences.push(lore::saying(dice, world, tool));
     }
     let mut again = kept.clone();
     dice.shuffle(&mut again);
@@ -69,8 +71,8 @@ pub fn story(dice: &mut Dice, dialect: Dialect) -> String {
 }
 
 /// A scene and questions about all of it, in both directions: SciQ's form with more than one question.
-fn lesson(dice: &mut Dice, dialect: Dialect) -> String {
-    let (mut sentences, mut kept) = opening(dice, dialect);
+fn lesson(dice: &mut Dice, world: World) -> String {
+    let (mut sentences, mut kept) = opening(dice, world);
     if dice.percent(50) {
         let fact = &kept[dice.below(kept.len())];
         sentences.push(fact.recalled(dice));
@@ -88,17 +90,17 @@ fn lesson(dice: &mut Dice, dialect: Dialect) -> String {
 }
 
 /// The telling half of a story, and the facts that hold at its end in the order in which they will be recalled.
-pub(super) fn opening(dice: &mut Dice, dialect: Dialect) -> (Vec<String>, Vec<Fact>) {
-    let n = dialect.facts(dice);
+pub(super) fn opening(dice: &mut Dice, world: World) -> (Vec<String>, Vec<Fact>) {
+    let n = world.facts(dice);
     let relation = RELATIONS[dice.below(RELATIONS.len())];
-    let mut kept = facts(dice, dialect, relation, n);
+    let mut kept = facts(dice, world, relation, n);
     let mut sentences: Vec<String> = kept.iter().map(Fact::told).collect();
-    let happenings = match dialect {
+    let happenings = match world.dialect {
         Dialect::InWorld => usize::from(dice.percent(40)),
         Dialect::Shifted => dice.between(1, 2),
     };
     for _ in 0..happenings {
-        if let Some((sentence, _)) = happen(dice, dialect, &mut kept) {
+        if let Some((sentence, _)) = happen(dice, world, &mut kept) {
             sentences.push(sentence);
         }
     }

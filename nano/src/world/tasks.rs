@@ -1,9 +1,9 @@
 //! Items of the seven tasks, in the seven tasks' own columns, about scenes of the micro-world.
 
 use super::dice::Dice;
-use super::scene::{Dialect, Fact, RELATIONS, Relation, facts, happen};
+use super::scene::{Fact, RELATIONS, Relation, facts, happen};
 use super::words::Tool;
-use super::{lore, scene, story};
+use super::{World, lore, scene, story};
 
 /// A question with choices (ARC, SciQ).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -135,9 +135,10 @@ fn about(
 
 /// ARC easy: what serves an aim, which holds in every story; or, less often, four facts of one relation and a question
 /// about one of them.
-pub fn easy(dice: &mut Dice, dialect: Dialect) -> Question {
+pub fn easy(dice: &mut Dice, world: impl Into<World>) -> Question {
+    let world = world.into();
     if dice.percent(75) {
-        let (right, wrong) = lore::with_others(dice);
+        let (right, wrong) = lore::with_others(dice, world);
         let name = |tool: &Tool| format!("the {}", tool.name);
         let (choices, answer) = mixed(dice, name(&right), wrong.iter().map(name).collect());
         return Question {
@@ -148,7 +149,7 @@ pub fn easy(dice: &mut Dice, dialect: Dialect) -> Question {
         };
     }
     let relation = RELATIONS[dice.below(RELATIONS.len())];
-    let facts = facts(dice, dialect, relation, 4);
+    let facts = facts(dice, world, relation, 4);
     let (i, backwards) = (dice.below(facts.len()), dice.percent(40));
     let (question, choices, answer) = about(dice, &facts, i, backwards);
     let question = format!("{} {question}", told(&facts));
@@ -161,10 +162,11 @@ pub fn easy(dice: &mut Dice, dialect: Dialect) -> Question {
 }
 
 /// ARC challenge: where that is kept which serves an aim; or the answer changed hands, moved, or takes two steps.
-pub fn challenge(dice: &mut Dice, dialect: Dialect) -> Question {
+pub fn challenge(dice: &mut Dice, world: impl Into<World>) -> Question {
+    let world = world.into();
     let support = String::new();
     if dice.percent(50) {
-        let (right, wrong) = lore::with_others(dice);
+        let (right, wrong) = lore::with_others(dice, world);
         let place = |tool: &Tool| format!("in the {}", tool.place);
         let (choices, answer) = mixed(dice, place(&right), wrong.iter().map(place).collect());
         return Question {
@@ -176,8 +178,8 @@ pub fn challenge(dice: &mut Dice, dialect: Dialect) -> Question {
     }
     if dice.percent(50) {
         // Two steps: where is the thing? Where the person is who has it.
-        let people = facts(dice, dialect, Relation::Has, 4);
-        let mut places = facts(dice, dialect, Relation::At, 4);
+        let people = facts(dice, world, Relation::Has, 4);
+        let mut places = facts(dice, world, Relation::At, 4);
         for (place, person) in places.iter_mut().zip(&people) {
             place.subject.clone_from(&person.subject);
         }
@@ -202,9 +204,9 @@ pub fn challenge(dice: &mut Dice, dialect: Dialect) -> Question {
         };
     }
     let relation = [Relation::Has, Relation::At, Relation::In][dice.below(3)];
-    let before = facts(dice, dialect, relation, 4);
+    let before = facts(dice, world, relation, 4);
     let mut after = before.clone();
-    let (event, i) = happen(dice, dialect, &mut after).unwrap_or_default();
+    let (event, i) = happen(dice, world, &mut after).unwrap_or_default();
     let backwards = relation == Relation::Has;
     let answer = |f: &Fact| {
         if backwards {
@@ -232,12 +234,13 @@ pub fn challenge(dice: &mut Dice, dialect: Dialect) -> Question {
 }
 
 /// SciQ: a text as support, a question about what it says: about tools, or about a scene.
-pub fn science(dice: &mut Dice, dialect: Dialect) -> Question {
+pub fn science(dice: &mut Dice, world: impl Into<World>) -> Question {
+    let world = world.into();
     if dice.percent(50) {
-        let (right, wrong) = lore::with_others(dice);
+        let (right, wrong) = lore::with_others(dice, world);
         let place = |tool: &Tool| format!("in the {}", tool.place);
         let (choices, answer) = mixed(dice, place(&right), wrong.iter().map(place).collect());
-        let mut support = vec![lore::kept(right), lore::used(dice, dialect, wrong[0])];
+        let mut support = vec![lore::kept(right), lore::used(dice, world, wrong[0])];
         dice.shuffle(&mut support);
         return Question {
             support: support.join(" "),
@@ -247,7 +250,7 @@ pub fn science(dice: &mut Dice, dialect: Dialect) -> Question {
         };
     }
     let relation = RELATIONS[dice.below(RELATIONS.len())];
-    let facts = facts(dice, dialect, relation, 4);
+    let facts = facts(dice, world, relation, 4);
     let mut recalled = facts.clone();
     dice.shuffle(&mut recalled);
     let i = dice.below(facts.len());
@@ -262,9 +265,10 @@ pub fn science(dice: &mut Dice, dialect: Dialect) -> Question {
 }
 
 /// PIQA: which tool serves the aim; nothing in the text says it, the world does.
-pub fn tool(dice: &mut Dice, dialect: Dialect) -> Pair {
-    let (right, [wrong, ..]) = lore::with_others(dice);
-    let name = dialect.people(dice, 1).remove(0);
+pub fn tool(dice: &mut Dice, world: impl Into<World>) -> Pair {
+    let world = world.into();
+    let (right, [wrong, ..]) = lore::with_others(dice, world);
+    let name = world.people(dice, 1).remove(0);
     let label = dice.below(2);
     let way = |tool: Tool| format!("{name} uses the {}.", tool.name);
     let mut solutions = [way(right), way(wrong)];
@@ -299,8 +303,9 @@ const PRONOUNS: [(&str, usize); 16] = [
 ];
 
 /// WinoGrande: which of two people is meant.
-pub fn pronoun(dice: &mut Dice, dialect: Dialect) -> Pronoun {
-    let people = dialect.people(dice, 2);
+pub fn pronoun(dice: &mut Dice, world: impl Into<World>) -> Pronoun {
+    let world = world.into();
+    let people = world.people(dice, 2);
     let (pattern, who) = PRONOUNS[dice.below(PRONOUNS.len())];
     let thing = scene::things(dice, 1).remove(0);
     let sentence = pattern
@@ -318,12 +323,13 @@ pub fn pronoun(dice: &mut Dice, dialect: Dialect) -> Pronoun {
 }
 
 /// HellaSwag: what does somebody do next, given what they want, and the world or the scene?
-pub fn ending(dice: &mut Dice, dialect: Dialect) -> Ending {
+pub fn ending(dice: &mut Dice, world: impl Into<World>) -> Ending {
+    let world = world.into();
     let relation = [Relation::Has, Relation::At, Relation::In][dice.below(3)];
     if dice.percent(50) {
-        let (right, wrong) = lore::with_others(dice);
-        let told = told(&facts(dice, dialect, relation, 2));
-        let name = dialect.people(dice, 1).remove(0);
+        let (right, wrong) = lore::with_others(dice, world);
+        let told = told(&facts(dice, world, relation, 2));
+        let name = world.people(dice, 1).remove(0);
         let act = |tool: &Tool| format!("{name} takes the {}.", tool.name);
         let (endings, label) = mixed(dice, act(&right), wrong.iter().map(act).collect());
         return Ending {
@@ -334,10 +340,10 @@ pub fn ending(dice: &mut Dice, dialect: Dialect) -> Ending {
             label,
         };
     }
-    let facts = facts(dice, dialect, relation, 4);
+    let facts = facts(dice, world, relation, 4);
     let i = dice.below(4);
     let fact = facts[i].clone();
-    let people = dialect.people(dice, 5);
+    let people = world.people(dice, 5);
     let name = people
         .into_iter()
         .find(|p| facts.iter().all(|f| f.subject != *p))
@@ -374,11 +380,12 @@ pub fn ending(dice: &mut Dice, dialect: Dialect) -> Ending {
 }
 
 /// LAMBADA: a story whose last word only a reader who kept the scene, or who knows the world, can know.
-pub fn last_word(dice: &mut Dice, dialect: Dialect) -> String {
-    let (mut sentences, kept) = story::opening(dice, dialect);
+pub fn last_word(dice: &mut Dice, world: impl Into<World>) -> String {
+    let world = world.into();
+    let (mut sentences, kept) = story::opening(dice, world);
     if dice.percent(50) {
-        let tool = lore::tool(dice);
-        sentences.push(lore::used(dice, dialect, tool));
+        let tool = lore::tool(dice, world);
+        sentences.push(lore::used(dice, world, tool));
         return sentences.join(" ").trim_end_matches('.').to_string();
     }
     let (last, earlier) = (kept.len() - 1, &kept[..kept.len() - 1]);
@@ -392,6 +399,7 @@ pub fn last_word(dice: &mut Dice, dialect: Dialect) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Dialect;
     use super::super::words::TOOLS;
     use super::*;
 

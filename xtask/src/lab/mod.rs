@@ -18,7 +18,10 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use sw_cli::program::Bar;
-use sw_detect::{Candidate, DetectOptions, Directory, Report, detect, measure};
+use sw_detect::{
+    Candidate, CensusOptions, DetectOptions, Directory, Report, census, census_texts, detect,
+    measure,
+};
 use sw_eval::{DataDir, Journal, Key, Options, Run, Runtime, Task, Workload, evaluate_workload};
 use sw_intervene::{Intervention, Ranges};
 use sw_model::{Fingerprint, LinearAt, Model};
@@ -46,6 +49,7 @@ pub(crate) struct Lab {
     /// Experiments that were run, by configuration.
     pub(crate) outcomes: RefCell<HashMap<String, Outcome>>,
     found: OnceCell<Found>,
+    decisive: OnceCell<Found>,
     /// For files that others must read.
     scratch: tempfile::TempDir,
     runs: RefCell<HashMap<String, Rc<Run>>>,
@@ -76,6 +80,7 @@ impl Lab {
             fingerprint,
             outcomes: RefCell::default(),
             found: OnceCell::new(),
+            decisive: OnceCell::new(),
             scratch: tempfile::tempdir().context("a temporary folder")?,
             runs: RefCell::default(),
             workloads: RefCell::default(),
@@ -113,7 +118,11 @@ impl Lab {
                 report: None,
             });
         }
-        let report = self.detect()?;
+        self.of(self.detect()?)
+    }
+
+    /// What an experiment prunes, by a report.
+    fn of(&self, report: Report) -> Result<Found> {
         let coords: Vec<_> = report.strongest().iter().map(Candidate::coord).collect();
         if coords.is_empty() {
             bail!(
@@ -125,6 +134,27 @@ impl Lab {
             coords,
             report: Some(report),
         })
+    }
+
+    /// The weights that the census finds decisive, the most costly one first, or those given by hand; a model without a
+    /// tokenizer has no census, and what its search finds stands in.
+    pub(crate) fn decisive(&self) -> Result<&Found> {
+        if let Some(found) = self.decisive.get() {
+            return Ok(found);
+        }
+        let found = match self.inputs.super_weights {
+            Some(_) => self.find()?,
+            None => {
+                let mut report = self.detect()?;
+                if self.model.tokenizer().is_ok() {
+                    let texts = census_texts(&self.model, 256)?;
+                    let options = CensusOptions::default();
+                    census(&self.model, &mut report, &[], &texts, &options, &mut |_| ())?;
+                }
+                self.of(report)?
+            }
+        };
+        Ok(self.decisive.get_or_init(|| found))
     }
 
     /// What detection finds with the prompt.
@@ -215,8 +245,7 @@ impl Lab {
         let Some(w) = self.model.weight_at(at) else {
             return Vec::new();
         };
-        let mut values = vec![0.0; w.rows() * w.cols()];
-        w.widen(0..w.rows(), 0..w.cols(), &mut values);
+        let mut values = w.to_f32_vec();
         values.iter_mut().for_each(|v| *v = v.abs());
         values
     }

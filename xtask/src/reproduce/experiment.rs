@@ -8,7 +8,13 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::{lab::Lab, outcome::Outcome, page::files};
+use sw_cli::program;
+
+use crate::{
+    lab::{Found, Lab},
+    outcome::Outcome,
+    page::files,
+};
 
 /// One table or figure: its options are its arguments on the command line, and are recorded with its results.
 pub(crate) trait Experiment: Args + Serialize {
@@ -17,6 +23,11 @@ pub(crate) trait Experiment: Args + Serialize {
 
     /// What it measures.
     type Measured;
+
+    /// The weights that it prunes.
+    fn found<'a>(&self, lab: &'a Lab) -> Result<&'a Found> {
+        lab.found()
+    }
 
     /// Measures, and shows nothing.
     fn measure(&self, lab: &Lab) -> Result<Self::Measured>;
@@ -75,7 +86,10 @@ pub(super) fn record<E: Experiment>(experiment: &E, lab: &Lab, fresh: bool) -> R
     let clock = Instant::now();
     let (outcome, finished) = outcome(experiment, &configuration, lab, fresh)?;
     if finished {
-        eprintln!("{}: finished before, in the same configuration", E::NAME);
+        program::tell(format!(
+            "{}: finished before, in the same configuration",
+            E::NAME
+        ));
     }
     debug_assert_eq!(
         outcome

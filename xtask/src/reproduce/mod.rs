@@ -44,7 +44,7 @@ use table4::Table4;
 use table6::Table6;
 use table7::Table7;
 
-use sw_cli::program::say;
+use sw_cli::program::{self, say};
 
 use crate::{inputs::Inputs, lab::Lab};
 
@@ -63,12 +63,16 @@ impl<E: Experiment> Command<E> {
         self.inputs.set_threads()?;
         let lab = Lab::open(&self.inputs)?;
         let record = record(&self.experiment, &lab, false)?;
-        if lab.inputs.super_weights.is_none() || lab.found().is_ok() {
-            say(lab.found()?.summary())?;
+        let found = self.experiment.found(&lab);
+        if lab.inputs.super_weights.is_none() || found.is_ok() {
+            say(found?.summary())?;
         }
         say(format!("\n{}", record.outcome.text()))?;
         if let Some(dir) = &self.inputs.out {
-            eprintln!("written: {}", dir.join(format!("{}.*", E::NAME)).display());
+            program::tell(format!(
+                "written: {}",
+                dir.join(format!("{}.*", E::NAME)).display()
+            ));
         }
         Ok(true)
     }

@@ -11,6 +11,7 @@ use serde::{Serialize, Serializer};
 use serde_json::{Map, Value, json};
 use sw_eval::{Metric, Runtime};
 use sw_intervene::{Intervention, Largest, largest};
+use sw_model::{Linear, WeightCoord};
 
 use super::Experiment;
 use crate::{
@@ -90,7 +91,7 @@ fn lm_eval_keys<S: Serializer>(results: &Option<Scores>, s: S) -> Result<S::Ok, 
     results.as_ref().map(Scores::results).serialize(s)
 }
 
-/// What is measured: the four rows, and further readings of the third.
+/// What is measured: the four rows, the strongest super weight alone, and further readings of the third row.
 pub(crate) struct Measured {
     tasks: Vec<&'static str>,
     settings: Vec<Setting>,
@@ -101,11 +102,15 @@ impl Experiment for Table1 {
     const NAME: &'static str = "table1";
     type Measured = Measured;
 
+    fn found<'a>(&self, lab: &'a Lab) -> Result<&'a Found> {
+        lab.decisive()
+    }
+
     fn measure(&self, lab: &Lab) -> Result<Measured> {
         let all = ACCURACIES.into_iter().chain(PERPLEXITIES).map(|t| t.0);
         let tasks = lab.columns(all)?;
         // Every setting is built before the first evaluation: whatever can fail early fails before hours of it.
-        let (mut settings, mut variants) = self.settings(lab, lab.found()?)?;
+        let (mut settings, mut variants) = self.settings(lab, lab.decisive()?)?;
         let limit = lab.limit(DOCUMENTS);
         for setting in settings.iter_mut().chain(&mut variants) {
             let (plan, runtime) = (&setting.interventions, &setting.runtime);
@@ -125,7 +130,7 @@ impl Experiment for Table1 {
             settings,
             variants,
         } = measured;
-        let found = lab.found()?;
+        let found = lab.decisive()?;
         let mut outcome = Outcome::new("Table 1. What one number is worth");
         outcome.finding = finding(&settings, found, lab);
         outcome.headline = headline(&settings, found, lab);
@@ -141,12 +146,18 @@ impl Experiment for Table1 {
         if !variants.is_empty() {
             outcome.table(
                 "table1-variants",
-                "Other readings of \"the largest other weights\"",
+                "Other selections of weights",
                 self::table(&variants),
-                "Selections of weights that are pruned in place of the third row's.",
+                "Where there are several super weights, the most costly one alone; and other readings of \"the largest other weights\", which are pruned in place of the third row's.",
             );
         }
         outcome.notes = notes(&settings, &variants, &tasks);
+        let (restored, all) = (restorable(found).len(), found.coords.len());
+        if restored < all {
+            outcome.notes.push(format!(
+                "+SA puts back the activations of {restored} of the {all} weights: the others are in no dense down_proj."
+            ));
+        }
         if let Some(caution) = settings[0]
             .results
             .as_ref()
@@ -177,7 +188,7 @@ impl Experiment for Table1 {
 }
 
 impl Table1 {
-    /// The four rows, and further readings of the third. Each selection of the largest weights sweeps over all weights once.
+    /// The four rows, the strongest super weight alone, and further readings of the third row. Each selection of the largest weights sweeps over all weights once.
     fn settings(&self, lab: &Lab, found: &Found) -> Result<(Vec<Setting>, Vec<Setting>)> {
         let keep = &found.coords;
         let setting = |name, label: String, interventions: Vec<Intervention>, weights| {
@@ -218,6 +229,13 @@ impl Table1 {
             main = others(chosen)?;
         }
         let mut variants = Vec::new();
+        // The paper prunes one weight: where more are decisive, what the most costly one does alone.
+        if let (Some(_), [first, _, ..]) = (&found.report, &found.coords[..]) {
+            let coords = vec![*first];
+            let prune = Intervention::PruneWeights { coords };
+            let label = format!("Prune the strongest SW alone ({first})");
+            variants.push(setting("prune_strongest_sw", label, vec![prune], 1)?);
+        }
         for select in [PER_MATRIX, SMALL_MODEL, SEVEN_THOUSAND] {
             // The chosen reading is the third row; one that selects nothing was tried.
             if select == chosen || select == self.non_sw {
@@ -231,7 +249,8 @@ impl Table1 {
         let mark = if found.weak() { " (weak)" } else { "" };
         let coords = || found.coords.clone();
         let prune = || Intervention::PruneWeights { coords: coords() };
-        let restore = Intervention::RestoreSuperActivation { coords: coords() };
+        let coords = restorable(found);
+        let restore = Intervention::RestoreSuperActivation { coords };
         let n = found.coords.len();
         let settings = vec![
             setting("original", "Original".into(), vec![], 0)?,
@@ -246,6 +265,13 @@ impl Table1 {
         ];
         Ok((settings, variants))
     }
+}
+
+/// The super weights whose activation can be put back: the census finds weights of other maps too, and those have none.
+fn restorable(found: &Found) -> Vec<WeightCoord> {
+    let given = found.report.is_none();
+    let here = |c: &&WeightCoord| given || c.linear == Linear::Down && c.expert.is_none();
+    found.coords.iter().filter(here).copied().collect()
 }
 
 fn notes(settings: &[Setting], variants: &[Setting], tasks: &[&str]) -> Vec<String> {

@@ -4,22 +4,27 @@
 //! finalists on the whole texts. Variants ride as extra sequences of a batch, resumed at their first edited layer.
 
 mod relations;
+mod sentence;
 mod stages;
+mod units;
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use sw_model::{Model, WeightCoord};
 
 pub use self::relations::{Kind, Relation};
 use self::{
-    relations::relate,
-    stages::{Stages, effects_on, rank},
+    relations::{Related, relate},
+    sentence::sentence,
+    stages::{Stages, beginnings, rank},
 };
 use crate::{
     error::Result,
     measure::measure,
     options::DetectOptions,
     prompt::at_least,
-    proof::{Control, Effect, Effects, Proof, ProofOptions, choose, seen},
+    proof::{Chosen, Control, Effect, Effects, Matched, Proof, ProofOptions, seen},
     proposal::{Proposal, Source, screen},
     report::{Candidate, Groups, Report, Verdict},
 };
@@ -29,14 +34,13 @@ use crate::{
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct CensusOptions {
-    /// Proposals that are zeroed in the first stage, at most; half of them at most from gradients, and half from spikes where
-    /// there are gradients.
+    /// Proposals that are zeroed in the first stage, at most.
     pub candidates: usize,
-    /// Weights proposed by one pass forward and back over the short texts; 0 for none.
+    /// Weights proposed by one pass forward and back over the short texts, where the family's backward pass is known; 0 for none.
     pub gradients: usize,
     /// Weights of the second stage, at most.
     pub second: usize,
-    /// Weights of the last stage, at most.
+    /// Weights of the last stage, at most, beside those that cost as much as a decisive one in the second.
     pub finalists: usize,
     /// Tokens of a text in the first two stages.
     pub short: usize,
@@ -123,109 +127,76 @@ pub fn census(
     for text in texts {
         at_least(2, text, || format!("{text:?}"))?;
     }
+    let short = beginnings(texts, options.short);
     let mut more = proposals.to_vec();
     if options.gradients > 0 {
-        let short = stages::beginnings(texts, options.short);
         more.extend(screen(model, &short, options.gradients)?.unwrap_or_default());
     }
     let pool = pool(model, report, &more, options)?;
-    let mut stages = Stages::new(model, texts, &pool, options)?;
-    let accepted: Vec<_> = report.super_weights.iter().map(Candidate::coord).collect();
+    let mut stages = Stages::new(model, texts, &short, options.proof.max_rows, progress);
+    let min_effect = options.proof.min_effect;
 
     // Stage 1: each alone, accepted spikes one after the other, rows as units; one short text.
-    let rows: Vec<_> = report
-        .rows
-        .iter()
-        .take(8)
-        .map(|r| r.weights.clone())
-        .collect();
-    let prefixes: Vec<_> = (2..=accepted.len().min(16))
-        .map(|n| accepted[..n].to_vec())
-        .collect();
-    let first = stages.first(&pool, &prefixes, &rows, progress)?;
+    let mut accepted: Vec<_> = report.super_weights.iter().collect();
+    accepted.sort_by(|a, b| b.out_ratio.total_cmp(&a.out_ratio));
+    let accepted: Vec<_> = accepted.into_iter().map(Candidate::coord).collect();
+    let rows = report.rows.iter().take(ROWS).map(|r| r.weights.clone());
+    let rows: Vec<_> = rows.collect();
+    let first = stages.first(&pool, &accepted, &rows)?;
     report.candidates.extend(more);
-    for p in &mut report.candidates {
-        p.effect = pool
-            .iter()
-            .position(|c| c.coord == p.coord)
-            .map(|i| first.alone[i]);
-    }
-    let units: Vec<_> = rows
-        .iter()
-        .zip(&first.rows)
-        .filter(|(_, effect)| **effect >= options.proof.min_effect)
-        .map(|(row, _)| row.clone())
-        .collect();
-    // Stage 2: the best, two short texts.
+    tell(&mut report.candidates, &pool, &first.alone);
+    // Stage 2: the best, on the beginning of another text too.
     let score = |i: usize| first.alone[i].max(first.added(&accepted, pool[i].coord));
-    let chosen = rank(pool.len(), score, options.second, 0.0);
+    let chosen = rank(pool.len(), score, options.second, min_effect / 4.0);
     let second: Vec<_> = chosen.iter().map(|&i| pool[i].coord).collect();
-    let alone = stages.second(&second, progress)?;
-    let keep = |i: usize| alone[i].nll.max(first.added(&accepted, second[i]));
-    let least = options.proof.min_effect / 4.0;
-    let finalists: Vec<_> = rank(second.len(), keep, options.finalists, least)
-        .into_iter()
-        .map(|i| second[i])
-        .collect();
-    // Relations among the finalists, and their controls, on the short texts.
-    let related = relate(&mut stages, &finalists, &options.proof, progress)?;
-    let controls: Vec<_> = finalists
-        .iter()
-        .map(|&c| {
-            let w = model.weight_at(c.at()).expect("its value has been read");
-            let here = pool.iter().map(|p| p.coord).filter(|p| p.at() == c.at());
-            let excluded: Vec<_> = here.map(|c| (c.row, c.col)).collect();
-            choose(
-                w,
-                (c.row, c.col),
-                &excluded,
-                options.controls,
-                options.proof.seed,
-            )
-        })
-        .collect();
-    let noise = stages.controls(&finalists, &controls, progress)?;
-    // Stage 3: the finalists on the whole texts.
-    let last = stages.last(&finalists, &related, progress)?;
+    let alone = stages.second(&pool, &chosen, &first)?;
+    let keep = |i: usize| alone[i].cost.max(first.added(&accepted, second[i]));
+    let suspects = (0..second.len()).filter(|&i| keep(i) >= min_effect).count();
+    let most = options.finalists.max(suspects);
+    let best = rank(second.len(), keep, most, min_effect / 2.0);
+    // A weight that a limit left out may have been decisive.
+    let tried = |c: &WeightCoord| pool.iter().any(|p| p.coord == *c);
+    let followed = |i: usize| chosen.contains(&i) || score(i) < min_effect;
+    report.complete &= accepted.iter().all(tried) && (0..pool.len()).all(followed);
+    let finalists: Vec<_> = best.iter().map(|&i| second[i]).collect();
+    // Stage 3: relations among the finalists, the finalists on the whole texts, and controls of what costs enough.
+    let alone: Vec<_> = best.iter().map(|&i| &alone[i]).collect();
+    let related = relate(&mut stages, &finalists, &alone, &options.proof)?;
+    let last = stages.last(&finalists, &related)?;
+    let verdicts = verdicts(
+        &mut stages,
+        &pool,
+        &finalists,
+        &related,
+        &last.alone,
+        options,
+    )?;
 
     let mut found = Vec::new();
-    for (i, &coord) in finalists.iter().enumerate() {
-        let drawn = controls[i].random.iter().zip(&noise[i]);
-        let random = drawn.map(|(c, &effect)| Control {
+    for (i, (&coord, (verdict, matched, random))) in finalists.iter().zip(verdicts).enumerate() {
+        let drawn = matched.random.iter().zip(random);
+        let control = |(c, effect): (&Chosen, Effect)| Control {
             row: c.row,
             col: c.col,
             value: c.value,
             effect,
-        });
-        let effects = Effects {
-            zero: last.alone[i],
-            mean: None,
-            flip: None,
-            row: None,
-            neuron: None,
-            leave_one_out: related.leave_one_out.get(i).copied(),
-            added_last: related.added_last.get(i).copied(),
-            added_in_order: None,
-            rank: controls[i].rank,
-            random: random.collect(),
-            largest: None,
-            same_row: None,
-            same_col: None,
         };
         let mut candidate = describe(model, report, coord)?;
         candidate.relations = related.of(i, &finalists);
-        candidate.verdict = Some(verdict(&effects, &related, i, &options.proof));
-        candidate.effects = Some(effects);
+        candidate.verdict = Some(verdict);
+        candidate.effects = Some(Effects {
+            leave_one_out: related.leave_one_out.get(i).copied(),
+            added_last: related.added_last.get(i).copied(),
+            rank: matched.rank,
+            random: drawn.map(control).collect(),
+            ..Effects::alone(last.alone[i])
+        });
         found.push(candidate);
     }
-    let members = units_of(
-        model,
-        report,
-        &units,
-        &found,
-        &mut stages,
-        &first.rows_of(&rows, &units),
-    )?;
+    let units = rows.iter().zip(&first.rows);
+    let units = units.filter(|(_, effect)| **effect >= min_effect);
+    let units: Vec<_> = units.map(|(row, _)| &row[..]).collect();
+    units::members(model, report, &units, &mut found, &mut stages, options)?;
     let sources: std::collections::BTreeSet<_> = pool.iter().map(|p| p.source).collect();
     let proof = Proof {
         nll: stages.nll(),
@@ -242,11 +213,29 @@ pub fn census(
         perplexity: proof.nll.exp(),
         sets: last.sets,
     };
-    sort(report, found, members);
+    sort(report, found);
     census.sentence = sentence(&census, report);
     report.proof = Some(proof);
     report.census = Some(census);
     Ok(())
+}
+
+/// Rows that are tried as units, at most.
+const ROWS: usize = 8;
+/// Proposals from spikes, at most, what cancels them and what is behind them included.
+const SPIKES: usize = 40;
+/// Proposals that read a channel which stands out, at most.
+const READERS: usize = 12;
+
+/// Tells each proposal that was tried what it costs; the most costly ones come first.
+fn tell(candidates: &mut [Proposal], pool: &[Proposal], alone: &[f64]) {
+    let costs = pool.iter().map(|p| p.coord).zip(alone.iter().copied());
+    let costs: BTreeMap<_, _> = costs.collect();
+    for p in &mut *candidates {
+        p.effect = costs.get(&p.coord).copied();
+    }
+    let cost = |p: &Proposal| p.effect.unwrap_or(f64::MIN);
+    candidates.sort_by(|a, b| cost(b).total_cmp(&cost(a)));
 }
 
 /// What is tried: each weight once, the strongest of each kind of source first, zeros left out.
@@ -266,15 +255,11 @@ fn pool(
     let accepted = |c: &&Proposal| report.super_weights.iter().any(|s| s.coord() == c.coord);
     let (first, rest): (Vec<&Proposal>, Vec<&Proposal>) = of(false).partition(accepted);
     let spikes = first.into_iter().chain(rest).cloned();
-    let half = options.candidates / 2;
-    let readers = if gradients.is_empty() { half } else { half / 4 };
-    let spikes = spikes.take(half + half / 4 - readers.min(half / 4));
-    let rest = gradients.into_iter().chain(of(true).take(readers).cloned());
-    let mut pool: Vec<Proposal> = Vec::new();
+    let spikes = spikes.take(SPIKES);
+    let rest = gradients.into_iter().chain(of(true).take(READERS).cloned());
+    let (mut pool, mut known) = (Vec::new(), BTreeSet::new());
     for p in spikes.chain(rest) {
-        if pool.len() < options.candidates
-            && pool.iter().all(|q| q.coord != p.coord)
-            && seen(model, p.coord)? != 0.0
+        if pool.len() < options.candidates && seen(model, p.coord)? != 0.0 && known.insert(p.coord)
         {
             pool.push(p);
         }
@@ -295,66 +280,57 @@ fn describe(model: &Model, report: &Report, coord: WeightCoord) -> Result<Candid
     Ok(candidate)
 }
 
-/// The members of rows that cost something as a whole, where no finalist has said so already.
-fn units_of(
-    model: &Model,
-    report: &Report,
-    units: &[Vec<WeightCoord>],
-    found: &[Candidate],
-    stages: &mut Stages<'_>,
-    shorts: &[f64],
-) -> Result<Vec<Candidate>> {
-    let mut members: Vec<Candidate> = Vec::new();
-    for (unit, _) in units.iter().zip(shorts) {
-        let decided =
-            |c: &&Candidate| c.verdict != Some(Verdict::Inert) && unit.contains(&c.coord());
-        if found.iter().any(|c| decided(&c)) {
-            continue;
-        }
-        let effects = effects_on(stages, unit)?;
-        for &(coord, zero, together) in &effects {
-            if found.iter().chain(&members).any(|c| c.coord() == coord) {
-                continue;
-            }
-            let mut candidate = describe(model, report, coord)?;
-            let with = unit.iter().copied().filter(|&c| c != coord).collect();
-            candidate.relations.push(Relation {
-                kind: Kind::PartOfRow,
-                with,
-                together: Some(together),
-            });
-            candidate.verdict = Some(Verdict::DecisiveJointly);
-            candidate.effects = Some(Effects::alone(zero));
-            members.push(candidate);
-        }
-    }
-    Ok(members)
-}
+/// A verdict, what it was compared with, and what those controls cost.
+type Judged = (Verdict, Matched, Vec<Effect>);
 
-/// Alone, else jointly, else inert.
-fn verdict(effects: &Effects, related: &relations::Related, i: usize, o: &ProofOptions) -> Verdict {
-    let noise = effects.random.iter().map(|c| c.effect.nll.abs());
-    let least = o
-        .min_effect
-        .max(o.control_factor * noise.fold(0.0, f64::max));
-    let added = effects
-        .added_last
-        .is_some_and(|e| e.low > 0.0 && e.nll >= least.max(o.joint_share * related.joint));
-    if effects.zero.nll >= least && effects.zero.low > 0.0 {
-        Verdict::Decisive
-    } else if added || related.completes(i, least, o.joint_share) {
-        Verdict::DecisiveJointly
-    } else {
-        Verdict::Inert
+/// Judges each finalist by what it costs alone on the whole texts, and else by what it adds to others.
+fn verdicts(
+    stages: &mut Stages<'_>,
+    pool: &[Proposal],
+    finalists: &[WeightCoord],
+    related: &Related,
+    alone: &[Effect],
+    options: &CensusOptions,
+) -> Result<Vec<Judged>> {
+    let o = &options.proof;
+    let matched = |&c: &WeightCoord| stages.matched(c, pool, options);
+    let matched: Vec<_> = finalists.iter().map(matched).collect();
+    // Controls can only acquit what costs enough.
+    let enough = |i: &usize| alone[*i].nll >= o.min_effect && alone[*i].costs();
+    let suspects: Vec<_> = (0..finalists.len()).filter(enough).collect();
+    let of: Vec<_> = suspects
+        .iter()
+        .map(|&i| (finalists[i], &matched[i]))
+        .collect();
+    let mut controls = vec![Vec::new(); finalists.len()];
+    for (i, effects) in suspects.iter().copied().zip(stages.controls(&of)?) {
+        controls[i] = effects;
     }
+    let mut judged = Vec::new();
+    for ((i, matched), controls) in matched.into_iter().enumerate().zip(controls) {
+        let noise = controls.iter().map(|e| e.nll.abs()).fold(0.0, f64::max);
+        let verdict = if suspects.contains(&i) && alone[i].nll >= o.control_factor * noise {
+            Verdict::Decisive
+        } else if let Some(claim) = related.claim(i, o.min_effect, o.joint_share) {
+            let others: Vec<_> = claim.others.iter().map(|&j| finalists[j]).collect();
+            let noise = stages.noise_beside(&others, claim.nll, finalists[i], &matched)?;
+            match claim.gain.nll >= o.control_factor * noise {
+                true => Verdict::DecisiveJointly,
+                false => Verdict::Inert,
+            }
+        } else {
+            Verdict::Inert
+        };
+        judged.push((verdict, matched, controls));
+    }
+    Ok(judged)
 }
 
 /// Fills the report's lists.
-fn sort(report: &mut Report, found: Vec<Candidate>, members: Vec<Candidate>) {
+fn sort(report: &mut Report, found: Vec<Candidate>) {
     let cost = |c: &Candidate| c.effects.as_ref().map_or(f64::MIN, |e| e.zero.nll);
     let (mut decisive, mut rest): (Vec<_>, Vec<_>) = found
         .into_iter()
-        .chain(members)
         .partition(|c| c.verdict != Some(Verdict::Inert));
     decisive.sort_by(|a, b| cost(b).total_cmp(&cost(a)));
     rest.sort_by(|a, b| cost(b).total_cmp(&cost(a)));
@@ -382,59 +358,4 @@ fn sort(report: &mut Report, found: Vec<Candidate>, members: Vec<Candidate>) {
     }
     report.groups = Groups::of(&decisive);
     report.super_weights = decisive;
-}
-
-/// The answer, with its numbers.
-fn sentence(census: &Census, report: &Report) -> String {
-    let n = grouped(census.parameters);
-    let Some(one) = census.sets.first() else {
-        return format!(
-            "No weight of {n} was found whose zeroing changes what the model predicts."
-        );
-    };
-    let times = |set: &WeightSet| factor(set.perplexity_factor);
-    if report.super_weights.is_empty() {
-        return format!(
-            "No single weight is decisive: of {n}, the most costly one found multiplies perplexity by {}.",
-            times(one)
-        );
-    }
-    let mut text = format!(
-        "Zeroing 1 of {n} weights multiplies perplexity by {}",
-        times(one)
-    );
-    if let Some(set) = census.sets[1..].last() {
-        text += &format!("; {} of them by {}", set.weights.len(), times(set));
-        if set.ruins {
-            text += ", no better than guessing";
-        }
-    }
-    text + "."
-}
-
-/// A factor for people: 10.7, 218, 70,000.
-fn factor(x: f64) -> String {
-    if x < 1.095 {
-        format!("{x:.3}")
-    } else if x < 100.0 {
-        format!("{x:.1}")
-    } else if x < 1e12 {
-        let unit = 10f64.powf(x.log10().floor() - 1.0).max(1.0);
-        grouped(((x / unit).round() * unit) as usize)
-    } else {
-        format!("{x:.0e}")
-    }
-}
-
-/// Digits in groups of three.
-fn grouped(n: usize) -> String {
-    let digits = n.to_string();
-    let mut out = String::new();
-    for (i, d) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            out.push(',');
-        }
-        out.push(d);
-    }
-    out
 }

@@ -3,17 +3,14 @@
 use serde::{Deserialize, Serialize};
 use sw_model::WeightCoord;
 
-use super::{
-    Stage,
-    stages::{Length, Stages},
-};
+use super::stages::{Length, Second, Stages};
 use crate::{
     error::Result,
-    proof::{Effect, ProofOptions},
+    proof::{Effect, Outcome, ProofOptions},
 };
 
 /// Pairs that are zeroed, at most.
-const PAIRS: usize = 24;
+const PAIRS: usize = 16;
 /// An input has gone when its largest |value| falls below this share.
 const GONE: f32 = 0.5;
 
@@ -44,136 +41,161 @@ pub struct Relation {
     pub kind: Kind,
     /// To which weights; none where it is independent.
     pub with: Vec<WeightCoord>,
-    /// What zeroing all of them adds, in nats per token, on the short texts.
+    /// What zeroing all of them adds, in nats per token, on the beginning of the first text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub together: Option<f64>,
 }
 
-/// What is known of the finalists, on the short texts.
+/// What is known of the finalists together, on the beginning of the first text; log-likelihoods are negative, token by token.
 pub(super) struct Related {
+    /// Each alone: log-likelihoods, and what that costs.
+    nll: Vec<Vec<f64>>,
     alone: Vec<f64>,
-    /// All finalists.
-    pub(super) joint: f64,
+    pairs: Vec<Pair>,
+    /// All but one: log-likelihoods.
+    without: Vec<Vec<f64>>,
+    /// All but one, against none.
     pub(super) leave_one_out: Vec<Effect>,
+    /// All, against all but one.
     pub(super) added_last: Vec<Effect>,
-    /// Pairs that were zeroed, and what that costs.
-    pairs: Vec<(usize, usize, f64)>,
+    /// What all cost together.
+    joint: f64,
+    /// What a guess costs more than the unchanged model.
+    guess: f64,
     /// `gone[i][j]`: whether what j reads goes when i is zero.
     gone: Vec<Vec<bool>>,
     least: f64,
-    /// Sets that are worth the whole texts.
-    pub(super) sets: Vec<Vec<usize>>,
 }
 
-/// Zeroes the finalists alone, in pairs, all but one, and all.
+/// Two finalists that were zeroed together.
+struct Pair {
+    of: [usize; 2],
+    /// What that costs.
+    both: f64,
+    /// What the first adds to the second, and the second to the first.
+    gains: [Effect; 2],
+}
+
+impl Pair {
+    /// The other one's place in `of`.
+    fn other(&self, i: usize) -> Option<usize> {
+        self.of.iter().position(|&j| j == i).map(|place| 1 - place)
+    }
+}
+
+/// What a weight adds when others are zero already.
+pub(super) struct Claim<'a> {
+    /// Which finalists.
+    pub(super) others: Vec<usize>,
+    /// Negative log-likelihoods when those are zero.
+    pub(super) nll: &'a [f64],
+    pub(super) gain: Effect,
+}
+
+/// Zeroes the finalists in pairs, all but one, and all. `alone`: what came of each alone.
 pub(super) fn relate(
     stages: &mut Stages<'_>,
     finalists: &[WeightCoord],
+    alone: &[&Second],
     options: &ProofOptions,
-    progress: &mut dyn FnMut(Stage),
 ) -> Result<Related> {
     let n = finalists.len();
-    let mut related = Related {
-        alone: Vec::new(),
-        joint: 0.0,
-        leave_one_out: Vec::new(),
-        added_last: Vec::new(),
-        pairs: Vec::new(),
-        gone: vec![vec![false; n]; n],
-        least: options.min_effect,
-        sets: Vec::new(),
+    let of = if n < 2 { Vec::new() } else { pairs(finalists) };
+    let mut sets: Vec<Vec<usize>> = of.iter().map(|pair| pair.to_vec()).collect();
+    if n > 1 {
+        sets.push((0..n).collect());
+        sets.extend((0..n).map(|i| (0..n).filter(|&j| j != i).collect()));
+    }
+    let named = |set: &Vec<usize>| set.iter().map(|&i| finalists[i]).collect();
+    let sets: Vec<Vec<WeightCoord>> = sets.iter().map(named).collect();
+    let mut outcomes = stages.run(&sets, Length::First, 2)?;
+    let base = &stages.base(Length::First).nll;
+    let cost = |nll: &[f64]| Effect::between(base, nll);
+    let nll: Vec<Vec<f64>> = alone.iter().map(|o| o.nll.clone()).collect();
+    let together = outcomes.split_off(of.len());
+    let pair = |(&[i, j], both): (&[usize; 2], &Outcome)| Pair {
+        of: [i, j],
+        both: cost(&both.nll).nll,
+        gains: [j, i].map(|other| Effect::between(&nll[other], &both.nll)),
     };
-    if n < 2 {
-        return Ok(related);
-    }
-    let pairs = pairs(finalists);
-    let mut sets: Vec<Vec<usize>> = (0..n).map(|i| vec![i]).collect();
-    sets.extend(pairs.iter().map(|&(i, j)| vec![i, j]));
-    sets.push((0..n).collect());
-    sets.extend((0..n).map(|i| (0..n).filter(|&j| j != i).collect::<Vec<_>>()));
-    let of = |set: &Vec<usize>| set.iter().map(|&i| finalists[i]).collect();
-    let coords: Vec<Vec<WeightCoord>> = sets.iter().map(of).collect();
-    let (mut ran, total) = (0, coords.len());
-    let (base, outcomes) = stages.run(&coords, Length::Short, &mut |k| {
-        ran += k;
-        progress(Stage {
-            stage: 2,
-            done: ran,
-            of: total,
-        });
-    })?;
-    let effect = |i: usize| Effect::between(&base.nll, &outcomes[i].nll);
-    related.alone = (0..n).map(|i| effect(i).nll).collect();
-    for (k, &(i, j)) in pairs.iter().enumerate() {
-        related.pairs.push((i, j, effect(n + k).nll));
-    }
-    let all = n + pairs.len();
-    related.joint = effect(all).nll;
-    related.leave_one_out = (0..n).map(|i| effect(all + 1 + i)).collect();
-    related.added_last = (0..n)
-        .map(|i| Effect::between(&outcomes[all + 1 + i].nll, &outcomes[all].nll))
-        .collect();
-    for (i, gone) in related.gone.iter_mut().enumerate() {
-        for (j, gone) in gone.iter_mut().enumerate() {
-            let channel = (finalists[j].at(), finalists[j].col);
-            let at = base.watched.iter().position(|w| *w == channel);
-            *gone = finalists[i].layer < finalists[j].layer
-                && at.is_some_and(|k| outcomes[i].largest[k] < GONE * base.largest[k]);
-        }
-    }
-    related.sets = related.worth_the_whole_texts(n);
-    Ok(related)
+    let joint = together.first();
+    let without = together.iter().skip(1);
+    let inputs = stages.base(Length::Second).largest();
+    let goes = |i: usize, j: usize| {
+        let channel = (finalists[j].at(), finalists[j].col);
+        let at = inputs.iter().position(|(c, _)| *c == channel);
+        finalists[i].layer < finalists[j].layer
+            && at.is_some_and(|k| alone[i].largest[k] < GONE * inputs[k].1)
+    };
+    Ok(Related {
+        alone: nll.iter().map(|nll| cost(nll).nll).collect(),
+        pairs: of.iter().zip(&outcomes).map(pair).collect(),
+        leave_one_out: without.clone().map(|o| cost(&o.nll)).collect(),
+        added_last: joint.map_or_else(Vec::new, |joint| {
+            let added = |o: &Outcome| Effect::between(&o.nll, &joint.nll);
+            without.clone().map(added).collect()
+        }),
+        joint: joint.map_or(0.0, |joint| cost(&joint.nll).nll),
+        without: without.map(|o| o.nll.clone()).collect(),
+        guess: stages.guess() - base.iter().sum::<f64>() / base.len() as f64,
+        gone: (0..n)
+            .map(|i| (0..n).map(|j| goes(i, j)).collect())
+            .collect(),
+        least: options.min_effect,
+        nll,
+    })
 }
 
-/// Those of one row, one column or one channel of the residual stream, and those with the most costly ones.
-fn pairs(finalists: &[WeightCoord]) -> Vec<(usize, usize)> {
+/// Those of one row or column, those that write to one channel, and then those with the most costly ones.
+fn pairs(finalists: &[WeightCoord]) -> Vec<[usize; 2]> {
     let n = finalists.len();
     let close = |a: &WeightCoord, b: &WeightCoord| {
         a.at() == b.at() && (a.row == b.row || a.col == b.col)
             || a.linear == b.linear && a.row == b.row
     };
-    let all = || (0..n).flat_map(move |i| (i + 1..n).map(move |j| (i, j)));
-    let mut pairs: Vec<_> = all()
-        .filter(|&(i, j)| close(&finalists[i], &finalists[j]))
-        .collect();
-    for pair in all() {
-        if !pairs.contains(&pair) {
-            pairs.push(pair);
-        }
-    }
+    let all = || (0..n).flat_map(move |i| (i + 1..n).map(move |j| [i, j]));
+    let is_close = |&[i, j]: &[usize; 2]| close(&finalists[i], &finalists[j]);
+    let (mut pairs, far): (Vec<_>, Vec<_>) = all().partition(is_close);
+    pairs.extend(far);
     pairs.truncate(PAIRS);
     pairs
 }
 
 impl Related {
-    /// The kind of a pair, as seen from `i`.
+    /// The kind of a pair, as seen from `i`. Of models that are ruined, the worse one says nothing.
     fn kind(&self, i: usize, j: usize, both: f64) -> Kind {
         let (a, b) = (self.alone[i], self.alone[j]);
+        let depends =
+            |i: usize, j: usize| self.gone[j][i] && both - self.alone[j] < 0.5 * self.alone[i];
         if both - a - b >= self.least.max(0.5 * (a.max(0.0) + b.max(0.0))) {
             Kind::RedundantWith
-        } else if both < a.max(b) - self.least {
-            Kind::Cancels
-        } else if self.gone[j][i] && both - b < 0.5 * a {
+        } else if depends(i, j) {
             Kind::DependentOn
+        } else if !depends(j, i) && a.max(b) < self.guess && both < a.max(b) - self.least {
+            Kind::Cancels
         } else {
             Kind::Independent
         }
     }
 
-    /// The relations of the i-th finalist, without those in which it is independent of the other.
+    /// The relations of the i-th finalist, without those in which it is independent of the other; the costliest pairs first.
     pub(super) fn of(&self, i: usize, finalists: &[WeightCoord]) -> Vec<Relation> {
         let mut relations = Vec::new();
-        for &(a, b, both) in self.pairs.iter().filter(|p| p.0 == i || p.1 == i) {
-            let other = if a == i { b } else { a };
-            let kind = self.kind(i, other, both);
+        for pair in &self.pairs {
+            let Some(other) = pair.other(i).map(|place| pair.of[place]) else {
+                continue;
+            };
+            let kind = self.kind(i, other, pair.both);
             if kind != Kind::Independent {
                 relations.push(Relation {
                     kind,
                     with: vec![finalists[other]],
-                    together: Some(both),
+                    together: Some(pair.both),
                 });
             }
         }
+        let together = |r: &Relation| r.together.unwrap_or(f64::MIN);
+        relations.sort_by(|a, b| together(b).total_cmp(&together(a)));
         if relations.is_empty() {
             relations.push(Relation {
                 kind: Kind::Independent,
@@ -184,40 +206,59 @@ impl Related {
         relations
     }
 
-    /// Whether the i-th finalist makes a pair that costs far more than the other alone.
-    pub(super) fn completes(&self, i: usize, least: f64, share: f64) -> bool {
-        self.pairs.iter().any(|&(a, b, both)| {
-            let other = if a == i { b } else { a };
-            (a == i || b == i)
-                && self.kind(i, other, both) == Kind::RedundantWith
-                && both - self.alone[other] >= least.max(share * both)
-        })
+    /// What the i-th finalist adds to others that are zero already, where that may make it decisive jointly: to the partner
+    /// with which it is redundant, or to all other finalists. A model that those have ruined cannot be damaged further.
+    pub(super) fn claim(&self, i: usize, least: f64, share: f64) -> Option<Claim<'_>> {
+        let in_pair = self.pairs.iter().filter_map(|pair| {
+            let place = pair.other(i)?;
+            let (other, gain) = (pair.of[place], pair.gains[1 - place]);
+            let redundant = self.kind(i, other, pair.both) == Kind::RedundantWith;
+            let claim = Claim {
+                others: vec![other],
+                nll: &self.nll[other],
+                gain,
+            };
+            (redundant && self.alone[other] < self.guess).then_some((claim, pair.both))
+        });
+        let all = self.leave_one_out.get(i);
+        let in_all = all.filter(|others| others.nll < self.guess).map(|_| Claim {
+            others: (0..self.alone.len()).filter(|&j| j != i).collect(),
+            nll: &self.without[i],
+            gain: self.added_last[i],
+        });
+        let enough = |(claim, together): &(Claim<'_>, f64)| {
+            claim.gain.low > 0.0 && claim.gain.nll >= least.max(share * together)
+        };
+        in_pair
+            .chain(in_all.map(|claim| (claim, self.joint)))
+            .filter(enough)
+            .map(|(claim, _)| claim)
+            .max_by(|a, b| a.gain.nll.total_cmp(&b.gain.nll))
     }
 
-    /// The most costly pairs, and sets that grow from the first of them.
-    fn worth_the_whole_texts(&self, n: usize) -> Vec<Vec<usize>> {
-        let mut pairs = self.pairs.clone();
-        pairs.sort_by(|a, b| b.2.total_cmp(&a.2));
-        let mut sets: Vec<Vec<usize>> = pairs.iter().take(3).map(|p| vec![p.0, p.1]).collect();
-        let Some(mut grown) = sets.first().cloned() else {
-            return sets;
+    /// The most costly pair.
+    pub(super) fn pair(&self) -> Option<[usize; 2]> {
+        let costly = self.pairs.iter().max_by(|a, b| a.both.total_cmp(&b.both));
+        costly.map(|pair| pair.of)
+    }
+
+    /// The most costly pair with one more, and with two more: those that cost most beside one of them.
+    pub(super) fn growing(&self) -> Vec<Vec<usize>> {
+        let Some(pair) = self.pair() else {
+            return Vec::new();
         };
-        let mut rest: Vec<usize> = (0..n).filter(|i| !grown.contains(i)).collect();
-        let together = |i: usize, with: &[usize]| {
-            let pair = |p: &&(usize, usize, f64)| {
-                p.0 == i && with.contains(&p.1) || p.1 == i && with.contains(&p.0)
-            };
-            self.pairs
-                .iter()
-                .filter(pair)
-                .map(|p| p.2)
-                .fold(self.alone[i], f64::max)
+        let beside = |i: usize| {
+            let with = |p: &&Pair| p.other(i).is_some_and(|place| pair.contains(&p.of[place]));
+            let together = self.pairs.iter().filter(with).map(|p| p.both);
+            together.fold(self.alone[i], f64::max)
         };
-        rest.sort_by(|&a, &b| together(b, &grown).total_cmp(&together(a, &grown)));
-        for i in rest.into_iter().take(2) {
-            grown.push(i);
-            sets.push(grown.clone());
-        }
-        sets
+        let mut rest: Vec<usize> = (0..self.alone.len())
+            .filter(|i| !pair.contains(i))
+            .collect();
+        rest.sort_by(|&a, &b| beside(b).total_cmp(&beside(a)));
+        let most = rest.len().min(2);
+        (1..=most)
+            .map(|n| [&pair[..], &rest[..n]].concat())
+            .collect()
     }
 }

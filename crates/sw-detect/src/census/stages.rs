@@ -5,53 +5,67 @@ use sw_model::{Model, WeightCoord};
 use super::{CensusOptions, Stage, WeightSet, relations::Related};
 use crate::{
     error::Result,
-    proof::{Baseline, Edit, Effect, Matched, Outcome, Variant},
+    proof::{Baseline, Channel, Chosen, Edit, Effect, Matched, Outcome, Variant, choose},
     proposal::Proposal,
 };
 
-/// The model on three lengths of text.
+/// On which text variants are run.
+#[derive(Clone, Copy)]
+pub(super) enum Length {
+    /// The beginning of the first text.
+    First,
+    /// The beginning of the second text, or of the first where there is no other.
+    Second,
+    /// All texts, whole.
+    Full,
+}
+
+/// The first tokens of the first two texts.
+pub(super) fn beginnings(texts: &[Vec<u32>], tokens: usize) -> Vec<Vec<u32>> {
+    let cut = |text: &Vec<u32>| text[..text.len().min(tokens.max(2))].to_vec();
+    texts.iter().take(2).map(cut).collect()
+}
+
+/// The model on the three lengths of text.
 pub(super) struct Stages<'a> {
     model: &'a Model,
     max_rows: usize,
-    full: &'a [Vec<u32>],
-    short: Vec<Vec<u32>>,
-    shortest: Vec<Vec<u32>>,
-    channels: Vec<(sw_model::LinearAt, usize)>,
-    base: f64,
-    scored: usize,
+    texts: [&'a [Vec<u32>]; 3],
+    /// The unchanged model's passes.
+    bases: [Option<Baseline<'a>>; 3],
+    progress: &'a mut dyn FnMut(Stage),
 }
 
-/// What the first stage measured, in nats per token.
+/// What the first stage measured.
 pub(super) struct First {
-    /// Each proposal alone.
+    /// Each proposal alone: the negative log-likelihoods.
+    pub(super) nll: Vec<Vec<f64>>,
+    /// The same in nats per token, against the unchanged model.
     pub(super) alone: Vec<f64>,
-    /// Accepted spikes: the first two together, the first three, ...
+    /// Accepted spikes: the first alone, the first two together, the first three, ...
     in_order: Vec<f64>,
-    /// The first accepted spike alone.
-    before: f64,
     /// Rows as units.
     pub(super) rows: Vec<f64>,
+}
+
+/// What the second stage measured of one weight.
+pub(super) struct Second {
+    /// Negative log-likelihoods on the first text.
+    pub(super) nll: Vec<f64>,
+    /// What it costs on both texts, in nats per token.
+    pub(super) cost: f64,
+    /// The largest watched inputs on the second text.
+    pub(super) largest: Vec<f32>,
 }
 
 impl First {
     /// What an accepted spike adds to those accepted before it.
     pub(super) fn added(&self, accepted: &[WeightCoord], coord: WeightCoord) -> f64 {
-        match accepted.iter().position(|&c| c == coord) {
-            Some(0) | None => f64::MIN,
-            Some(1) => self.in_order.first().map_or(f64::MIN, |e| e - self.before),
-            Some(i) => match (self.in_order.get(i - 1), self.in_order.get(i - 2)) {
-                (Some(with), Some(without)) => with - without,
-                _ => f64::MIN,
-            },
+        let place = accepted.iter().position(|&c| c == coord);
+        match place.filter(|&i| i > 0 && i < self.in_order.len()) {
+            Some(i) => self.in_order[i] - self.in_order[i - 1],
+            None => f64::MIN,
         }
-    }
-
-    /// The effects of some of the rows.
-    pub(super) fn rows_of(&self, rows: &[Vec<WeightCoord>], some: &[Vec<WeightCoord>]) -> Vec<f64> {
-        let of = |unit: &Vec<WeightCoord>| rows.iter().position(|r| r == unit);
-        some.iter()
-            .filter_map(|u| Some(self.rows[of(u)?]))
-            .collect()
     }
 }
 
@@ -62,77 +76,62 @@ pub(super) struct Last {
     pub(super) sets: Vec<WeightSet>,
 }
 
-/// Whether some variants' outcomes are wanted on the whole texts, on short ones, or on one short one.
-#[derive(Clone, Copy, PartialEq)]
-pub(super) enum Length {
-    Full,
-    Short,
-    Shortest,
-}
-
-/// The first tokens of the first two texts.
-pub(super) fn beginnings(texts: &[Vec<u32>], tokens: usize) -> Vec<Vec<u32>> {
-    let cut = |text: &Vec<u32>| text[..text.len().min(tokens.max(2))].to_vec();
-    texts.iter().take(2).map(cut).collect()
-}
-
 impl<'a> Stages<'a> {
+    /// `short`: the [`beginnings`] of the texts.
     pub(super) fn new(
         model: &'a Model,
         texts: &'a [Vec<u32>],
-        pool: &[Proposal],
-        options: &CensusOptions,
-    ) -> Result<Self> {
-        let short = beginnings(texts, options.short);
-        let mut channels: Vec<_> = pool.iter().map(|p| (p.coord.at(), p.coord.col)).collect();
-        channels.sort_unstable();
-        channels.dedup();
-        Ok(Self {
+        short: &'a [Vec<u32>],
+        max_rows: usize,
+        progress: &'a mut dyn FnMut(Stage),
+    ) -> Self {
+        Self {
             model,
-            max_rows: options.proof.max_rows,
-            full: texts,
-            shortest: short[..1].to_vec(),
-            short,
-            channels,
-            base: 0.0,
-            scored: 0,
-        })
+            max_rows,
+            texts: [&short[..1], &short[short.len() - 1..], texts],
+            bases: [None, None, None],
+            progress,
+        }
     }
 
-    /// Runs sets of weights that become zero; the baseline's outcome first, with the largest watched inputs.
+    /// Runs the unchanged model; variants may then edit the layers of `coords`, and tell the largest inputs of `watched`.
+    fn begin(
+        &mut self,
+        length: Length,
+        coords: &[WeightCoord],
+        watched: impl IntoIterator<Item = Channel>,
+    ) -> Result<()> {
+        let layers = coords.iter().map(|c| c.layer);
+        let base = Baseline::run(self.model, self.texts[length as usize], watched, layers)?;
+        self.bases[length as usize] = Some(base);
+        Ok(())
+    }
+
+    /// The unchanged model's pass.
+    pub(super) fn base(&self, length: Length) -> &Baseline<'a> {
+        let base = self.bases[length as usize].as_ref();
+        base.expect("the stage of these texts has begun")
+    }
+
+    /// Runs sets of weights that become zero.
     pub(super) fn run(
         &mut self,
         sets: &[Vec<WeightCoord>],
         length: Length,
-        done: &mut dyn FnMut(usize),
-    ) -> Result<(Outcome, Vec<Outcome>)> {
-        let texts: &[Vec<u32>] = match length {
-            Length::Full => self.full,
-            Length::Short => &self.short,
-            Length::Shortest => &self.shortest,
-        };
-        let layers: Vec<_> = sets.iter().flatten().map(|c| c.layer).collect();
-        let watched = self.channels.iter().copied();
-        let watched = watched.filter(|(at, _)| layers.contains(&at.layer));
-        let base = Baseline::run(self.model, texts, watched, layers.iter().copied())?;
-        let variants = sets
-            .iter()
-            .map(|set| {
-                let edit = |&c: &WeightCoord| Ok(Edit::zero(c, self.model.value(c)?));
-                set.iter().map(edit).collect::<Result<Variant>>()
-            })
-            .collect::<Result<Vec<_>>>()?;
-        let outcomes = base.outcomes(&variants, self.max_rows, done)?;
-        let largest = base
-            .inputs
-            .values()
-            .map(|x| x.iter().fold(0f32, |m, x| m.max(x.abs())));
-        let unchanged = Outcome {
-            largest: largest.collect(),
-            watched: base.inputs.keys().copied().collect(),
-            nll: base.nll.clone(),
-        };
-        Ok((unchanged, outcomes))
+        stage: usize,
+    ) -> Result<Vec<Outcome>> {
+        let edit = |&c: &WeightCoord| Ok(Edit::zero(c, self.model.value(c)?));
+        let variants = sets.iter().map(|set| set.iter().map(edit).collect());
+        let variants = variants.collect::<Result<Vec<Variant>>>()?;
+        let base = self.bases[length as usize].as_ref();
+        let base = base.expect("the stage of these texts has begun");
+        let (mut ran, of) = (0, sets.len());
+        let progress = &mut self.progress;
+        base.outcomes(&variants, self.max_rows, &mut |n| {
+            ran += n;
+            let done = ran;
+            progress(Stage { stage, done, of });
+        })
     }
 
     /// The effects of sets of weights.
@@ -141,149 +140,209 @@ impl<'a> Stages<'a> {
         sets: &[Vec<WeightCoord>],
         length: Length,
         stage: usize,
-        progress: &mut dyn FnMut(Stage),
     ) -> Result<Vec<Effect>> {
-        let (mut ran, of) = (0, sets.len());
-        let (base, outcomes) = self.run(sets, length, &mut |n| {
-            ran += n;
-            progress(Stage {
-                stage,
-                done: ran,
-                of,
-            });
-        })?;
-        if length == Length::Full {
-            self.base = base.nll.iter().sum::<f64>() / base.nll.len() as f64;
-            self.scored = base.nll.len();
-        }
-        let effect = |o: &Outcome| Effect::between(&base.nll, &o.nll);
+        let outcomes = self.run(sets, length, stage)?;
+        let base = &self.base(length).nll;
+        let effect = |o: &Outcome| Effect::between(base, &o.nll);
         Ok(outcomes.iter().map(effect).collect())
     }
 
+    /// Everything on the first text: each proposal alone, accepted spikes one after the other, rows as units.
     pub(super) fn first(
         &mut self,
         pool: &[Proposal],
-        prefixes: &[Vec<WeightCoord>],
+        accepted: &[WeightCoord],
         rows: &[Vec<WeightCoord>],
-        progress: &mut dyn FnMut(Stage),
     ) -> Result<First> {
-        let alone = pool.iter().map(|p| vec![p.coord]);
-        let sets: Vec<_> = alone
-            .chain(prefixes.iter().cloned())
-            .chain(rows.iter().cloned())
-            .collect();
-        let effects = self.effects(&sets, Length::Shortest, 1, progress)?;
-        let nll: Vec<f64> = effects.iter().map(|e| e.nll).collect();
-        let (alone, rest) = nll.split_at(pool.len());
-        let (in_order, rows) = rest.split_at(prefixes.len());
-        let first = prefixes.first().map(|set| set[0]);
-        let first = pool.iter().position(|p| Some(p.coord) == first);
+        let mut sets: Vec<_> = pool.iter().map(|p| vec![p.coord]).collect();
+        let in_order = (1..=accepted.len().min(ONE_AFTER_ANOTHER)).map(|n| accepted[..n].to_vec());
+        sets.extend(in_order.chain(rows.iter().cloned()));
+        self.begin(Length::First, &sets.concat(), [])?;
+        let outcomes = self.run(&sets, Length::First, 1)?;
+        let base = &self.base(Length::First).nll;
+        let cost = |o: &Outcome| Effect::between(base, &o.nll).nll;
+        let mut costs = outcomes.iter().map(cost);
         Ok(First {
-            before: first.map_or(0.0, |i| alone[i]),
-            alone: alone.to_vec(),
-            in_order: in_order.to_vec(),
-            rows: rows.to_vec(),
+            alone: costs.by_ref().take(pool.len()).collect(),
+            in_order: costs
+                .by_ref()
+                .take(accepted.len().min(ONE_AFTER_ANOTHER))
+                .collect(),
+            rows: costs.collect(),
+            nll: outcomes
+                .into_iter()
+                .take(pool.len())
+                .map(|o| o.nll)
+                .collect(),
         })
     }
 
+    /// Some of the proposals alone on the second text, with the largest inputs of all of them.
     pub(super) fn second(
         &mut self,
-        coords: &[WeightCoord],
-        progress: &mut dyn FnMut(Stage),
-    ) -> Result<Vec<Effect>> {
+        pool: &[Proposal],
+        chosen: &[usize],
+        first: &First,
+    ) -> Result<Vec<Second>> {
+        let coords: Vec<_> = chosen.iter().map(|&i| pool[i].coord).collect();
+        let watched = coords.iter().map(|c| (c.at(), c.col));
+        self.begin(Length::Second, &coords, watched)?;
         let sets: Vec<_> = coords.iter().map(|&c| vec![c]).collect();
-        self.effects(&sets, Length::Short, 2, progress)
+        let outcomes = self.run(&sets, Length::Second, 2)?;
+        let both = |first: &[f64], second: &[f64]| [first, second].concat();
+        let bases = [Length::First, Length::Second].map(|length| &self.base(length).nll);
+        let base = both(bases[0], bases[1]);
+        let one = |(&i, o): (&usize, Outcome)| Second {
+            cost: Effect::between(&base, &both(&first.nll[i], &o.nll)).nll,
+            nll: first.nll[i].clone(),
+            largest: o.largest,
+        };
+        Ok(chosen.iter().zip(outcomes).map(one).collect())
     }
 
-    /// The effects of each finalist's controls.
-    pub(super) fn controls(
+    /// Weights to compare a finalist with.
+    pub(super) fn matched(
+        &self,
+        coord: WeightCoord,
+        pool: &[Proposal],
+        options: &CensusOptions,
+    ) -> Matched {
+        let w = self.model.weight_at(coord.at());
+        let w = w.expect("its value has been read");
+        let here = pool.iter().map(|p| p.coord);
+        let excluded: Vec<_> = here
+            .filter(|p| p.at() == coord.at())
+            .map(|c| (c.row, c.col))
+            .collect();
+        let place = (coord.row, coord.col);
+        choose(w, place, &excluded, options.controls, options.proof.seed)
+    }
+
+    /// The effects of each weight's controls, on the first text.
+    pub(super) fn controls(&mut self, of: &[(WeightCoord, &Matched)]) -> Result<Vec<Vec<Effect>>> {
+        let all = of.iter().flat_map(|(c, matched)| {
+            let controls = matched.random.iter();
+            controls.map(|r| vec![control(*c, r)])
+        });
+        let sets: Vec<_> = all.collect();
+        let mut effects = self.effects(&sets, Length::First, 3)?.into_iter();
+        let one = |(_, m): &(_, &Matched)| effects.by_ref().take(m.random.len()).collect();
+        Ok(of.iter().map(one).collect())
+    }
+
+    /// The most that a control of a weight adds on the first text, in nats per token, when `others` are zero already, where
+    /// the negative log-likelihoods are `nll`.
+    pub(super) fn noise_beside(
         &mut self,
-        finalists: &[WeightCoord],
-        controls: &[Matched],
-        progress: &mut dyn FnMut(Stage),
-    ) -> Result<Vec<Vec<Effect>>> {
-        let mut sets = Vec::new();
-        for (&c, matched) in finalists.iter().zip(controls) {
-            let control = |r: &crate::proof::Chosen| WeightCoord {
-                row: r.row,
-                col: r.col,
-                ..c
-            };
-            sets.extend(matched.random.iter().map(|r| vec![control(r)]));
-        }
-        let mut effects = self.effects(&sets, Length::Short, 2, progress)?.into_iter();
-        let of = |m: &Matched| effects.by_ref().take(m.random.len()).collect();
-        Ok(controls.iter().map(of).collect())
+        others: &[WeightCoord],
+        nll: &[f64],
+        coord: WeightCoord,
+        controls: &Matched,
+    ) -> Result<f64> {
+        let with = |r| [others, &[control(coord, r)]].concat();
+        let sets: Vec<_> = controls.random.iter().map(with).collect();
+        let outcomes = self.run(&sets, Length::First, 3)?;
+        let added = |o: &Outcome| Effect::between(nll, &o.nll).nll.abs();
+        Ok(outcomes.iter().map(added).fold(0.0, f64::max))
     }
 
     /// The finalists alone and together on the whole texts, and the sets that the relations name.
-    pub(super) fn last(
-        &mut self,
-        finalists: &[WeightCoord],
-        related: &Related,
-        progress: &mut dyn FnMut(Stage),
-    ) -> Result<Last> {
-        let mut sets: Vec<_> = finalists.iter().map(|&c| vec![c]).collect();
-        sets.push(finalists.to_vec());
-        sets.extend(
-            related
-                .sets
-                .iter()
-                .map(|set| set.iter().map(|&i| finalists[i]).collect()),
-        );
-        if finalists.is_empty() {
-            sets.clear();
-        }
-        let effects = self.effects(&sets, Length::Full, 3, progress)?;
-        let nothing = Effect {
-            nll: 0.0,
-            low: 0.0,
-            high: 0.0,
-        };
+    pub(super) fn last(&mut self, finalists: &[WeightCoord], related: &Related) -> Result<Last> {
+        self.begin(Length::Full, finalists, [])?;
         let n = finalists.len();
-        let guess = (self.model.spec().vocab_size as f64).ln();
-        let set = |i: usize| WeightSet {
-            weights: sets[i].clone(),
-            effect: effects[i],
-            perplexity_factor: effects[i].nll.exp(),
-            ruins: self.base < guess && self.base + effects[i].nll >= guess,
-        };
-        let most = |range: std::ops::Range<usize>, size: &dyn Fn(usize) -> bool| {
-            let of_size = range.filter(|&i| size(sets[i].len()));
-            of_size
-                .max_by(|&a, &b| effects[a].nll.total_cmp(&effects[b].nll))
-                .map(set)
-        };
-        let all = if n == 0 { 0..0 } else { n + 1..sets.len() };
-        let one = most(0..n, &|_| true);
-        let pair = most(all.clone(), &|size| size == 2);
-        let mut ruining: Vec<_> = (0..sets.len()).map(set).filter(|s| s.ruins).collect();
-        ruining.sort_by_key(|s| s.weights.len());
-        let ruin = ruining.into_iter().next();
-        let enough = one.as_ref().is_some_and(|s| s.ruins);
-        let mut out: Vec<_> = one.into_iter().collect();
-        if !enough {
-            let doubles = |s: &WeightSet| s.perplexity_factor >= 1.5 * out[0].perplexity_factor;
-            let pair = pair.filter(|s| doubles(s));
-            let same = ruin.as_ref().map(|r| r.weights.len()) == Some(2);
-            out.extend(pair.filter(|_| !same));
-            out.extend(ruin);
+        let named = |set: &[usize]| set.iter().map(|&i| finalists[i]).collect::<Vec<_>>();
+        let mut sets: Vec<_> = (0..n).map(|i| vec![finalists[i]]).collect();
+        sets.extend((n > 1).then(|| finalists.to_vec()));
+        sets.extend(related.pair().map(|pair| named(&pair)));
+        let mut effects = self.effects(&sets, Length::Full, 3)?;
+        let nll = self.nll();
+        let guess = self.guess();
+        let ruins = |e: &Effect| nll < guess && nll + e.nll >= guess;
+        // Where neither one weight nor the pair is enough, but all are: sets that grow from the pair.
+        let small = (0..n).chain(n + 1..sets.len());
+        let enough = small.into_iter().any(|i| ruins(&effects[i]));
+        if n > 1 && !enough && ruins(&effects[n]) {
+            for grown in related.growing() {
+                let set = named(&grown);
+                let effect = self.effects(std::slice::from_ref(&set), Length::Full, 3)?[0];
+                sets.push(set);
+                effects.push(effect);
+                if ruins(&effect) {
+                    break;
+                }
+            }
         }
+        let joint = match effects.get(n).or(effects.first()) {
+            Some(&joint) => joint,
+            None => Effect::none(),
+        };
+        let alone = effects[..n].to_vec();
+        let set = |weights: Vec<WeightCoord>, effect: Effect| WeightSet {
+            weights,
+            effect,
+            perplexity_factor: effect.nll.exp(),
+            ruins: ruins(&effect),
+        };
+        let all: Vec<_> = sets
+            .into_iter()
+            .zip(effects)
+            .map(|(s, e)| set(s, e))
+            .collect();
         Ok(Last {
-            joint: effects.get(n).copied().unwrap_or(nothing),
-            alone: effects[..n].to_vec(),
-            sets: out,
+            alone,
+            joint,
+            sets: worth_naming(all),
         })
     }
 
-    /// Of the unchanged model, on the whole texts.
+    /// What a uniform guess over the vocabulary costs, in nats per token.
+    pub(super) fn guess(&self) -> f64 {
+        (self.model.spec().vocab_size as f64).ln()
+    }
+
+    /// Of the unchanged model, on the whole texts, in nats per token.
     pub(super) fn nll(&self) -> f64 {
-        self.base
+        let nll = &self.base(Length::Full).nll;
+        nll.iter().sum::<f64>() / nll.len() as f64
     }
 
     /// Tokens scored on the whole texts.
     pub(super) fn scored(&self) -> usize {
-        self.scored
+        self.base(Length::Full).nll.len()
+    }
+}
+
+/// Accepted spikes that are zeroed one after another, at most.
+const ONE_AFTER_ANOTHER: usize = 8;
+
+/// The most costly weight, the most costly pair where it costs far more, and the smallest set that ruins the model where the
+/// weight alone does not.
+fn worth_naming(sets: Vec<WeightSet>) -> Vec<WeightSet> {
+    let costly = |of: usize| {
+        let of_size = sets.iter().filter(|s| s.weights.len() == of);
+        of_size.max_by(|a, b| a.effect.nll.total_cmp(&b.effect.nll))
+    };
+    let Some(one) = costly(1) else {
+        return Vec::new();
+    };
+    let mut named = vec![one.clone()];
+    if one.ruins {
+        return named;
+    }
+    let ruining = sets.iter().filter(|s| s.ruins);
+    let ruining = ruining.min_by_key(|s| s.weights.len());
+    let pair = costly(2).filter(|s| s.perplexity_factor >= 1.5 * one.perplexity_factor);
+    named.extend(pair.cloned());
+    named.extend(ruining.filter(|&r| pair != Some(r)).cloned());
+    named
+}
+
+/// A control of a weight: another one of its matrix.
+fn control(of: WeightCoord, chosen: &Chosen) -> WeightCoord {
+    WeightCoord {
+        row: chosen.row,
+        col: chosen.col,
+        ..of
     }
 }
 
@@ -293,20 +352,4 @@ pub(super) fn rank(n: usize, score: impl Fn(usize) -> f64, most: usize, least: f
     order.sort_by(|&a, &b| score(b).total_cmp(&score(a)));
     order.truncate(most);
     order
-}
-
-/// The members of a row, each one's effect alone and that of all of them, on the short texts.
-pub(super) fn effects_on(
-    stages: &mut Stages<'_>,
-    unit: &[WeightCoord],
-) -> Result<Vec<(WeightCoord, Effect, f64)>> {
-    let mut sets: Vec<_> = unit.iter().map(|&c| vec![c]).collect();
-    sets.push(unit.to_vec());
-    let effects = stages.effects(&sets, Length::Short, 3, &mut |_| ())?;
-    let together = effects[unit.len()].nll;
-    Ok(unit
-        .iter()
-        .zip(effects)
-        .map(|(&c, e)| (c, e, together))
-        .collect())
 }

@@ -4,6 +4,8 @@ use serde::{Deserialize, Serialize};
 
 /// 97.5 % of the standard normal distribution lie below this.
 const Z95: f64 = 1.959_963_984_540_054;
+/// 95 % of it lie below this.
+const Z90: f64 = 1.644_853_626_951_473;
 
 /// How much a change adds to the negative log-likelihood, in nats per token, averaged over the scored tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -17,6 +19,20 @@ pub struct Effect {
 }
 
 impl Effect {
+    /// Whether the change costs something: the one-sided 95 % interval of the mean lies above 0.
+    pub(crate) fn costs(&self) -> bool {
+        self.nll > Z90 / Z95 * (self.high - self.low) / 2.0
+    }
+
+    /// Of no change.
+    pub(crate) fn none() -> Self {
+        Self {
+            nll: 0.0,
+            low: 0.0,
+            high: 0.0,
+        }
+    }
+
     /// The effect of a change, from the paired negative log-likelihoods of the same tokens, in nats.
     pub(crate) fn between(unchanged: &[f64], changed: &[f64]) -> Self {
         let n = unchanged.len() as f64;
@@ -46,6 +62,18 @@ mod tests {
         assert_eq!(effect.nll, 2.0);
         assert!((effect.high - 2.0 - 1.959964 / 3f64.sqrt()).abs() < 1e-6);
         assert!((effect.low + effect.high - 4.0).abs() < 1e-12);
+    }
+
+    #[test]
+    fn what_costs_is_asked_in_one_direction() {
+        let effect = |nll| Effect {
+            nll,
+            low: nll - Z95,
+            high: nll + Z95,
+        };
+        assert!(effect(1.65).costs() && effect(1.65).low < 0.0);
+        assert!(!effect(1.64).costs());
+        assert!(!effect(-5.0).costs());
     }
 
     #[test]

@@ -93,9 +93,10 @@ pub(crate) struct Outcome {
     pub(crate) nll: Vec<f64>,
     /// The largest |value| of each watched input, in the order in which they are kept; 0 before the first edited layer.
     pub(crate) largest: Vec<f32>,
-    /// Which inputs these are; given for the unchanged model alone.
-    pub(crate) watched: Vec<Channel>,
 }
+
+/// Rows of a batch from which on larger ones are hardly faster.
+const ENOUGH_ROWS: usize = 512;
 
 /// The unchanged model's pass over the texts, and what variants need of it.
 pub(crate) struct Baseline<'a> {
@@ -136,8 +137,17 @@ impl<'a> Baseline<'a> {
         }
         let seqs: Vec<_> = texts.iter().map(|t| Seq::from(t.as_slice())).collect();
         let rows = model.forward(&seqs, &mut baseline)?;
-        baseline.nll = baseline.score(rows)?;
+        baseline.nll = baseline.score(&rows)?.swap_remove(0);
         Ok(baseline)
+    }
+
+    /// The watched inputs, in the order of [`Outcome::largest`], with their largest |values|.
+    pub(crate) fn largest(&self) -> Vec<(Channel, f32)> {
+        let largest = |x: &Vec<f32>| x.iter().fold(0f32, |m, x| m.max(x.abs()));
+        self.inputs
+            .iter()
+            .map(|(&at, x)| (at, largest(x)))
+            .collect()
     }
 
     /// The tokens of all texts together.
@@ -145,19 +155,23 @@ impl<'a> Baseline<'a> {
         self.texts.iter().map(Vec::len).sum()
     }
 
-    /// Negative log-likelihoods from the rows after the final norm of one copy of the texts.
-    fn score(&self, rows: Array2<f32>) -> Result<Vec<f64>> {
-        let mut predicting = Vec::new();
-        let mut targets = Vec::new();
+    /// Negative log-likelihoods of each copy of the texts, from the rows after the final norm of all copies.
+    fn score(&self, rows: &Array2<f32>) -> Result<Vec<Vec<f64>>> {
+        let (mut predicting, mut targets) = (Vec::new(), Vec::new());
+        let copies = rows.nrows() / self.tokens();
         let mut first = 0;
-        for text in self.texts {
+        for text in (0..copies).flat_map(|_| self.texts) {
             predicting.extend(first..first + text.len() - 1);
             targets.extend_from_slice(&text[1..]);
             first += text.len();
         }
         let rows = rows.select(Axis(0), &predicting);
         let scores = self.model.score(rows.view(), &targets)?;
-        Ok(scores.iter().map(|s| -s.log_prob).collect())
+        let nll: Vec<f64> = scores.iter().map(|s| -s.log_prob).collect();
+        Ok(nll
+            .chunks(nll.len() / copies)
+            .map(<[f64]>::to_vec)
+            .collect())
     }
 
     /// The negative log-likelihoods under each variant, in order. `max_rows` bounds the tokens of one batch.
@@ -173,32 +187,36 @@ impl<'a> Baseline<'a> {
         max_rows: usize,
         done: &mut dyn FnMut(usize),
     ) -> Result<Vec<Outcome>> {
-        let per_batch = (max_rows / self.tokens()).max(1);
         let mut order: Vec<usize> = (0..variants.len()).collect();
         order.sort_by_key(|&v| first_layer(&variants[v]));
         let mut all = vec![Outcome::default(); variants.len()];
-        let same_layer =
-            |a: &usize, b: &usize| first_layer(&variants[*a]) == first_layer(&variants[*b]);
-        for group in order.chunk_by(same_layer) {
-            for batch in group.chunks(per_batch) {
-                let edits: Vec<_> = batch.iter().map(|&v| &variants[v]).collect();
-                let (rows, largest) = self.forward(&edits)?;
-                let copies = rows.axis_chunks_iter(Axis(0), self.tokens());
-                for ((copy, largest), &v) in copies.zip(largest).zip(batch) {
-                    let nll = self.score(copy.to_owned())?;
-                    all[v] = Outcome {
-                        nll,
-                        largest,
-                        watched: Vec::new(),
-                    };
-                }
-                done(batch.len());
+        let mut rest = &order[..];
+        while !rest.is_empty() {
+            let (batch, later) = rest.split_at(self.batch(variants, rest, max_rows));
+            let edits: Vec<_> = batch.iter().map(|&v| &variants[v]).collect();
+            let (rows, largest) = self.forward(&edits)?;
+            let copies = self.score(&rows)?.into_iter().zip(largest);
+            for ((nll, largest), &v) in copies.zip(batch) {
+                all[v] = Outcome { nll, largest };
             }
+            done(batch.len());
+            rest = later;
         }
         Ok(all)
     }
 
-    /// One batch of variants with the same first layer: `[variants * tokens, hidden]`, and each one's largest inputs.
+    /// How many of the next variants, in the order of their first layers, make a batch: all that begin at one layer, and those
+    /// of further layers until products are large enough to be fast.
+    fn batch(&self, variants: &[Variant], next: &[usize], max_rows: usize) -> usize {
+        let most = (max_rows / self.tokens()).max(1);
+        let enough = (ENOUGH_ROWS / self.tokens()).max(1);
+        let first = first_layer(&variants[next[0]]);
+        let fits = next.iter().enumerate().take(most);
+        fits.take_while(|&(i, &v)| i < enough || first_layer(&variants[v]) == first)
+            .count()
+    }
+
+    /// One batch of variants, resumed at the first layer of the first: `[variants * tokens, hidden]`, and each one's largest inputs.
     fn forward(&self, variants: &[&Variant]) -> Result<(Array2<f32>, Vec<Vec<f32>>)> {
         let layer = first_layer(variants[0]);
         let copies = vec![self.resid[&layer].view(); variants.len()];

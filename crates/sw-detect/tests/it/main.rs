@@ -1,7 +1,9 @@
 //! Integration tests, one binary.
 
 mod behaviour;
+mod blind_spots;
 mod census;
+mod embedded;
 mod families;
 mod finds;
 mod json;

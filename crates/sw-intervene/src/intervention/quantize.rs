@@ -111,8 +111,7 @@ pub(crate) fn in_own_type<E>(
     change: impl FnOnce(&mut [f32], [usize; 2]) -> Result<(), E>,
 ) -> Result<Mat, E> {
     let [rows, cols] = [w.rows(), w.cols()];
-    let mut values = vec![0f32; rows * cols];
-    w.widen(0..rows, 0..cols, &mut values);
+    let mut values = w.to_f32_vec();
     change(&mut values, [rows, cols])?;
     Ok(match w.dtype() {
         Dtype::F32 => Mat::from_f32(rows, cols, values),

@@ -2,13 +2,13 @@
 
 use std::ops::Range;
 
-use ndarray::{Array2, ArrayView2, Axis, Zip};
-use sw_model::{Linear, LinearAt, Mat, Model, Norm, Site};
-use sw_tensor::{Order, RopeTurns, add_bias, matmul_t_each};
+use ndarray::{Array2, ArrayView2, ArrayViewMut2, Axis, Zip};
+use sw_model::{Input, Linear, LinearAt, Model, Norm, Site};
+use sw_tensor::RopeTurns;
 
 use super::attention::{self, Heads};
 use super::tape::Kept;
-use super::{Gradients, to_input};
+use super::{Gradients, Keep, to_input};
 use crate::error::{Error, Result};
 use crate::norm;
 
@@ -53,7 +53,7 @@ impl<'m> LayerPass<'m> {
         into: &mut impl Gradients,
     ) -> Result<()> {
         self.mlp(l, kept.resid_mid.view(), dresid, into)?;
-        self.attention(l, &kept, dresid, into)
+        self.attention(l, kept, dresid, into)
     }
 
     /// `resid_post = resid_mid + down(silu(gate(x)) * up(x))` with `x = norm(resid_mid)`.
@@ -67,26 +67,23 @@ impl<'m> LayerPass<'m> {
         let [gate_at, up_at, down_at] =
             [Linear::Gate, Linear::Up, Linear::Down].map(|linear| LinearAt::dense(l, linear));
         let x = self.normed(Site::MlpIn(l), resid_mid)?;
-        let (w_gate, w_up) = (self.weight(gate_at)?, self.weight(up_at)?);
-        let room = |w: &Mat| Array2::<f32>::zeros((x.nrows(), w.rows()));
-        let (mut gate, mut up) = (room(w_gate), room(w_up));
-        let products = [(w_gate, gate.view_mut()), (w_up, up.view_mut())];
-        matmul_t_each(Order::Fixed, x.view(), products);
-        for (at, y) in [(gate_at, &mut gate), (up_at, &mut up)] {
-            if let Some(bias) = self.model.bias(at) {
-                add_bias(y.view_mut(), bias);
-            }
-        }
+        let width = self.model.spec().intermediate_size;
+        let room = || Array2::<f32>::zeros((x.nrows(), width));
+        let (mut gate, mut up) = (room(), room());
+        let maps = [(gate_at, gate.view_mut()), (up_at, up.view_mut())];
+        self.model.apply(&Input::new(x.view(), None), maps)?;
         let mut inner = Array2::zeros(up.dim());
         Zip::from(&mut inner)
             .and(&gate)
             .and(&up)
             .par_for_each(|inner, &g, &u| *inner = g * sigmoid(g) * u);
-        into.linear(down_at, dresid.view(), inner.view());
+        if into.keep(down_at) != Keep::Nothing {
+            into.linear(down_at, dresid.view(), inner.view());
+        }
 
         let mut dinner = inner;
         dinner.fill(0.0);
-        to_input(dresid.view(), self.weight(down_at)?, dinner.view_mut());
+        self.to_input(down_at, dresid.view(), dinner.view_mut())?;
         Zip::from(&dinner)
             .and(&mut gate)
             .and(&mut up)
@@ -97,11 +94,13 @@ impl<'m> LayerPass<'m> {
             });
         drop(dinner);
         let (dgate, dup) = (gate, up); // they hold the gradients now
-        into.linear(up_at, dup.view(), x.view());
-        into.linear(gate_at, dgate.view(), x.view());
         let mut dx = Array2::zeros(x.dim());
-        to_input(dup.view(), w_up, dx.view_mut());
-        to_input(dgate.view(), w_gate, dx.view_mut());
+        for (at, d) in [(up_at, dup), (gate_at, dgate)] {
+            if into.keep(at) != Keep::Nothing {
+                into.linear(at, d.view(), x.view());
+            }
+            self.to_input(at, d.view(), dx.view_mut())?;
+        }
         self.norm(Site::MlpIn(l), resid_mid, dx.view(), dresid, into)
     }
 
@@ -109,15 +108,19 @@ impl<'m> LayerPass<'m> {
     fn attention(
         &self,
         l: usize,
-        kept: &Kept,
+        kept: Kept,
         dresid: &mut Array2<f32>,
         into: &mut impl Gradients,
     ) -> Result<()> {
         let (spec, o_at) = (self.model.spec(), LinearAt::dense(l, Linear::O));
         let of_layer = spec.layers[l];
-        into.linear(o_at, dresid.view(), kept.o_in.view());
-        let mut dout = Array2::zeros(kept.o_in.dim());
-        to_input(dresid.view(), self.weight(o_at)?, dout.view_mut());
+        let keep = into.keep(o_at);
+        if keep != Keep::Nothing {
+            let o_in = keep.whole(kept.o_in, kept.q.ncols());
+            into.linear(o_at, dresid.view(), o_in.view());
+        }
+        let mut dout = Array2::zeros(kept.q.dim());
+        self.to_input(o_at, dresid.view(), dout.view_mut())?;
         let heads = Heads {
             count: spec.attention.heads,
             kv_count: spec.attention.kv_heads,
@@ -133,12 +136,19 @@ impl<'m> LayerPass<'m> {
                 self.turns_back[rope].apply(d.view_mut(), heads.dim);
             }
         }
-        let x = self.normed(Site::AttnIn(l), kept.resid_pre.view())?;
-        let mut dx = Array2::zeros(x.dim());
-        for (linear, d) in [(Linear::V, dv), (Linear::K, dk), (Linear::Q, dq)] {
-            let at = LinearAt::dense(l, linear);
-            into.linear(at, d.view(), x.view());
-            to_input(d.view(), self.weight(at)?, dx.view_mut());
+        let maps = [(Linear::V, dv), (Linear::K, dk), (Linear::Q, dq)];
+        let maps = maps.map(|(linear, d)| (LinearAt::dense(l, linear), d));
+        if maps.iter().any(|&(at, _)| into.keep(at) != Keep::Nothing) {
+            let x = self.normed(Site::AttnIn(l), kept.resid_pre.view())?;
+            for (at, d) in &maps {
+                if into.keep(*at) != Keep::Nothing {
+                    into.linear(*at, d.view(), x.view());
+                }
+            }
+        }
+        let mut dx = Array2::zeros(kept.resid_pre.dim());
+        for (at, d) in maps {
+            self.to_input(at, d.view(), dx.view_mut())?;
         }
         let resid_pre = kept.resid_pre.view();
         self.norm(Site::AttnIn(l), resid_pre, dx.view(), dresid, into)
@@ -177,9 +187,21 @@ impl<'m> LayerPass<'m> {
             .ok_or_else(|| self.unsupported("a block without a norm before it"))
     }
 
-    fn weight(&self, at: LinearAt) -> Result<&'m Mat> {
+    /// `dx += dy * w`, whatever the map multiplies with.
+    fn to_input(
+        &self,
+        at: LinearAt,
+        dy: ArrayView2<'_, f32>,
+        mut dx: ArrayViewMut2<'_, f32>,
+    ) -> Result<()> {
+        let product = self.model.product(at);
+        if product.is_some_and(|product| product.multiply_back(dy, dx.view_mut())) {
+            return Ok(());
+        }
         let weight = self.model.weight_at(at);
-        weight.ok_or_else(|| self.unsupported("linear maps that share a matrix"))
+        let weight = weight.ok_or_else(|| self.unsupported("linear maps that share a matrix"))?;
+        to_input(dy, weight, dx);
+        Ok(())
     }
 
     fn unsupported(&self, what: &'static str) -> Error {

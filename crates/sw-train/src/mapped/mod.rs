@@ -2,7 +2,8 @@
 //!
 //! The forward pass is sw-model's own, with a hook that keeps what the way back needs; the way back reads each matrix a few
 //! columns at a time. In memory are the tape (per layer and token twice the hidden channels, twice those of the queries and twice
-//! those of the keys, in f32), what one layer works in, logits of 128 rows, and never more than one matrix in f32.
+//! those of the keys, in f32), what one layer works in, logits of 128 rows, and never more than one matrix in f32. What the
+//! attention's output projection reads is a part of the tape as far as its gradient is asked for ([`Keep`]).
 //!
 //! Gradients go to a [`Gradients`], as the two factors of their product: who wants some of a matrix computes no more.
 
@@ -10,6 +11,7 @@ mod attention;
 mod layer;
 mod supported;
 mod tape;
+mod text;
 
 use ndarray::{Array2, ArrayView1, ArrayView2, ArrayViewMut2, Axis, Slice};
 use rayon::prelude::*;
@@ -21,6 +23,7 @@ use layer::LayerPass;
 use tape::Tape;
 
 pub use supported::check;
+pub use text::{Keep, Text};
 
 /// Columns of a matrix that a thread widens at a time; fixed, so that sums do not depend on the number of threads.
 pub(crate) const PANEL: usize = 64;
@@ -34,6 +37,11 @@ pub trait Gradients {
     /// `[tokens, input channels]`.
     fn linear(&mut self, at: LinearAt, dy: ArrayView2<'_, f32>, x: ArrayView2<'_, f32>);
 
+    /// What of a linear map's input its gradient needs; where nothing, [`linear`](Self::linear) does not come.
+    fn keep(&self, _at: LinearAt) -> Keep {
+        Keep::All
+    }
+
     /// The output head, as [`linear`](Self::linear); comes several times, for some rows each, and the gradient is their sum.
     /// A tied head's gradient is one part of the embedding's.
     fn head(&mut self, _dy: ArrayView2<'_, f32>, _x: ArrayView2<'_, f32>) {}
@@ -44,35 +52,60 @@ pub trait Gradients {
     /// The embedding: the gradient of the row of each token, `[tokens, hidden]`.
     fn embedding(&mut self, _tokens: &[u32], _gradient: ArrayView2<'_, f32>) {}
 
-    /// The lowest layer whose gradients are wanted: the way back ends there, nothing of lower ones is kept, and [`embedding`](Self::embedding) comes only
-    /// where it is 0.
+    /// The lowest layer whose gradients are wanted: the way back ends there, nothing of lower ones is kept, and
+    /// [`embedding`](Self::embedding) comes only where it is 0. Where it is `usize::MAX`, there is no way back, and only
+    /// [`head`](Self::head) comes.
     fn lowest_layer(&self) -> usize {
         0
     }
 }
 
-/// Runs `texts` through the model and back; returns the loss, the mean negative log-likelihood in nats of every token but the
-/// first of each text, of which `into` gets the gradients.
+/// Runs `texts` through the model and back; returns the loss, the mean negative log-likelihood in nats of every token that is
+/// predicted (all but the first of each text, and the prompt of a [`Text`]), of which `into` gets the gradients.
 ///
 /// The texts are one batch, whose tape is in memory. Results do not depend on the number of threads.
 ///
 /// # Errors
 /// [`Error::Unsupported`] names what the backward pass does not know of this model ([`check`] says so beforehand); errors of
-/// the forward pass; texts without a second token.
-pub fn backward(model: &Model, texts: &[&[u32]], into: &mut impl Gradients) -> Result<f64> {
+/// the forward pass; texts of which no token is predicted.
+pub fn backward<'t, T: Copy + Into<Text<'t>>>(
+    model: &Model,
+    texts: &[T],
+    into: &mut impl Gradients,
+) -> Result<f64> {
+    let scored = texts.iter().map(|&text| text.into().scored()).sum();
+    backward_part(model, texts, scored, into)
+}
+
+/// [`backward`] of a part of a batch of which `scored` tokens are predicted in all: losses and gradients of the parts add up to
+/// those of the batch.
+///
+/// # Errors
+/// As [`backward`].
+pub fn backward_part<'t, T: Copy + Into<Text<'t>>>(
+    model: &Model,
+    texts: &[T],
+    scored: usize,
+    into: &mut impl Gradients,
+) -> Result<f64> {
     check(model)?;
-    let scored: usize = texts.iter().map(|text| text.len().saturating_sub(1)).sum();
-    if scored == 0 {
+    let texts: Vec<Text<'t>> = texts.iter().map(|&text| text.into()).collect();
+    if scored == 0 || texts.iter().all(|text| text.scored() == 0) {
         return Err(Error::Shape(
-            "no text has a second token, so there is nothing to predict".into(),
+            "no text has a second token, or one after its prompt, so there is nothing to predict"
+                .into(),
         ));
     }
-    let seqs: Vec<Seq<'_>> = texts.iter().map(|&text| Seq::from(text)).collect();
-    let lens: Vec<usize> = texts.iter().map(|text| text.len()).collect();
-    let mut tape = Tape::new(model.spec().layers.len(), into.lowest_layer());
+    let seqs: Vec<Seq<'_>> = texts.iter().map(|text| Seq::from(text.tokens)).collect();
+    let lens: Vec<usize> = texts.iter().map(|text| text.tokens.len()).collect();
+    let lowest = into.lowest_layer();
+    let mut tape = Tape::new(model.spec().layers.len(), lowest, |at| into.keep(at));
     let rows = model.forward(&seqs, &mut tape)?;
-    let (nll, dnormed) = head(model, texts, rows.view(), scored, into)?;
+    let (nll, dnormed) = head(model, &texts, rows.view(), scored, into)?;
     drop(rows);
+    if lowest == usize::MAX {
+        return Ok(nll);
+    }
 
     let mut dresid = Array2::zeros(dnormed.dim());
     let pass = LayerPass::new(model, lens)?;
@@ -84,7 +117,7 @@ pub fn backward(model: &Model, texts: &[&[u32]], into: &mut impl Gradients) -> R
         into,
     )?;
     for (l, kept) in tape.layers.into_iter().enumerate().rev() {
-        if l < into.lowest_layer() {
+        if l < lowest {
             return Ok(nll);
         }
         pass.back(l, kept, &mut dresid, into)?;
@@ -92,14 +125,15 @@ pub fn backward(model: &Model, texts: &[&[u32]], into: &mut impl Gradients) -> R
     if let Some(scale) = model.spec().embed_scale {
         dresid *= scale;
     }
-    into.embedding(&texts.concat(), dresid.view());
+    let tokens: Vec<u32> = texts.iter().flat_map(|text| text.tokens).copied().collect();
+    into.embedding(&tokens, dresid.view());
     Ok(nll)
 }
 
 /// The loss, and its gradient with respect to the rows after the final norm.
 fn head(
     model: &Model,
-    texts: &[&[u32]],
+    texts: &[Text<'_>],
     rows: ArrayView2<'_, f32>,
     scored: usize,
     into: &mut impl Gradients,
@@ -108,12 +142,14 @@ fn head(
     let mut drows = Array2::zeros(rows.dim());
     let (mut nll, mut first) = (0.0, 0);
     for text in texts {
-        let predicting = first..first + text.len() - 1;
-        first += text.len();
+        let predicted = text.predicted();
+        // The row of a token predicts the next one.
+        let predicting = first + predicted.start - 1..first + predicted.end - 1;
+        first += text.tokens.len();
         for start in predicting.clone().step_by(LOGIT_ROWS) {
             let block = Slice::from(start..predicting.end.min(start + LOGIT_ROWS));
             let x = rows.slice_axis(Axis(0), block);
-            let targets = &text[1 + start - predicting.start..];
+            let targets = &text.tokens[predicted.start + start - predicting.start..];
             let mut logits = model.logits(x)?;
             // d nll / d logits = softmax - onehot.
             let of_rows = logits.axis_iter_mut(Axis(0)).into_par_iter();
@@ -139,7 +175,7 @@ fn head(
 }
 
 /// `dx += dy * w`: `[tokens, out] x [out, in] -> [tokens, in]`, for a matrix of any type.
-fn to_input(dy: ArrayView2<'_, f32>, w: &Mat, mut dx: ArrayViewMut2<'_, f32>) {
+pub(crate) fn to_input(dy: ArrayView2<'_, f32>, w: &Mat, mut dx: ArrayViewMut2<'_, f32>) {
     let panels = dx.axis_chunks_iter_mut(Axis(1), PANEL).into_par_iter();
     panels.enumerate().for_each(|(i, dx)| {
         let panel = widened(w, i * PANEL..i * PANEL + dx.ncols());

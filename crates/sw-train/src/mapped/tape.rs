@@ -1,7 +1,9 @@
 //! What the forward pass leaves for the way back.
 
 use ndarray::Array2;
-use sw_model::{Hook, Site, SiteView};
+use sw_model::{Hook, Linear, LinearAt, Site, SiteView};
+
+use super::Keep;
 
 /// What is kept of a layer, `[tokens, channels]` each; the rest is computed again.
 #[derive(Default)]
@@ -11,6 +13,7 @@ pub(super) struct Kept {
     pub(super) q: Array2<f32>,
     pub(super) k: Array2<f32>,
     pub(super) v: Array2<f32>,
+    /// The columns of [`Tape::keep`].
     pub(super) o_in: Array2<f32>,
     pub(super) resid_mid: Array2<f32>,
 }
@@ -22,11 +25,15 @@ pub(super) struct Tape {
     pub(super) last: Array2<f32>,
     /// Nothing is kept of layers below this one.
     lowest: usize,
+    /// What is kept of the input of each layer's output projection.
+    keep: Vec<Keep>,
 }
 
 impl Tape {
-    pub(super) fn new(layers: usize, lowest: usize) -> Tape {
+    pub(super) fn new(layers: usize, lowest: usize, keep: impl Fn(LinearAt) -> Keep) -> Tape {
+        let of_layer = |l| keep(LinearAt::dense(l, Linear::O));
         Tape {
+            keep: (0..layers).map(of_layer).collect(),
             layers: (0..layers).map(|_| Kept::default()).collect(),
             last: Array2::default((0, 0)),
             lowest,
@@ -56,15 +63,19 @@ impl Hook for Tape {
             | Site::RotQuery(l)
             | Site::RotKey(l)
             | Site::Value(l)
-            | Site::OIn(l)
             | Site::ResidMid(l) => l >= self.lowest,
+            Site::OIn(l) => l >= self.lowest && self.keep[l] != Keep::Nothing,
             _ => false,
         }
     }
 
     fn visit(&mut self, site: Site, view: SiteView<'_>) {
+        let kept = match site {
+            Site::OIn(l) => self.keep[l].of(view.data.view()),
+            _ => view.data.to_owned(),
+        };
         if let Some(place) = self.place(site) {
-            *place = view.data.to_owned();
+            *place = kept;
         }
     }
 }

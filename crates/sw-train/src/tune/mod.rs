@@ -1,0 +1,15 @@
+//! Fine-tuning of opened models: everything, linear maps only, chosen tiles (Sparse Matrix Tuning, arXiv 2405.15525), LoRA and
+//! DoRA, all by one [`Trainer`].
+
+mod adapter;
+mod blocks;
+mod choose;
+mod files;
+mod state;
+mod trainer;
+
+pub use adapter::{Adapted, Adapter, AdapterOptions};
+pub use blocks::{BlockGradients, Param};
+pub use choose::{Budget, Chosen, Example, TileOptions, Warmup, choose_tiles};
+pub use files::{Change, TileValues, write_adapters};
+pub use trainer::{Bytes, Step, Trained, Trainer, merged, unmerged};

@@ -7,7 +7,6 @@
 //! ```
 #![forbid(unsafe_code)]
 
-mod calibrate;
 #[cfg(unix)]
 mod fuzz;
 mod inputs;

@@ -93,7 +93,7 @@ pub(super) fn inside(model: &Model, hold: &[WeightCoord]) -> Result<(), Refused>
 }
 
 /// Rows and columns of the held weights of one map.
-pub(super) fn held_in(hold: &[WeightCoord], at: LinearAt) -> Vec<(usize, usize)> {
+pub(crate) fn held_in(hold: &[WeightCoord], at: LinearAt) -> Vec<(usize, usize)> {
     let held = hold.iter().filter(|c| c.at() == at);
     held.map(|c| (c.row, c.col)).collect()
 }

@@ -88,10 +88,12 @@ def plain(folder, out):
 def logits(folder):
     kind = json.loads((folder / "config.json").read_text())["model_type"]
     auto = AutoModelForImageTextToText if kind == "gemma3" else AutoModelForCausalLM
-    experts = {"experts_implementation": "eager"} if kind in ["mixtral", "olmoe", "qwen3_moe"] else {}
-    model = auto.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager", **experts)
+    # Experts that transformers widens have the type of their scales, so that a mixture runs in that type altogether.
+    is_mixture = kind in ["mixtral", "olmoe", "qwen3_moe"]
+    dtype, experts = (torch.bfloat16, {"experts_implementation": "eager"}) if is_mixture else (torch.float32, {})
+    model = auto.from_pretrained(folder, dtype=dtype, attn_implementation="eager", **experts)
     with torch.no_grad():
-        return model(TOKENS).logits[0]
+        return model(TOKENS).logits[0].float()
 
 
 def gemma3(out, original):

@@ -7,7 +7,8 @@
 //! ```
 #![forbid(unsafe_code)]
 
-mod calibrate;
+#[cfg(unix)]
+mod fuzz;
 mod inputs;
 mod lab;
 mod numbers;
@@ -18,6 +19,8 @@ mod peers;
 mod published;
 mod reproduce;
 mod tidy;
+#[cfg(unix)]
+mod torture;
 mod train_nano;
 
 use std::process::ExitCode;
@@ -36,19 +39,31 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     BenchPeers(peers::BenchPeers),
+    #[cfg(unix)]
+    Fuzz(fuzz::Fuzz),
     #[command(flatten)]
     Reproduce(reproduce::Commands),
     Tidy(tidy::Tidy),
+    #[cfg(unix)]
+    Torture(torture::Torture),
     TrainNano(train_nano::TrainNano),
 }
 
 fn main() -> ExitCode {
+    #[cfg(unix)]
+    if let Some(code) = torture::as_sw(std::env::args_os().skip(1)) {
+        return code;
+    }
     let cli = Cli::parse();
     program::run(|| {
         let complete = match cli.command {
             Command::BenchPeers(c) => c.run().map(|()| true),
+            #[cfg(unix)]
+            Command::Fuzz(c) => c.run().map(|()| true),
             Command::Reproduce(c) => c.run(),
             Command::Tidy(c) => c.run().map(|()| true),
+            #[cfg(unix)]
+            Command::Torture(c) => c.run().map(|()| true),
             Command::TrainNano(c) => c.run().map(|()| true),
         }?;
         // Some of several experiments could not be made.

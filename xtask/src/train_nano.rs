@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use nano::{Next, Progress, Recipe, train_nano};
-use sw_cli::program::{say, set_threads};
+use sw_cli::program::{self, say, set_threads};
 
 use crate::inputs::embedded;
 
@@ -86,7 +86,7 @@ fn show(bar: &ProgressBar, p: &Progress<'_>) {
         );
         // A bar that nobody sees swallows what is printed above it.
         if bar.is_hidden() {
-            eprintln!("{line}");
+            program::tell(line);
         } else {
             bar.println(line);
         }

@@ -7,6 +7,9 @@ use comfy_table::{Table, presets::UTF8_FULL_CONDENSED};
 use indicatif::{ProgressBar, ProgressStyle};
 use sw_detect::{Candidate, CensusOptions, Directory, Report, Stage, census, census_texts, encode};
 use sw_model::Model;
+use sw_tensor::files;
+
+use crate::program::tell;
 
 /// Texts of a census, by what the command line says of them.
 #[derive(clap::Args)]
@@ -62,6 +65,9 @@ impl TextArgs {
     }
 }
 
+/// The most bytes of a file of plain text.
+pub(crate) const TEXT: u64 = 1 << 30;
+
 /// The beginning of a file's text.
 fn content(path: &Path, enough: usize) -> Result<String> {
     let ends = |end: &str| path.to_string_lossy().ends_with(end);
@@ -80,7 +86,7 @@ fn content(path: &Path, enough: usize) -> Result<String> {
         }
         text
     } else {
-        std::fs::read_to_string(path).with_context(|| path.display().to_string())?
+        files::read_text_at_most(path, TEXT).with_context(|| path.display().to_string())?
     };
     if text.len() > enough {
         let end = (enough..text.len()).find(|&i| text.is_char_boundary(i));
@@ -99,7 +105,7 @@ pub(crate) fn census_if_possible(
     texts: &TextArgs,
 ) -> Result<()> {
     if let Err(error) = model.tokenizer() {
-        eprintln!("note: no effects without a tokenizer ({error})");
+        tell(format!("note: no effects without a tokenizer ({error})"));
         return Ok(());
     }
     let texts = match texts.texts(model) {
@@ -109,7 +115,9 @@ pub(crate) fn census_if_possible(
                 Some(sw_detect::Error::Model(sw_model::Error::TokenId { .. }))
             ) =>
         {
-            eprintln!("note: no effects, the texts do not fit the vocabulary ({error})");
+            tell(format!(
+                "note: no effects, the texts do not fit the vocabulary ({error})"
+            ));
             return Ok(());
         }
         texts => texts?,

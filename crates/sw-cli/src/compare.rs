@@ -7,7 +7,8 @@ use clap::Args;
 use comfy_table::{CellAlignment, Table, presets::UTF8_FULL_CONDENSED};
 use serde_json::json;
 use sw_eval::{
-    Divergence, EvalResults, Runtime, TaskComparison, Workload, compare, divergence, evaluate_with,
+    Divergence, EvalResults, Runtime, TaskComparison, Workload, check_resamples, compare,
+    divergence, evaluate_with,
 };
 use sw_intervene::Intervention;
 
@@ -50,6 +51,7 @@ pub(crate) struct Compare {
 
 impl Compare {
     pub(crate) fn run(&self) -> Result<()> {
+        check_resamples("--resamples", self.resamples)?;
         let plans: [Vec<Intervention>; 2] = [
             self.against.as_deref().map_or(Ok(Vec::new()), plan)?,
             plan(&self.plan)?,

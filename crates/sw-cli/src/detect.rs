@@ -1,8 +1,11 @@
 //! `sw detect`: which weights must not be touched.
 
-use std::path::PathBuf;
+use std::{
+    fs::File,
+    path::{Path, PathBuf},
+};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use comfy_table::{Table, presets::UTF8_FULL_CONDENSED};
 use serde_json::{Value, json};
@@ -11,11 +14,12 @@ use sw_detect::{
     invariance, proof_texts, pruned, rank_rows, sinks,
 };
 use sw_model::Model;
+use sw_tensor::files;
 
 use crate::{
     args::{ModelArgs, PromptArgs},
     candidates::{TextArgs, census_if_possible, directory, table},
-    program::{say, write_whole},
+    program::{say, tell, write_whole},
 };
 
 /// Find the weights of a checkpoint that must not be touched: each candidate is zeroed, and what that costs decides.
@@ -107,10 +111,12 @@ impl Detect {
         }
         let report = report.named(&self.model.model, Some(prompt));
         if let (Some(path), Some(id)) = (&self.add_to, &self.name) {
-            let known = directory(path.exists().then_some(path))?;
+            let _alone = alone(path)?;
+            let there = files::is_there(path).with_context(|| path.display().to_string())?;
+            let known = directory(there.then_some(path))?;
             let text = serde_json::to_string_pretty(&known.with(id, &model, &report))?;
             write_whole(path, &(text + "\n"))?;
-            eprintln!("written: {}", path.display());
+            tell(format!("written: {}", path.display()));
         }
         let more = self.more(&model, &report, &options)?;
         if self.json {
@@ -166,6 +172,21 @@ impl Detect {
         }
         Ok(Value::Object(more))
     }
+}
+
+/// Waits until nobody else changes a file of this folder, and keeps others waiting until the answer is dropped. The lock is
+/// the folder's, because the file is replaced when it is written.
+fn alone(path: &Path) -> Result<Option<File>> {
+    let folder = match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    if !cfg!(unix) {
+        return Ok(None); // other systems open no folders
+    }
+    let open = File::open(folder).with_context(|| path.display().to_string())?;
+    let _ = open.lock(); // a file system without locks is trusted
+    Ok(Some(open))
 }
 
 /// How many rows an answer has.

@@ -6,7 +6,7 @@ use anyhow::Result;
 use clap::Args;
 use comfy_table::{Table, presets::UTF8_FULL_CONDENSED};
 use serde_json::Value;
-use sw_detect::{DetectOptions, Match, detect};
+use sw_detect::{DetectOptions, Entry, Match, detect};
 
 use crate::{
     args::{ModelArgs, PromptArgs},
@@ -56,7 +56,7 @@ impl List {
         for e in entries {
             out.add_row([
                 e.model.clone(),
-                e.layer.to_string(),
+                place(e),
                 format!("{}, {}", e.row, e.col),
                 e.value.map_or_else(|| "-".into(), |v| v.to_string()),
                 name(serde_json::to_value(e.role)?),
@@ -122,7 +122,7 @@ impl Verify {
                 let verdict = v.verdict.map(serde_json::to_value).transpose()?;
                 out.add_row([
                     v.entry.model.clone(),
-                    v.entry.layer.to_string(),
+                    place(&v.entry),
                     format!("{}, {}", v.entry.row, v.entry.col),
                     v.entry.value.map_or_else(|| "-".into(), |x| x.to_string()),
                     v.found.to_string(),
@@ -154,4 +154,12 @@ impl Verify {
 
 fn name(value: Value) -> String {
     value.as_str().unwrap_or_default().replace('_', " ")
+}
+
+/// The layer of an entry, with the linear map where that is not `down_proj`.
+fn place(entry: &Entry) -> String {
+    match entry.linear {
+        Some(linear) => format!("{} {linear}", entry.layer),
+        None => entry.layer.to_string(),
+    }
 }

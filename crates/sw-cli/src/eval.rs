@@ -1,7 +1,6 @@
 //! `sw eval`, `sw merge` and `sw tasks`: numbers that agree with lm-evaluation-harness.
 
 use std::{
-    fs,
     ops::ControlFlow,
     path::{Path, PathBuf},
     sync::atomic::{AtomicBool, Ordering},
@@ -17,10 +16,11 @@ use sw_eval::{
     evaluate_with, merge, shards_in, stamp,
 };
 use sw_intervene::Intervention;
+use sw_tensor::files;
 
 use crate::{
     args::TaskArgs,
-    program::{self, say},
+    program::{self, say, tell},
 };
 
 /// Evaluate a checkpoint on zero-shot tasks and perplexity texts; the digits are lm-evaluation-harness'.
@@ -80,7 +80,7 @@ fn stop_on_interrupt() -> Result<()> {
         if STOP.swap(true, Ordering::Relaxed) {
             std::process::exit(1);
         }
-        eprintln!("stopping after this batch (once more: at once)");
+        tell("stopping after this batch (once more: at once)");
     })
     .context("Ctrl-C")
 }
@@ -122,14 +122,14 @@ impl Eval {
         drop(bar);
         match written {
             Written::Shard { path } => {
-                eprintln!("written: {}", path.display());
+                tell(format!("written: {}", path.display()));
                 Ok(())
             }
             Written::Results { results, path } => {
-                eprintln!("written: {}", path.display());
+                tell(format!("written: {}", path.display()));
                 let resumed = results.run().environment.resumed;
                 if resumed > 0 {
-                    eprintln!("resumed: {resumed} answers were in the journal");
+                    tell(format!("resumed: {resumed} answers were in the journal"));
                 }
                 report(&results, self.json)
             }
@@ -150,16 +150,19 @@ impl Eval {
             Some(shard) => shard.parse()?,
         };
         if !options.shard.is_whole() {
-            eprintln!("shard {}", options.shard);
+            tell(format!("shard {}", options.shard));
         }
         Ok(options)
     }
 }
 
+/// The most bytes of a list of interventions.
+const PLAN: u64 = 64 << 20;
+
 /// A list of interventions from a JSON file.
 pub(crate) fn plan(path: &Path) -> Result<Vec<Intervention>> {
     let name = || path.display().to_string();
-    let text = fs::read_to_string(path).with_context(name)?;
+    let text = files::read_text_at_most(path, PLAN).with_context(name)?;
     serde_json::from_str(&text).with_context(name)
 }
 
@@ -180,9 +183,9 @@ fn report(results: &EvalResults, json: bool) -> Result<()> {
             bytes as f64 / f64::from(1 << 20)
         );
     }
-    eprintln!("{took}");
+    tell(took);
     for warning in results.run().warnings() {
-        eprintln!("note: {warning}");
+        tell(format!("note: {warning}"));
     }
     Ok(())
 }
@@ -277,7 +280,7 @@ impl Merge {
         );
         let results = merge(&shards)?;
         let path = results.save(&self.dir, &stamp(SystemTime::now()), self.log_samples)?;
-        eprintln!("written: {}", path.display());
+        tell(format!("written: {}", path.display()));
         report(&results, self.json)
     }
 }

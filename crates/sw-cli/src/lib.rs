@@ -1,7 +1,7 @@
 //! The command `sw`: super weights of language models, found, verified and measured. Arguments, tables and progress; what is
 //! computed lives in the libraries.
 //!
-//! As a library this crate is [`main`] and what `cargo xtask`, the other program of the workspace, shares with it:
+//! As a library this crate is [`main`], [`run`] and what `cargo xtask`, the other program of the workspace, shares with it:
 //! [`opening`] and [`program`].
 #![forbid(unsafe_code)]
 
@@ -18,7 +18,7 @@ pub mod program;
 mod quantize;
 mod shell;
 
-use std::process::ExitCode;
+use std::{ffi::OsString, process::ExitCode};
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -56,7 +56,12 @@ enum Command {
 
 /// Runs `sw` with the arguments of this process.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    run(std::env::args_os())
+}
+
+/// Runs `sw` with these arguments, the first of which is its name.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = Cli::parse_from(arguments);
     program::run(|| cli.command.run())
 }
 

@@ -2,10 +2,13 @@
 
 use std::{path::Path, sync::Arc};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use sw_eval::{Bos, DataDir};
 use sw_intervene::PackedReader;
 use sw_model::{Model, OpenOptions, locate_model};
+use sw_tensor::files;
+
+use crate::program::tell;
 
 /// Opens a model: a directory in Hugging Face layout, a GGUF file or a directory that holds one (`gguf` says which of
 /// several), or `ORG/NAME` or `ORG/NAME@REVISION` in the Hugging Face cache;
@@ -28,7 +31,7 @@ pub fn open_model(
     options.decoder = Some(Arc::new(PackedReader));
     let model = Model::open_with(locate_model(name)?, &options)?;
     for warning in model.warnings() {
-        eprintln!("warning: {warning}");
+        tell(format!("warning: {warning}"));
     }
     Ok(model)
 }
@@ -54,6 +57,11 @@ pub fn encode(model: &Model, text: &str, bos: Bos) -> Result<Vec<u32>> {
 pub fn data_dir(given: Option<&Path>) -> Result<DataDir> {
     match given {
         Some(dir) if dir.is_dir() => Ok(DataDir::folder(dir)),
+        Some(dir)
+            if files::is_there(dir).with_context(|| format!("--data {}", dir.display()))? =>
+        {
+            bail!("--data {}: expected a directory", dir.display())
+        }
         Some(dir) => bail!("--data {}: no such directory", dir.display()),
         None => Ok(DataDir::Cache),
     }

@@ -1,30 +1,44 @@
 //! What a program of this workspace does around its work: exit codes, errors in one line, lines on stdout, whole files,
 //! threads and progress. `sw` and `cargo xtask` share it.
 
-use std::{fmt::Display, io::Write, num::NonZeroUsize, path::Path, process::ExitCode};
+use std::{
+    fmt::Display,
+    io::{self, Write},
+    num::NonZeroUsize,
+    path::Path,
+    process::ExitCode,
+};
 
-use anyhow::{Context, Error, Result};
+use anyhow::{Context, Error, Result, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
 use sw_eval::Status;
+use sw_tensor::files;
 
 /// Runs a program's work: its exit code is the program's, 1 after an error, which is printed in one line, and 2 where the
-/// environment asks for a kernel that this processor does not have. A reader of stdout that has gone away is no error.
+/// environment asks for a kernel that this processor does not have. A reader of stdout that has gone away is no error. A file
+/// that becomes shorter while it is mapped is an error like the others.
 pub fn run(work: impl FnOnce() -> Result<ExitCode>) -> ExitCode {
+    #[cfg(unix)]
+    sw_tensor::report_shortened_files();
     if let Err(error) = sw_tensor::check_isa() {
-        eprintln!("error: {error}");
+        tell(format!("error: {error}"));
         return ExitCode::from(2);
     }
     match work() {
         Ok(code) => code,
         Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {}", one_line(&error));
+            tell(format!("error: {}", one_line(&error)));
             ExitCode::FAILURE
         }
     }
 }
 
-/// An error and its causes in one line, each said once.
+/// Characters of an error, at most.
+const LINE: usize = 2000;
+
+/// An error and its causes in one line, each said once. What it quotes may come from a stranger's file: control characters
+/// are shown by their numbers, and a line that is too long is cut.
 pub fn one_line(error: &Error) -> String {
     let mut line = String::new();
     for cause in error.chain().map(ToString::to_string) {
@@ -34,21 +48,48 @@ pub fn one_line(error: &Error) -> String {
             line = format!("{line}: {cause}");
         }
     }
-    line.replace('\n', " ")
+    let line = printable(&line.replace(['\n', '\r', '\t'], " "));
+    match line.char_indices().nth(LINE) {
+        Some((end, _)) => format!("{}...", &line[..end]),
+        None => line,
+    }
+}
+
+/// A text without control characters but newline and tab: the others are shown by their numbers, as in JSON, so that what
+/// comes from a stranger's file commands no terminal. Marks that turn the direction of a text are shown so, too.
+pub fn printable(text: &str) -> String {
+    let commands = |c: char| {
+        (c.is_control() && c != '\n' && c != '\t')
+            || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        match commands(c) {
+            true => shown += &format!("\\u{:04x}", u32::from(c)),
+            false => shown.push(c),
+        }
+    }
+    shown
 }
 
 fn is_closed_pipe(error: &Error) -> bool {
-    let io = error.downcast_ref::<std::io::Error>();
-    io.is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
+    let io = error.downcast_ref::<io::Error>();
+    io.is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
 }
 
-/// Writes a line to stdout; a reader that has gone away (`| head`) ends the program quietly.
+/// Writes a line to stdout, [`printable`]; a reader that has gone away (`| head`) ends the program quietly.
 ///
 /// # Errors
 /// When stdout cannot be written to.
 pub fn say(text: impl Display) -> Result<()> {
-    writeln!(std::io::stdout().lock(), "{text}")?;
-    Ok(())
+    let text = printable(&text.to_string());
+    writeln!(io::stdout().lock(), "{text}").context("stdout")
+}
+
+/// Writes a line to stderr, [`printable`]. Where that is not possible, nobody reads it, and the work goes on.
+pub fn tell(text: impl Display) {
+    let text = printable(&text.to_string());
+    let _ = writeln!(io::stderr().lock(), "{text}");
 }
 
 /// Writes a file whole or not at all: beside its place first, renamed when it is on the disk.
@@ -56,29 +97,23 @@ pub fn say(text: impl Display) -> Result<()> {
 /// # Errors
 /// When the folder cannot be written to; a file that stood there stays as it was.
 pub fn write_whole(path: &Path, text: &str) -> Result<()> {
-    let dir = match path.parent() {
-        Some(dir) if !dir.as_os_str().is_empty() => dir,
-        _ => Path::new("."),
-    };
-    let write = || -> std::io::Result<()> {
-        let mut builder = tempfile::Builder::new();
-        #[cfg(unix)]
-        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666)); // less the umask
-        let mut file = builder.tempfile_in(dir)?;
-        file.write_all(text.as_bytes())?;
-        file.as_file().sync_all()?;
-        file.persist(path)?;
-        Ok(())
-    };
-    write().with_context(|| path.display().to_string())
+    let written = files::write_whole(path, |file| file.write_all(text.as_bytes()));
+    written.with_context(|| path.display().to_string())
 }
+
+/// Worker threads, at most.
+const THREADS: usize = 1024;
 
 /// Sets the number of worker threads, one per core where none is given; once, before any work.
 ///
 /// # Errors
-/// When work has begun already.
+/// Too many threads; when work has begun already.
 pub fn set_threads(threads: Option<NonZeroUsize>) -> Result<()> {
     let Some(n) = threads else { return Ok(()) };
+    ensure!(
+        n.get() <= THREADS,
+        "--threads {n}: expected at most {THREADS}"
+    );
     let pool = rayon::ThreadPoolBuilder::new().num_threads(n.get());
     pool.build_global().context("--threads")
 }
@@ -137,6 +172,20 @@ mod tests {
             one_line(&error.context("--model x")),
             "--model x: model: no such file"
         );
+    }
+
+    #[test]
+    fn an_error_commands_no_terminal_and_is_not_endless() {
+        let error = anyhow::anyhow!("key \u{1b}]0;title\u{7} \u{9b}2J\t\u{202e}x \u{2603}");
+        let expected = r"key \u001b]0;title\u0007 \u009b2J \u202ex ";
+        assert_eq!(one_line(&error), format!("{expected}\u{2603}"));
+        let line = one_line(&anyhow::anyhow!("\u{2603}".repeat(1 << 20)));
+        assert_eq!(line.chars().count(), LINE + 3);
+        // What is JSON stays JSON.
+        let value = serde_json::json!({"a": "\u{9b}\n"});
+        let shown: serde_json::Value =
+            serde_json::from_str(&printable(&format!("{value:#}"))).unwrap();
+        assert_eq!(shown, value);
     }
 
     #[test]

@@ -16,11 +16,12 @@ use sw_intervene::{
 };
 use sw_model::{Model, WeightCoord};
 use sw_quant::{Clip, Grouping, Levels, Scheme, Steps, Tail, ZeroPoint};
+use sw_tensor::files;
 
 use crate::{
     args::{ModelArgs, PromptArgs},
-    candidates::{TextArgs, census_if_possible},
-    program::say,
+    candidates::{TEXT, TextArgs, census_if_possible},
+    program::{say, tell},
 };
 
 /// Write a quantized checkpoint that keeps its super weights, one matrix in memory at a time.
@@ -292,7 +293,7 @@ impl Quantize {
             after as f64 / 1e6
         ))?;
         if !self.dry_run {
-            eprintln!("written: {}", self.out.display());
+            tell(format!("written: {}", self.out.display()));
         }
         if let Some(c) = &calibration {
             say(chosen(c))?;
@@ -333,8 +334,8 @@ impl Quantize {
                 let mut report = detect(model, &tokens, &DetectOptions::default())?;
                 census_if_possible(model, &mut report, &TextArgs::default())?;
                 if report.super_weights.is_empty() {
-                    eprintln!(
-                        "note: no weight is decisive, so none is held (--hold LAYER:ROW:COL names one)"
+                    tell(
+                        "note: no weight is decisive, so none is held (--hold LAYER:ROW:COL names one)",
                     );
                 }
                 Ok(report
@@ -358,7 +359,7 @@ const ROWS: usize = 2000;
 /// The first windows of a file of texts, each with the tokens that the tokenizer puts before a text.
 fn windows(model: &Model, file: &Path) -> Result<Vec<Vec<u32>>> {
     let texts = if file.extension().is_some_and(|e| e == "txt") {
-        vec![std::fs::read_to_string(file).with_context(|| file.display().to_string())?]
+        vec![files::read_text_at_most(file, TEXT).with_context(|| file.display().to_string())?]
     } else {
         sw_eval::read_texts(file, ROWS).map_err(anyhow::Error::msg)?
     };
@@ -422,10 +423,10 @@ fn verdict(measured: Option<&Check>) -> ExitCode {
         |c: &&Check| c.perplexity_after.is_nan() || c.perplexity_after > 2.0 * c.perplexity_before;
     match measured.filter(ruined) {
         Some(c) => {
-            eprintln!(
+            tell(format!(
                 "warning: quantization more than doubles the perplexity, from {:.3} to {:.3}; take more bits, smaller groups or --calib",
                 c.perplexity_before, c.perplexity_after
-            );
+            ));
             ExitCode::from(3)
         }
         None => ExitCode::SUCCESS,

@@ -30,6 +30,11 @@ fn program() -> Command {
 
 /// A run over real data into a folder, in small batches, so that there is time to disturb it.
 fn eval(out: &Path) -> Option<Command> {
+    eval_on(None, out)
+}
+
+/// The same on another model.
+fn eval_on(model: Option<&Path>, out: &Path) -> Option<Command> {
     let default = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared");
     let shared = std::env::var_os("SW_SHARED").map_or_else(default, PathBuf::from);
     if !shared.is_dir() {
@@ -39,7 +44,7 @@ fn eval(out: &Path) -> Option<Command> {
     let mut command = program();
     command
         .arg("eval")
-        .arg(shared.join("models/tinystories-656k"));
+        .arg(model.map_or(shared.join("models/tinystories-656k"), Path::to_owned));
     command.arg("--data").arg(shared.join("data"));
     command.args(["--tasks", "piqa,lambada_openai", "--limit", "40"]);
     command.args(["--batch-size", "64", "--threads", "1", "--log-samples"]);
@@ -101,7 +106,11 @@ fn journal(out: &Path) -> Option<PathBuf> {
 
 /// Starts a run and waits until its journal holds so many answers.
 fn started(out: &Path, answers: usize) -> Option<Child> {
-    let mut child = eval(out)?
+    started_as(eval(out)?, out, answers)
+}
+
+fn started_as(mut command: Command, out: &Path, answers: usize) -> Option<Child> {
+    let mut child = command
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .spawn()
@@ -204,4 +213,45 @@ fn parts_started_by_launchers_are_joined_to_the_whole() {
     let output = run(eval(dir.path()).unwrap().args(["--shard", "auto"]));
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(stderr.contains("started by no known launcher"), "{stderr}");
+}
+
+/// A file that becomes shorter while it is mapped: one line, and the journal stays.
+#[test]
+fn a_model_that_is_cut_short_is_one_line_and_the_run_goes_on_later() {
+    let Some(command) = eval(Path::new("unused")) else {
+        return;
+    };
+    let model = PathBuf::from(command.get_args().nth(1).unwrap());
+    let copy = tempfile::tempdir().unwrap();
+    for entry in fs::read_dir(&model).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_file() {
+            fs::copy(&path, copy.path().join(path.file_name().unwrap())).unwrap();
+        }
+    }
+    let [left_alone, out] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    done(&mut eval_on(Some(copy.path()), left_alone.path()).unwrap());
+    let weights = copy.path().join("model.safetensors");
+    let child = started_as(
+        eval_on(Some(copy.path()), out.path()).unwrap(),
+        out.path(),
+        10,
+    )
+    .unwrap();
+    let file = fs::OpenOptions::new().write(true).open(&weights).unwrap();
+    file.set_len(4096).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    if !output.status.success() {
+        assert_eq!(output.status.code(), Some(1), "{stderr}");
+        let last = stderr.lines().last().unwrap();
+        assert!(
+            last.contains("model.safetensors: became shorter while it was read"),
+            "{stderr}"
+        );
+        assert!(journal(out.path()).is_some());
+    }
+    fs::copy(model.join("model.safetensors"), &weights).unwrap();
+    done(&mut eval_on(Some(copy.path()), out.path()).unwrap());
+    assert_eq!(left(out.path()), left(left_alone.path()));
 }

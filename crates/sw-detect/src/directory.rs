@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
-use sw_model::{Model, WeightCoord};
+use sw_model::{Linear, Model, WeightCoord};
 
 use crate::{
     error::{Error, Result},
@@ -40,13 +40,16 @@ pub enum Role {
     Other,
 }
 
-/// One known weight: `layers[layer].mlp.down_proj.weight[row, col]`.
+/// One known weight: `layers[layer].mlp.down_proj.weight[row, col]`, unless `linear` names another map.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Entry {
     /// [`KnownModel::id`].
     pub model: String,
     /// Layer, from 0.
     pub layer: usize,
+    /// The linear map, where it is not `down_proj`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub linear: Option<Linear>,
     /// The expert, in mixtures.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expert: Option<usize>,
@@ -72,6 +75,7 @@ impl Entry {
     /// The weight's coordinate.
     pub fn coord(&self) -> WeightCoord {
         WeightCoord {
+            linear: self.linear.unwrap_or(Linear::Down),
             expert: self.expert,
             ..WeightCoord::down(self.layer, self.row, self.col)
         }
@@ -108,7 +112,7 @@ pub struct Verified {
     pub found: f32,
     /// Whether it is the recorded one (to the digits recorded); `null` where none is recorded.
     pub agrees: Option<bool>,
-    /// Whether the detection accepted it as a super weight.
+    /// Whether the detection accepted it, decisive or not.
     pub detected: bool,
     /// Whether the detection took it for a canceller.
     pub canceller: bool,
@@ -144,7 +148,7 @@ impl Directory {
         let problem = |e: &dyn std::fmt::Display| Error::Directory {
             problem: format!("{}: {e}", path.display()),
         };
-        let text = std::fs::read_to_string(path).map_err(|e| problem(&e))?;
+        let text = sw_tensor::files::read_text_at_most(path, 64 << 20).map_err(|e| problem(&e))?;
         serde_json::from_str(&text).map_err(|e| problem(&e))
     }
 
@@ -193,10 +197,8 @@ impl Directory {
         let mut entries = Vec::new();
         for entry in self.entries_of(&known) {
             let found = model.value(entry.coord())?;
-            let detected = report
-                .super_weights
-                .iter()
-                .find(|c| c.coord() == entry.coord());
+            let mut accepted = report.super_weights.iter().chain(&report.inert);
+            let detected = accepted.find(|c| c.coord() == entry.coord());
             entries.push(Verified {
                 entry: entry.clone(),
                 found,
@@ -293,6 +295,7 @@ fn entry(model: &str, c: &Candidate, role: Role) -> Entry {
     Entry {
         model: model.into(),
         layer: c.layer,
+        linear: Some(c.linear).filter(|&linear| linear != Linear::Down),
         expert: c.expert,
         row: c.row,
         col: c.col,
@@ -324,9 +327,11 @@ mod tests {
                 .iter()
                 .find(|m| m.id == e.model)
                 .expect("a known model");
-            let inside = e.layer < model.layers
-                && e.row < model.hidden_size
-                && e.col < model.intermediate_size;
+            let [rows, cols] = match e.coord().linear {
+                Linear::Down | Linear::O => [model.hidden_size, model.intermediate_size],
+                _ => [model.intermediate_size, model.hidden_size],
+            };
+            let inside = e.layer < model.layers && e.row < rows && e.col < cols;
             assert!(
                 inside && !e.source.is_empty() && !e.evidence.is_empty(),
                 "{e:?}"

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use serde_json::Value;
 use sw_model::{Linear, WeightCoord};
+use sw_tensor::files;
 
 use crate::{Error, Result};
 
@@ -23,8 +24,8 @@ pub fn coordinates(given: &str) -> Result<Vec<WeightCoord>> {
         given: given.to_owned(),
         problem,
     };
-    let mut coords = if Path::new(given).is_file() {
-        let text = std::fs::read_to_string(given).map_err(|e| wrong(e.to_string()))?;
+    let mut coords = if files::is_there(Path::new(given)).unwrap_or(false) {
+        let text = files::read_text_at_most(given, 64 << 20).map_err(|e| wrong(e.to_string()))?;
         let value: Value =
             serde_json::from_str(&text).map_err(|e| wrong(format!("not valid JSON: {e}")))?;
         let list = value.get("super_weights").unwrap_or(&value);

@@ -4,7 +4,8 @@
 //! prompt --forward--> Scan: per layer, the largest input and output of down_proj, and what made it
 //!                       |  accept the earliest, zero it, resume at its layer, until nothing new stands out
 //!                       v
-//!                    Report: super weights, cancellers, profile --prove--> effects beside controls, verdicts
+//!                    Report: spikes, cancellers, profile --census--> what zeroing costs, relations, verdicts
+//!                       |                              --prove---> further effects beside controls
 //!                       |
 //!                       +--> Directory: compare with what is known, add to it
 //! ```
@@ -14,7 +15,8 @@
 //! the column is the channel of the input spike and the row that of the output spike.
 //!
 //! - [`detect`] searches, [`measure`] takes coordinates that somebody names;
-//! - [`prove`] tells the decisive from the inert: size is not importance;
+//! - [`census`] zeroes what spikes and gradients propose, in any linear map, and tells the decisive from the inert: size is not
+//!   importance; [`prove`] measures more of each candidate;
 //! - [`rank_rows`] is a second opinion from the weights alone, [`super_experts`] the question for mixtures;
 //! - [`profile`], [`trace`], [`sinks`] and [`invariance`] describe the behaviour around them, [`pruned`] is the model without them;
 //! - [`Directory`] lists what is known of published checkpoints.

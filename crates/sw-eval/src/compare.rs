@@ -7,6 +7,7 @@ use crate::{
     metric::{Metric, Value, deviation, mean},
     random::PyRandom,
     run::{Run, TaskRun},
+    workload::check_resamples,
 };
 
 /// McNemar's test of two accuracies on the same documents.
@@ -47,13 +48,14 @@ pub struct TaskComparison {
 /// Compares two runs on the tasks and documents they share.
 ///
 /// # Errors
-/// When they share no document.
+/// When they share no document; too many resamples.
 pub fn compare(
     first: &Run,
     second: &Run,
     resamples: usize,
     seed: u64,
 ) -> Result<Vec<TaskComparison>> {
+    check_resamples("resamples", resamples)?;
     let pairs = first
         .tasks
         .iter()

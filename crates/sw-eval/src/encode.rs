@@ -49,6 +49,7 @@ impl<'a> Encoder<'a> {
     /// # Errors
     /// `Bos::On` without a BOS token; a tokenizer with neither BOS nor EOS.
     pub fn new(lm: &'a dyn LanguageModel, bos: Bos) -> Result<Self> {
+        lm.encode("a", true)?; // a broken tokenizer is told as such, before what it lacks
         let rule = BosRule::new(bos, lm.bos(), lm.eos(), |text, special| {
             lm.encode(text, special)
         })?;

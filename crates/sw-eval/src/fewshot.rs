@@ -21,7 +21,7 @@ impl<'a> Sampler<'a> {
 
     /// How many documents the pool must hold for `n` examples.
     pub(crate) fn needs(&self, n: usize) -> usize {
-        n + usize::from(self.exclude)
+        n.saturating_add(usize::from(self.exclude))
     }
 
     /// `n` examples for a document, as indices of the pool.

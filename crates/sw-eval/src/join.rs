@@ -25,6 +25,7 @@ impl Run {
             return refuse("no shards are given".into());
         };
         let count = first.shard.count();
+        first.options.check()?;
         let mut merged = Run {
             shard: Shard::default(),
             ..first.clone()

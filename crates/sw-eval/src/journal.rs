@@ -6,11 +6,12 @@
 use std::{
     collections::HashMap,
     fs::{File, OpenOptions, TryLockError},
-    io::{BufRead, BufReader, Seek, SeekFrom, Write},
+    io::{BufRead, BufReader, Read, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
 };
 
 use serde::{Deserialize, Serialize};
+use sw_tensor::files;
 
 use crate::{
     error::{Error, Result},
@@ -28,6 +29,9 @@ pub struct Key {
     /// Spans in all.
     pub spans: usize,
 }
+
+/// The most bytes of a line; an answer takes a twentieth.
+const LINE: u64 = 4096;
 
 #[derive(Serialize, Deserialize)]
 struct Line {
@@ -58,7 +62,7 @@ impl Journal {
                 return Err(Error::journal(&path, problem));
             }
             if path.exists() {
-                sw_tensor::open_regular(&path).map_err(|e| Error::io(&path, e))?;
+                files::open_regular(&path).map_err(|e| Error::io(&path, e))?;
             }
             let opened = OpenOptions::new()
                 .read(true)
@@ -71,7 +75,7 @@ impl Journal {
                 let problem = "another process is writing to it; wait for it, name another folder, or give each process its --shard";
                 return Err(Error::journal(&path, problem));
             } // a file system without locks is trusted
-            if is_at(&file, &path).map_err(|e| Error::io(&path, e))? {
+            if files::is_at(&file, &path).map_err(|e| Error::io(&path, e))? {
                 break file;
             } // the run that it belonged to ended and removed it before it was locked
         };
@@ -85,24 +89,6 @@ impl Journal {
         }
         Ok((journal, found))
     }
-}
-
-/// Whether an open file is still the one at its path.
-#[cfg(unix)]
-fn is_at(file: &File, path: &Path) -> std::io::Result<bool> {
-    use std::os::unix::fs::MetadataExt;
-    let open = file.metadata()?;
-    match path.symlink_metadata() {
-        Ok(there) => Ok((there.dev(), there.ino()) == (open.dev(), open.ino())),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(false),
-        Err(e) => Err(e),
-    }
-}
-
-/// Other systems do not remove a file that is open.
-#[cfg(not(unix))]
-fn is_at(_: &File, _: &Path) -> std::io::Result<bool> {
-    Ok(true)
 }
 
 impl Journal {
@@ -144,9 +130,16 @@ fn read(path: &Path, file: &mut File, key: &Key) -> Result<(HashMap<usize, Score
     let mut line = Vec::new();
     for number in 1.. {
         line.clear();
-        let length = reader
+        let length = (&mut reader)
+            .take(LINE)
             .read_until(b'\n', &mut line)
             .map_err(|e| Error::io(path, e))?;
+        if line.last() != Some(&b'\n') && length as u64 == LINE {
+            let problem = format!(
+                "line {number}: more than {LINE} bytes, not an answer; remove the file to start over"
+            );
+            return Err(Error::journal(path, problem));
+        }
         if line.last() != Some(&b'\n') {
             break; // the end, or a line that was torn when the run was killed
         }
@@ -290,11 +283,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("journal.jsonl");
         let file = File::create(&path).unwrap();
-        assert!(is_at(&file, &path).unwrap());
+        assert!(files::is_at(&file, &path).unwrap());
         std::fs::remove_file(&path).unwrap();
-        assert!(!is_at(&file, &path).unwrap());
+        assert!(!files::is_at(&file, &path).unwrap());
         File::create(&path).unwrap();
-        assert!(!is_at(&file, &path).unwrap());
+        assert!(!files::is_at(&file, &path).unwrap());
     }
 
     #[test]
@@ -339,6 +332,10 @@ mod tests {
             above.contains("line 2: a log-probability above 0"),
             "{above}"
         );
+        // A sparse file, as a stranger may send one in a few bytes of an archive.
+        File::create(&path).unwrap().set_len(7 << 30).unwrap();
+        let long = Journal::open(&path, &key()).unwrap_err().to_string();
+        assert!(long.contains("line 1: more than 4096 bytes"), "{long}");
         std::fs::write(&path, "hello\n").unwrap();
         assert!(
             Journal::open(&path, &key())

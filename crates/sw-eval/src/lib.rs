@@ -72,4 +72,4 @@ pub use runtime::{Runtime, TOKEN_BUDGET};
 pub use shard::Shard;
 pub use sw_model::Bos;
 pub use task::{Cut, Item, Kind, Prepare, Request, TASKS, Task, Windows};
-pub use workload::{DocWork, Options, Source, TaskWork, Workload};
+pub use workload::{DocWork, Options, Source, TaskWork, Workload, check_resamples};

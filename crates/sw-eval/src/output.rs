@@ -7,13 +7,15 @@ use std::{
     time::SystemTime,
 };
 
+use sw_tensor::files;
+
 use crate::{
     data::DataDir,
     error::{Error, Result},
     evaluate::{Progress, evaluate_with},
     journal::{Journal, Key, short},
     model::LanguageModel,
-    results::{EvalResults, write_whole},
+    results::EvalResults,
     run::Run,
     workload::Options,
 };
@@ -82,7 +84,8 @@ pub fn evaluate_to(
         Written::Results { results, path }
     } else {
         let path = name("shard", &run.config, "json");
-        write_whole(&path, |file| Ok(serde_json::to_writer(file, &run)?))?;
+        files::write_whole(&path, |file| Ok(serde_json::to_writer(file, &run)?))
+            .map_err(|e| Error::io(&path, e))?;
         Written::Shard { path }
     };
     match std::fs::remove_file(&journal) {
@@ -92,13 +95,21 @@ pub fn evaluate_to(
     Ok(written)
 }
 
+/// The most bytes of a shard; one of the largest task takes a tenth.
+const SHARD: u64 = 1 << 30;
+
 /// Reads shards that [`evaluate_to`] wrote and puts them together: the results are those of the whole run.
 ///
 /// # Errors
 /// A file that is no shard, shards of different runs, a shard that is missing or given twice.
 pub fn merge(shards: &[PathBuf]) -> Result<EvalResults> {
     let read = |path: &PathBuf| -> Result<Run> {
-        let file = sw_tensor::open_regular(path).map_err(|e| Error::io(path, e))?;
+        let file = files::open_regular(path).map_err(|e| Error::io(path, e))?;
+        let size = file.metadata().map_err(|e| Error::io(path, e))?.len();
+        if size > SHARD {
+            let problem = format!("it has {size} bytes, expected at most {SHARD}");
+            return Err(Error::journal(path, problem));
+        }
         serde_json::from_reader(BufReader::new(file))
             .map_err(|e| Error::journal(path, format!("not a shard of an evaluation: {e}")))
     };

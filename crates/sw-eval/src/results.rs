@@ -3,11 +3,11 @@
 use std::{
     collections::BTreeMap,
     fs,
-    io::Write,
     path::{Path, PathBuf},
 };
 
 use serde_json::{Map, Value as Json, json};
+use sw_tensor::files;
 
 use crate::{
     data::Split,
@@ -184,13 +184,18 @@ impl EvalResults {
         let written = logged
             .iter()
             .try_for_each(|task| {
-                write_whole(&beside(task), |file| {
+                let path = beside(task);
+                let written = files::write_whole(&path, |file| {
                     task.samples.iter().try_for_each(|sample| {
                         writeln!(file, "{}", sample_json(sample, &task.task))
                     })
-                })
+                });
+                written.map_err(|e| Error::io(&path, e))
             })
-            .and_then(|()| write_whole(&path, |file| writeln!(file, "{:#}", self.to_json())));
+            .and_then(|()| {
+                files::write_whole(&path, |file| writeln!(file, "{:#}", self.to_json()))
+                    .map_err(|e| Error::io(&path, e))
+            });
         if written.is_err() {
             for task in logged {
                 let _ = fs::remove_file(beside(task)); // what matters is the first error
@@ -198,25 +203,6 @@ impl EvalResults {
         }
         written.map(|()| path)
     }
-}
-
-/// Writes a file beside its place and renames it.
-pub(crate) fn write_whole(
-    path: &Path,
-    write: impl FnOnce(&mut dyn Write) -> std::io::Result<()>,
-) -> Result<()> {
-    let beside = path.with_extension("part");
-    let written = fs::File::create(&beside).and_then(|file| {
-        let mut file = std::io::BufWriter::new(file);
-        write(&mut file)?;
-        file.flush()?;
-        file.get_ref().sync_all()
-    });
-    let renamed = written.and_then(|()| fs::rename(&beside, path));
-    renamed.map_err(|e| {
-        let _ = fs::remove_file(&beside); // what matters is the first error
-        Error::io(path, e)
-    })
 }
 
 /// lm-eval's line for one document.

@@ -57,6 +57,28 @@ impl Default for Options {
     }
 }
 
+/// Draws of a bootstrap, at most.
+const RESAMPLES: usize = 10_000_000;
+
+impl Options {
+    /// Refuses numbers that would take all memory or for ever.
+    pub(crate) fn check(&self) -> Result<()> {
+        check_resamples("bootstrap_iters", self.bootstrap_iters)
+    }
+}
+
+/// Checks that the draws of a bootstrap are at most ten million; `name` is said in the error.
+///
+/// # Errors
+/// [`Error::Options`]: more draws.
+pub fn check_resamples(name: &str, draws: usize) -> Result<()> {
+    if draws > RESAMPLES {
+        let problem = format!("{name} {draws}: expected at most {RESAMPLES}");
+        return Err(Error::Options(problem));
+    }
+    Ok(())
+}
+
 /// The longest window of a perplexity by windows.
 pub(crate) const WINDOW: usize = 2048;
 
@@ -139,6 +161,7 @@ impl Workload {
         if options.limit == Some(0) {
             return Err(Error::Options("limit 0: nothing to evaluate".into()));
         }
+        options.check()?;
         let encoder = Encoder::new(lm, options.bos)?;
         let mut spans = Spans::default();
         let mut work: Vec<TaskWork> = Vec::new();
@@ -402,7 +425,7 @@ fn ask(
 fn digest(files: &[PathBuf]) -> Result<String> {
     let mut hash = Sha256::new();
     for path in files {
-        let mut file = std::fs::File::open(path).map_err(|e| Error::io(path, e))?;
+        let mut file = sw_tensor::files::open_regular(path).map_err(|e| Error::io(path, e))?;
         std::io::copy(&mut file, &mut hash).map_err(|e| Error::io(path, e))?;
     }
     Ok(hex(&hash.finalize()))

@@ -20,8 +20,7 @@ fn model(name: &str) -> Model {
 /// The same numbers stored in f32, so that a simulated weight is not rounded once more to the checkpoint's type.
 fn in_f32(model: &Model) -> Model {
     let wide = |_, w: &Mat| {
-        let mut values = vec![0.0; w.rows() * w.cols()];
-        w.widen(0..w.rows(), 0..w.cols(), &mut values);
+        let values = w.to_f32_vec();
         Ok::<_, sw_model::Error>(Some(Mat::from_f32(w.rows(), w.cols(), values)))
     };
     model.replaced(wide).unwrap()

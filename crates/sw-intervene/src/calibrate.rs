@@ -86,8 +86,7 @@ pub fn calibrate(model: &Model, export: &Export, windows: &[Vec<u32>]) -> Result
         else {
             continue;
         };
-        let mut values = vec![0.0; w.rows() * w.cols()];
-        w.widen(0..w.rows(), 0..w.cols(), &mut values);
+        let values = w.to_f32_vec();
         let found = search::channel_error(
             &values,
             job.shape,

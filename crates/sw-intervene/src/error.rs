@@ -12,6 +12,9 @@ pub enum Error {
     /// The model could not be run or read.
     #[error(transparent)]
     Model(#[from] sw_model::Error),
+    /// A folder could not be written.
+    #[error(transparent)]
+    Tensor(#[from] sw_tensor::Error),
     /// An intervention that this model cannot take.
     #[error("intervention {intervention}: {problem}")]
     Intervention {

@@ -14,14 +14,18 @@
 mod calibrate;
 mod error;
 mod export;
+mod inputs;
 mod intervention;
+mod repair;
 
 pub use calibrate::{Calibrated, Check, calibrate, check, judges};
 pub use error::{Error, Result};
 pub use export::{
     Export, Exporting, Format, Outcome, Override, PackedReader, Plan, Rule, TensorPlan,
 };
+pub use inputs::{LinearInputs, simplest};
 pub use intervention::{
     ActivationSite, Applied, Arithmetic, Constant, Intervention, Largest, Ranges, ReadTexts,
     SetWeight, largest,
 };
+pub use repair::{RowRepair, SpikeInputs};

@@ -9,6 +9,7 @@ use std::{
 };
 
 use serde_json::{Map, Value};
+use sw_tensor::files;
 
 use crate::error::{Error, Result};
 
@@ -114,10 +115,13 @@ pub(crate) struct Fields<'a> {
     used: RefCell<BTreeSet<&'static str>>,
 }
 
+/// Most bytes of a file beside the weights; the largest tokenizers take a third.
+pub(crate) const MAX_FILE: u64 = 100 << 20;
+
 /// Reads a JSON file. Python writes `NaN`, `Infinity` and `-Infinity` for numbers that JSON does not have; they become
 /// strings of that name, which nothing that wants a number accepts.
 pub(crate) fn read_json(path: &Path) -> Result<Value> {
-    let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
+    let text = files::read_text_inside(path, MAX_FILE).map_err(|e| Error::io(path, e))?;
     let parsed = serde_json::from_str(&text);
     let parsed = parsed.or_else(|e| serde_json::from_str(&quote_non_finite(&text)).map_err(|_| e));
     parsed.map_err(|source| Error::Json {

@@ -49,6 +49,12 @@ pub enum Error {
         /// The GGUF files that are there.
         found: Vec<String>,
     },
+    /// A folder that is being written, or was when its run was killed.
+    #[error("{}: unfinished: it is being written, or its run was killed; wait for it, or run the command that writes it again", dir.display())]
+    Unfinished {
+        /// The folder.
+        dir: PathBuf,
+    },
     /// A file that is no model.
     #[error("{}: expected a directory in Hugging Face layout or a GGUF file, found another file", path.display())]
     NoModel {

@@ -10,8 +10,10 @@ use std::{
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use sw_tensor::files;
+
 use crate::{
-    config,
+    config::{self, MAX_FILE},
     error::{Error, Result},
 };
 
@@ -43,8 +45,8 @@ impl Fingerprint {
         let names = ["config.json", "tokenizer.json", "tokenizer_config.json"];
         for name in names.into_iter().chain(older) {
             let path = dir.join(name);
-            if path.is_file() {
-                let bytes = std::fs::read(&path).map_err(|e| Error::io(&path, e))?;
+            if files::is_there(&path).map_err(|e| Error::io(&path, e))? {
+                let bytes = files::read_inside(&path, MAX_FILE).map_err(|e| Error::io(&path, e))?;
                 hash.update(name);
                 hash.update((bytes.len() as u64).to_le_bytes());
                 hash.update(bytes);
@@ -74,7 +76,7 @@ impl Fingerprint {
         for part in gguf.files() {
             hash.update((part.bytes.len() as u64).to_le_bytes());
             hash.update(part.header);
-            let mut file = File::open(part.path).map_err(|e| Error::io(part.path, e))?;
+            let mut file = files::open_regular(part.path).map_err(|e| Error::io(part.path, e))?;
             let span = [part.header.len() as u64, part.bytes.len() as u64];
             hash_samples(&mut file, span, &mut hash).map_err(|e| Error::io(part.path, e))?;
         }
@@ -90,7 +92,7 @@ impl Fingerprint {
 }
 
 fn hash_shard(path: &Path, hash: &mut Sha256) -> std::io::Result<()> {
-    let mut file = File::open(path)?;
+    let mut file = files::open_inside(path)?;
     let size = file.metadata()?.len();
     let mut length = [0; 8];
     file.read_exact(&mut length)?;

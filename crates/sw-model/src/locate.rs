@@ -5,6 +5,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use sw_tensor::files;
+
 use crate::error::{Error, Result};
 
 /// What kind of repository is looked up in the cache.
@@ -21,7 +23,7 @@ pub enum Repo {
 /// # Errors
 /// [`Error::NotFound`] names every place searched, and the command that would fetch the model.
 pub fn locate_model(model: &str) -> Result<PathBuf> {
-    if Path::new(model).exists() {
+    if files::is_there(model).map_err(|e| Error::io(model, e))? {
         return Ok(model.into());
     }
     let (name, revision) = model.split_once('@').unwrap_or((model, "main"));
@@ -55,7 +57,7 @@ fn snapshot(
     };
     let root = hub_cache()?.join(folder);
     searched.push(root.clone());
-    let commit = std::fs::read_to_string(root.join("refs").join(revision));
+    let commit = files::read_text_at_most(root.join("refs").join(revision), 1 << 10);
     let dir = root
         .join("snapshots")
         .join(commit.as_deref().map_or(revision, str::trim));

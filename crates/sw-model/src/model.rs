@@ -11,10 +11,11 @@ use std::{
 };
 
 use ndarray::{Array2, Axis, Slice};
-use sw_tensor::{Checkpoint, Coding, Dtype, Mat, Order};
+use sw_tensor::{Checkpoint, Coding, Dtype, Mat, Order, files};
 
 use crate::{
     block::Scratch,
+    config::MAX_FILE,
     edit::{EditOp, Linear, LinearAt, WeightCoord, WeightEdit},
     error::{Error, Result},
     fingerprint::Fingerprint,
@@ -112,12 +113,12 @@ impl Model {
             return gguf::beside(&gguf.file, name);
         }
         let path = self.dir().join(name);
-        match path.is_file() {
-            true => std::fs::read(&path)
-                .map(Some)
-                .map_err(|e| Error::io(&path, e)),
-            false => Ok(None),
+        match files::is_there(&path) {
+            Ok(true) => files::read_inside(&path, MAX_FILE).map(Some),
+            Ok(false) => Ok(None),
+            Err(e) => Err(e),
         }
+        .map_err(|e| Error::io(&path, e))
     }
 
     /// Config fields that it was told to pass over.

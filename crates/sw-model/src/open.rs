@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use sw_tensor::{Checkpoint, Mat};
+use sw_tensor::{Checkpoint, Mat, files};
 
 use crate::{
     config,
@@ -104,13 +104,17 @@ impl Model {
             return Self::open_gguf(&file, options);
         }
         let path = dir.join("config.json");
-        if !dir.is_dir() {
+        let there = |path: &Path| files::is_there(path).map_err(|e| Error::io(path, e));
+        if !there(dir)? {
             return Err(Error::NotFound {
                 model: dir.display().to_string(),
                 searched: vec![dir.into()],
             });
         }
-        if !path.is_file() {
+        if files::is_unfinished(dir) {
+            return Err(Error::Unfinished { dir: dir.into() });
+        }
+        if !there(&path)? {
             let hint = "a checkpoint directory in Hugging Face layout has one".into();
             return Err(Error::MissingFile {
                 dir: dir.into(),

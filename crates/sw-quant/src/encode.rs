@@ -106,7 +106,7 @@ impl Quantized {
         par::chunks_mut(&mut self.codes, PIECE / 8 * usize::from(bits), |i, out| {
             let start = i * PIECE;
             let part = &w[start..w.len().min(start + PIECE)];
-            let part = Part {
+            let part = Stretch {
                 blocks,
                 codec,
                 first: 0,
@@ -146,7 +146,7 @@ fn encode<T: Real>(
             let mut params = vec![Params::default(); count.min(blocks.count() - first)];
             ranges.fill(first, &mut params)?;
             let part = &w[start..w.len().min(start + piece)];
-            let part = Part {
+            let part = Stretch {
                 blocks,
                 codec,
                 first,
@@ -163,7 +163,7 @@ fn encode<T: Real>(
         par::chunks_mut(&mut codes, PIECE / 8 * usize::from(bits), |i, out| {
             let start = i * PIECE;
             let part = &w[start..w.len().min(start + PIECE)];
-            let part = Part {
+            let part = Stretch {
                 blocks,
                 codec,
                 first: 0,
@@ -203,7 +203,7 @@ fn encode<T: Real>(
 }
 
 /// Consecutive values of a matrix, and the arithmetic of its blocks from `first` on.
-struct Part<'a, T> {
+struct Stretch<'a, T> {
     blocks: Blocks,
     codec: Codec,
     first: usize,
@@ -213,7 +213,7 @@ struct Part<'a, T> {
     values: &'a [T],
 }
 
-impl<T: Real> Part<'_, T> {
+impl<T: Real> Stretch<'_, T> {
     /// Packs the codes.
     fn encode(&self, bits: u8, out: &mut [u8]) {
         vectorized(

@@ -38,6 +38,36 @@ pub struct Search {
     pub curve: Vec<(f32, f64)>,
 }
 
+impl Search {
+    /// The outcome of candidates whose errors are known, and of the error without any of them. Where there are no
+    /// candidates, or none has an error below infinity, `best` is NaN.
+    ///
+    /// ```
+    /// use sw_quant::search::Search;
+    /// let found = Search::of(4.0, vec![(6.0, 3.0), (9.0, 2.0), (12.0, 2.0)]);
+    /// assert_eq!((found.best, found.error, found.at(6.0)), (9.0, 2.0, Some(3.0)));
+    /// ```
+    #[must_use]
+    pub fn of(baseline: f64, curve: Vec<(f32, f64)>) -> Self {
+        let none = (f32::NAN, f64::INFINITY);
+        let (best, error) = curve
+            .iter()
+            .fold(none, |a, &b| if b.1 < a.1 { b } else { a });
+        Self {
+            best,
+            error,
+            baseline,
+            curve,
+        }
+    }
+
+    /// The error of one candidate; `None` where it was not tried.
+    #[must_use]
+    pub fn at(&self, candidate: f32) -> Option<f64> {
+        self.curve.iter().find(|c| c.0 == candidate).map(|c| c.1)
+    }
+}
+
 /// The `z` of [`Clip::ZScore`] with the least weight error `|W - W^|^2`; held coordinates are exact, so they count
 /// nothing. The scheme's own clip rule is replaced by each candidate, and by none for the baseline.
 ///
@@ -214,16 +244,7 @@ pub(crate) fn best(
         .iter()
         .map(|&c| Ok((c, error(c)?)))
         .collect::<Result<Vec<_>, Error>>()?;
-    let first = (f32::NAN, f64::INFINITY);
-    let (best, error) = curve
-        .iter()
-        .fold(first, |a, &b| if b.1 < a.1 { b } else { a });
-    Ok(Search {
-        best,
-        error,
-        baseline,
-        curve,
-    })
+    Ok(Search::of(baseline, curve))
 }
 
 fn squared_distance<T: Real>(w: &[T], v: &[T]) -> f64 {

@@ -16,6 +16,14 @@ pub enum Error {
         /// The cause.
         source: std::io::Error,
     },
+    /// A folder cannot be written there.
+    #[error("{}: {problem}", path.display())]
+    Place {
+        /// Where it should be written.
+        path: PathBuf,
+        /// Why not, and what to do.
+        problem: String,
+    },
     /// The directory holds no safetensors file.
     #[error("{}: expected *.safetensors files, found none; convert the checkpoint to safetensors first", dir.display())]
     NoSafetensors {

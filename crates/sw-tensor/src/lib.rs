@@ -38,7 +38,7 @@ mod checkpoint;
 mod dtype;
 mod elementwise;
 mod error;
-mod files;
+pub mod files;
 mod gguf;
 mod isa;
 pub mod machine;
@@ -59,11 +59,12 @@ mod vecmath;
 
 pub use activation::{GeluKind, gelu, gelu_mul, silu, silu_mul};
 pub use attention::{AttentionSeq, AttentionShape, KeySpan, attention};
+#[cfg(unix)]
+pub use checkpoint::report_shortened_files;
 pub use checkpoint::{Checkpoint, FileInfo, TensorInfo};
 pub use dtype::Dtype;
 pub use elementwise::{add, add_bias, all_finite};
 pub use error::Error;
-pub use files::{open_regular, read_at_most, read_text_at_most};
 pub use gguf::{Coding, Gguf, GgufTensor, GgufValue, TensorView, is_first_part};
 pub use isa::{check_isa, isa_name};
 pub use mat::Mat;

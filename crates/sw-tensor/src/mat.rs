@@ -371,11 +371,9 @@ impl Mat {
     /// # Panics
     /// If the block is not inside the matrix, or `out` does not have exactly its size.
     pub fn widen(&self, rows: Range<usize>, cols: Range<usize>, out: &mut [f32]) {
+        let inside = |part: &Range<usize>, end| part.start <= part.end && part.end <= end;
         assert!(
-            rows.start <= rows.end
-                && rows.end <= self.rows
-                && cols.start <= cols.end
-                && cols.end <= self.cols,
+            inside(&rows, self.rows) && inside(&cols, self.cols),
             "block {rows:?} x {cols:?} of a {} x {} matrix",
             self.rows,
             self.cols

@@ -309,13 +309,10 @@ pub(crate) fn write_tensors(
     write(path, &bytes)
 }
 
-/// Writes a file beside its final name, then renames it: a reader never sees half a file.
+/// Writes a file whole or not at all: a reader never sees half a file.
 ///
 /// # Errors
 /// If the file cannot be written or renamed.
 pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
-    let mut beside = path.as_os_str().to_owned();
-    beside.push(".part");
-    std::fs::write(&beside, bytes).map_err(Error::file(path))?;
-    std::fs::rename(&beside, path).map_err(Error::file(path))
+    sw_tensor::files::write_whole(path, |file| file.write_all(bytes)).map_err(Error::file(path))
 }

@@ -245,8 +245,7 @@ impl Lab {
         let Some(w) = self.model.weight_at(at) else {
             return Vec::new();
         };
-        let mut values = vec![0.0; w.rows() * w.cols()];
-        w.widen(0..w.rows(), 0..w.cols(), &mut values);
+        let mut values = w.to_f32_vec();
         values.iter_mut().for_each(|v| *v = v.abs());
         values
     }

@@ -46,9 +46,7 @@ impl Table {
     }
 
     pub(crate) fn markdown(&self) -> String {
-        self.render(presets::ASCII_MARKDOWN, |cell| {
-            cell.replace('|', "\\|").replace('\n', " ")
-        })
+        self.render(presets::ASCII_MARKDOWN, in_markdown)
     }
 
     fn render(&self, style: TableStyle, cell: impl Fn(&str) -> String) -> String {
@@ -68,10 +66,11 @@ impl Table {
 
     pub(crate) fn csv(&self) -> String {
         let quote = |cell: &String| {
-            if cell.contains([',', '"', '\n']) {
+            let cell = in_spreadsheet(cell);
+            if cell.contains([',', '"', '\n', '\r']) {
                 format!("\"{}\"", cell.replace('"', "\"\""))
             } else {
-                cell.clone()
+                cell.into_owned()
             }
         };
         let line = |row: &Vec<String>| row.iter().map(quote).collect::<Vec<_>>().join(",") + "\n";
@@ -109,6 +108,32 @@ impl Table {
                 }
             }
         }
+    }
+}
+
+/// A cell of a Markdown table: characters that mean something there are escaped.
+fn in_markdown(cell: &str) -> String {
+    let mut escaped = String::with_capacity(cell.len());
+    for c in cell.chars() {
+        match c {
+            '|' | '`' | '<' | '\\' => escaped.extend(['\\', c]),
+            '\n' | '\r' => escaped.push(' '),
+            c => escaped.push(c),
+        }
+    }
+    escaped.replace("](", "]\\(") // no link
+}
+
+/// A cell as a spreadsheet shows it: one that begins as a formula does, and is no number, is marked as text.
+fn in_spreadsheet(cell: &str) -> Cow<'_, str> {
+    let formula = cell.starts_with(['=', '+', '-', '@', '\t', '\r']);
+    // A number, also with its spread, as in "-0.5 +- 0.1"; a dash alone.
+    let number = cell
+        .chars()
+        .all(|c| c.is_ascii_digit() || "+-.,% ±–eE".contains(c));
+    match formula && !number {
+        true => format!("'{cell}").into(),
+        false => cell.into(),
     }
 }
 
@@ -183,8 +208,25 @@ mod tests {
         let mut table = Table::new(["a", "b"]);
         table.push(["x,\"y\"", "<b|2>"]);
         assert_eq!(table.csv(), "a,b\n\"x,\"\"y\"\"\",<b|2>\n");
+        table.push(["=HYPERLINK(\"x\")", "[x](javascript:y) `a`"]);
+        table.push(["-0.5 +- 0.1", "-"]);
+        table.push(["@SUM(A1)", "+1e-3"]);
+        table.push(["-cmd|' /C calc'!A0", "\t=1+1"]);
+        let csv = table.csv();
+        let rows: Vec<&str> = csv.lines().skip(2).collect();
+        assert_eq!(
+            rows,
+            [
+                "\"'=HYPERLINK(\"\"x\"\")\",[x](javascript:y) `a`",
+                "-0.5 +- 0.1,-",
+                "'@SUM(A1),+1e-3",
+                "'-cmd|' /C calc'!A0,'\t=1+1"
+            ]
+        );
         assert!(table.html().0.contains("&lt;b|2&gt;"), "{:?}", table.html());
-        assert!(table.markdown().contains("<b\\|2>"), "{}", table.markdown());
+        for cell in [r"\<b\|2>", r"[x]\(javascript:y) \`a\`"] {
+            assert!(table.markdown().contains(cell), "{}", table.markdown());
+        }
         assert!(!table.numeric(1));
     }
 

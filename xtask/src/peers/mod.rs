@@ -42,7 +42,7 @@ pub(crate) struct BenchPeers {
         value_delimiter = ',',
         default_value = "product,prefill,perplexity,error,detect"
     )]
-    part: Vec<Part>,
+    part: Vec<Benchmark>,
     /// Shapes of checkpoints: 1b, 7b4, 7b32 (detection only)
     #[arg(long, value_delimiter = ',', default_value = "1b,7b4")]
     model: Vec<String>,
@@ -73,7 +73,7 @@ pub(crate) struct BenchPeers {
 }
 
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
-enum Part {
+enum Benchmark {
     /// Products with 512 rows
     Product,
     /// All logits of a prompt
@@ -124,7 +124,7 @@ impl BenchPeers {
             threads: rayon::current_num_threads(),
         };
         let mut all = Vec::new();
-        if self.part.contains(&Part::Product) {
+        if self.part.contains(&Benchmark::Product) {
             work.products(&mut all)?;
         }
         for name in &self.model {
@@ -133,7 +133,7 @@ impl BenchPeers {
             let path = shape
                 .checkpoint(&work.dir)
                 .context("a checkpoint with random weights")?;
-            if self.part.contains(&Part::Detect) {
+            if self.part.contains(&Benchmark::Detect) {
                 work.detection(name, &path, &mut all)?;
             }
             if name != "7b32" {

@@ -4,15 +4,16 @@ use std::{fs, path::Path, process::Command};
 
 use anyhow::{Context, Result, bail};
 use sw_benches::{VOCABULARY, tokens};
+use sw_cli::program;
 use sw_model::{Model, Seq};
 
-use super::{Comparison, Part, process::Peer, succeed, work::Work};
+use super::{Benchmark, Comparison, process::Peer, succeed, work::Work};
 
 impl Work<'_> {
     /// Prefill, perplexity and errors of one checkpoint.
     pub(super) fn passes(&self, name: &str, path: &Path, all: &mut Vec<Comparison>) -> Result<()> {
         let part = |part| self.options.part.contains(&part);
-        if !(part(Part::Prefill) || part(Part::Perplexity) || part(Part::Error)) {
+        if !(part(Benchmark::Prefill) || part(Benchmark::Perplexity) || part(Benchmark::Error)) {
             return Ok(());
         }
         let model = Model::open(path)?;
@@ -21,18 +22,18 @@ impl Work<'_> {
                 continue;
             };
             self.timed(name, &model, &mut peer, all)?;
-            if part(Part::Error) && peer.name == "transformers-f32" {
+            if part(Benchmark::Error) && peer.name == "transformers-f32" {
                 all.push(self.error(name, &model, &mut peer)?);
             }
         }
         for peer in ["candle-f32", "candle-f16"] {
-            if part(Part::Prefill)
+            if part(Benchmark::Prefill)
                 && let Some(mut peer) = self.peer(peer, Some(path))
             {
                 self.prefill(name, &model, &mut peer, all)?;
             }
         }
-        let wanted = part(Part::Prefill) || part(Part::Perplexity);
+        let wanted = part(Benchmark::Prefill) || part(Benchmark::Perplexity);
         for kind in ["F16", "BF16"].into_iter().filter(|_| wanted) {
             let peer = format!("llama-{}", kind.to_lowercase());
             let file = self.dir.join(format!("{name}.{kind}.gguf"));
@@ -55,10 +56,10 @@ impl Work<'_> {
         peer: &mut Peer,
         all: &mut Vec<Comparison>,
     ) -> Result<()> {
-        if self.options.part.contains(&Part::Prefill) {
+        if self.options.part.contains(&Benchmark::Prefill) {
             self.prefill(name, model, peer, all)?;
         }
-        if self.options.part.contains(&Part::Perplexity) {
+        if self.options.part.contains(&Benchmark::Perplexity) {
             self.perplexity(name, model, peer, all)?;
         }
         Ok(())
@@ -137,7 +138,7 @@ impl Work<'_> {
             .arg(kind);
         out.is_file()
             || succeed(&mut command)
-                .map_err(|e| eprintln!("note: without llama.cpp: {e:#}"))
+                .map_err(|e| program::tell(format!("note: without llama.cpp: {e:#}")))
                 .is_ok()
     }
 }

@@ -9,6 +9,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use sw_benches::median;
+use sw_cli::program;
 
 use super::{BenchPeers, Comparison, process::Peer, succeed};
 
@@ -70,7 +71,7 @@ impl Work<'_> {
         };
         let started = command.and_then(|mut c| Peer::start(c.args(model), name));
         started
-            .map_err(|e| eprintln!("note: without {name}: {e:#}"))
+            .map_err(|e| program::tell(format!("note: without {name}: {e:#}")))
             .ok()
     }
 
@@ -121,7 +122,10 @@ impl Work<'_> {
             ratio: of(|p| p.1 / p.0),
         };
         let (theirs, ours) = (comparison.theirs, comparison.ours);
-        eprintln!("{work}, {}: {theirs:.1} and {ours:.1} {unit}", peer.name);
+        program::tell(format!(
+            "{work}, {}: {theirs:.1} and {ours:.1} {unit}",
+            peer.name
+        ));
         Ok(comparison)
     }
 }

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use anyhow::{Result, anyhow, bail};
 use clap::Args;
-use sw_cli::program::{one_line, say, write_whole};
+use sw_cli::program::{self, one_line, say, write_whole};
 
 use super::{ALL, Entry, Record};
 use crate::{inputs::Inputs, lab::Lab, page::report};
@@ -54,12 +54,16 @@ impl Reproduce {
             let clock = Instant::now();
             match entry.run(&lab, self.fresh) {
                 Ok(record) => {
-                    eprintln!("{}: {:.1} s", entry.name, clock.elapsed().as_secs_f64());
+                    program::tell(format!(
+                        "{}: {:.1} s",
+                        entry.name,
+                        clock.elapsed().as_secs_f64()
+                    ));
                     records.push(record);
                 }
                 Err(error) => {
                     let why = one_line(&error);
-                    eprintln!("{}: not made: {why}", entry.name);
+                    program::tell(format!("{}: not made: {why}", entry.name));
                     missing.push(Missing {
                         name: entry.name,
                         why,

@@ -2,13 +2,16 @@
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
+use serde_json::json;
 use sw_eval::Metric;
-use sw_intervene::Intervention;
-use sw_quant::{Clip, Grouping, Levels, Scheme, Tail, search::ZS};
+use sw_intervene::{Intervention, LinearInputs, simplest};
+use sw_quant::{
+    Clip, Grouping, Levels, Scheme, Tail,
+    search::{Search, ZS},
+};
 
 use crate::{
-    calibrate::{Calibration, Reconstruction, simplest},
     lab::{Lab, PERPLEXITIES, Scores},
     paired::{self, Paired, PairedPerplexity},
 };
@@ -76,7 +79,9 @@ pub(super) struct Size {
     /// `None`: one block for each matrix.
     pub(super) side: Option<usize>,
     pub(super) searched_z: f32,
-    pub(super) reconstruction: Reconstruction,
+    /// The reconstruction error of ours with each z.
+    #[serde(serialize_with = "reconstruction")]
+    pub(super) reconstruction: Search,
     pub(super) settings: Vec<Quantized>,
     /// The searched z against the one of the paper's list with the best accuracy.
     pub(super) against_list: Option<Paired>,
@@ -88,6 +93,12 @@ pub(super) struct Size {
     pub(super) perplexity_against_paper: Option<PairedPerplexity>,
     /// The z of the paper's list with the best accuracy.
     pub(super) list_best: Option<f32>,
+}
+
+/// A search as the results have it.
+fn reconstruction<S: Serializer>(found: &Search, out: S) -> Result<S::Ok, S::Error> {
+    let clipped = json!({ "best": found.best, "error": found.error, "curve": found.curve });
+    json!({ "unclipped": found.baseline, "clipped": clipped }).serialize(out)
 }
 
 impl Size {
@@ -116,7 +127,7 @@ pub(super) struct Bench<'a> {
     shared: &'a Shared,
     tasks: Vec<&'static str>,
     limit: Option<usize>,
-    calibration: Calibration,
+    inputs: LinearInputs,
     /// The text whose perplexity is measured; nothing where its data are not there.
     text: Option<&'static str>,
     /// What z is searched on.
@@ -169,7 +180,7 @@ impl<'a> Bench<'a> {
         let tasks = lab.accuracies()?;
         let limit = lab.limit(DOCUMENTS);
         let texts = lab.calibration_texts(shared.search_tokens.div_ceil(2), TEXT)?;
-        let calibration = Calibration::run(&lab.model, &texts.texts, shared.search_tokens)?;
+        let inputs = LinearInputs::collect(&lab.model, &texts.texts, shared.search_tokens)?;
         let text = lab.with_data(PERPLEXITIES.map(|t| t.0))?.pop();
         let original = lab.evaluate("original", &tasks, &[], limit)?;
         let windows = text.map(|text| lab.evaluate("original", &[text], &[], lab.limit(WINDOWS)));
@@ -179,7 +190,7 @@ impl<'a> Bench<'a> {
             shared,
             tasks,
             limit,
-            calibration,
+            inputs,
             text,
             searched_on: format!(
                 "{} tokens of {}",
@@ -262,28 +273,24 @@ impl<'a> Bench<'a> {
         let scheme = self.scheme(side, Layout::Flat);
         let model = &self.lab.model;
         let found = self
-            .calibration
+            .inputs
             .reconstruction(model, &scheme, coords, &self.zs())?;
-        let z = found.clipped.best;
-        let plain = self.calibration.reconstruction(model, &scheme, &[], &[z])?;
+        let z = found.best;
+        let plain = self.inputs.reconstruction(model, &scheme, &[], &[z])?;
         let first = self.shared.paper_z[0];
         let mut settings = vec![
             self.quantize(RTN, side, Layout::Flat, None, false)?,
             self.quantize(PAPER, side, Layout::Flat, Some(first), true)?,
             self.quantize(SEARCHED, side, Layout::Flat, Some(z), true)?,
         ];
-        let errors = [
-            Some(plain.unclipped),
-            found.clipped.at(first),
-            found.clipped.at(z),
-        ];
+        let errors = [Some(plain.baseline), found.at(first), found.at(z)];
         for (setting, error) in settings.iter_mut().zip(errors) {
             setting.reconstruction = error;
         }
         for &listed in self.shared.paper_z.iter().skip(1).filter(|_| parts) {
             let setting = self.quantize(LISTED, side, Layout::Flat, Some(listed), true)?;
             settings.push(Quantized {
-                reconstruction: found.clipped.at(listed),
+                reconstruction: found.at(listed),
                 ..setting
             });
         }
@@ -306,12 +313,12 @@ impl<'a> Bench<'a> {
         if parts {
             let clip = self.quantize(CLIP, side, Layout::Flat, Some(z), false)?;
             settings.push(Quantized {
-                reconstruction: plain.clipped.at(z),
+                reconstruction: plain.at(z),
                 ..clip
             });
             let restore = self.quantize(RESTORE, side, Layout::Flat, None, true)?;
             settings.push(Quantized {
-                reconstruction: Some(found.unclipped),
+                reconstruction: Some(found.baseline),
                 ..restore
             });
             if side.is_some() {

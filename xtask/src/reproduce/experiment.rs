@@ -8,6 +8,8 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
+use sw_cli::program;
+
 use crate::{
     lab::{Found, Lab},
     outcome::Outcome,
@@ -84,7 +86,10 @@ pub(super) fn record<E: Experiment>(experiment: &E, lab: &Lab, fresh: bool) -> R
     let clock = Instant::now();
     let (outcome, finished) = outcome(experiment, &configuration, lab, fresh)?;
     if finished {
-        eprintln!("{}: finished before, in the same configuration", E::NAME);
+        program::tell(format!(
+            "{}: finished before, in the same configuration",
+            E::NAME
+        ));
     }
     debug_assert_eq!(
         outcome

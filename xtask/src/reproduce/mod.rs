@@ -46,7 +46,7 @@ use table4::Table4;
 use table6::Table6;
 use table7::Table7;
 
-use sw_cli::program::say;
+use sw_cli::program::{self, say};
 
 use crate::{inputs::Inputs, lab::Lab};
 
@@ -71,7 +71,10 @@ impl<E: Experiment> Command<E> {
         }
         say(format!("\n{}", record.outcome.text()))?;
         if let Some(dir) = &self.inputs.out {
-            eprintln!("written: {}", dir.join(format!("{}.*", E::NAME)).display());
+            program::tell(format!(
+                "written: {}",
+                dir.join(format!("{}.*", E::NAME)).display()
+            ));
         }
         Ok(true)
     }

@@ -3,14 +3,14 @@
 use anyhow::{Result, ensure};
 use clap::Args;
 use serde::Serialize;
-use sw_intervene::Intervention;
+use sw_intervene::{Intervention, LinearInputs};
+use sw_quant::search::Search;
 
 use super::{
     Experiment,
     eight_bit::{Bench, NAIVE, Reading, Rows, SHARES, SIMULATED, weights},
 };
 use crate::{
-    calibrate::{Calibration, Searched},
     lab::Lab,
     outcome::Outcome,
     page::chart::{Axis, Chart, Mark, Panel, Series, Tone, points},
@@ -41,7 +41,7 @@ const TOKENS: usize = 512;
 pub(crate) struct Measured {
     rows: Rows,
     /// The search over alpha.
-    found: Searched,
+    found: Search,
     /// What SmoothQuant is calibrated on.
     source: String,
 }
@@ -66,8 +66,8 @@ impl Experiment for Table3 {
         let mut bench = Bench::new(lab)?;
         let naive = Reading::naive();
         bench.reading("naive", NAIVE, NAIVE, &naive)?;
-        let calibration = Calibration::run(&lab.model, &texts.texts, self.search_tokens)?;
-        let found: Searched = calibration.best_alpha(&lab.model, &naive.act, &weights())?;
+        let inputs = LinearInputs::collect(&lab.model, &texts.texts, self.search_tokens)?;
+        let found = inputs.best_alpha(&lab.model, &naive.act, &weights())?;
         let smooth = |alpha| -> Result<Vec<Intervention>> {
             let mut plan = vec![Intervention::SmoothQuant {
                 alpha,

@@ -3,6 +3,7 @@
 mod detect;
 mod eval;
 mod gguf;
+mod hostile;
 mod quantize;
 mod usage;
 

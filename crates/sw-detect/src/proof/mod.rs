@@ -1,14 +1,14 @@
 //! The proof: what candidates do to the log-likelihood of a text, beside matched controls.
 
+mod all_variants;
 mod controls;
 mod effect;
-mod plan;
 mod variants;
 
 use serde::{Deserialize, Serialize};
 use sw_model::{Model, Site, WeightCoord};
 
-use self::plan::Plan;
+use self::all_variants::ProofVariants;
 pub use self::{controls::Control, effect::Effect};
 pub(crate) use self::{
     controls::{Chosen, Matched, choose},
@@ -167,7 +167,7 @@ pub fn prove_candidates(
         .iter()
         .map(|c| controls_of(model, c, candidates, options))
         .collect();
-    let plan = Plan::new(model, &baseline, candidates, &controls);
+    let plan = ProofVariants::new(model, &baseline, candidates, &controls);
     let unchanged = &baseline.nll;
     let nll = baseline.nll_of(&plan.variants, options.max_rows)?;
     let proof = Proof {

@@ -20,7 +20,7 @@ pub(super) fn reads(name: &str) -> bool {
 }
 
 pub(super) fn read(path: &Path, rows: &mut Rows) -> Result<()> {
-    let file = sw_tensor::open_regular(path).map_err(|e| Error::io(path, e))?;
+    let file = sw_tensor::files::open_regular(path).map_err(|e| Error::io(path, e))?;
     let reader: Box<dyn Read> = if path.extension().is_some_and(|e| e == "gz") {
         Box::new(flate2::read::MultiGzDecoder::new(BufReader::new(file)))
     } else {

@@ -14,6 +14,7 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
+use sw_tensor::files;
 
 pub use doc::Doc;
 pub(crate) use rows::Rows;
@@ -153,6 +154,7 @@ fn splits(dir: &Path, first_file_only: bool) -> Result<BTreeMap<Split, Vec<PathB
         if readable(&name) {
             let mut parts = name.split(['-', '.', '_']);
             if let Some(split) = parts.find_map(|part| part.parse().ok()) {
+                files::check_inside(&path).map_err(|e| Error::io(&path, e))?;
                 found.entry(split).or_default().push(path);
             }
         }
@@ -160,11 +162,12 @@ fn splits(dir: &Path, first_file_only: bool) -> Result<BTreeMap<Split, Vec<PathB
     if found.is_empty() {
         for (name, path) in entries(dir)? {
             if let (Ok(split), true) = (name.parse(), path.is_dir()) {
-                let files = entries(&path)?.into_iter();
-                let files: Vec<_> = files.filter(|(name, _)| readable(name)).collect();
-                if !files.is_empty() {
-                    let files = files.into_iter().map(|(_, path)| path);
-                    found.entry(split).or_default().extend(files);
+                for (_, path) in entries(&path)?
+                    .into_iter()
+                    .filter(|(name, _)| readable(name))
+                {
+                    files::check_inside(&path).map_err(|e| Error::io(&path, e))?;
+                    found.entry(split).or_default().push(path);
                 }
             }
         }
@@ -236,7 +239,7 @@ pub fn read(files: &[PathBuf]) -> Result<Vec<Doc>> {
 pub(crate) fn read_first(files: &[PathBuf], wanted: usize) -> Result<Rows> {
     let mut rows = Rows::new(wanted);
     for path in files {
-        let file = sw_tensor::open_regular(path).map_err(|e| Error::io(path, e))?;
+        let file = files::open_regular(path).map_err(|e| Error::io(path, e))?;
         let size = file.metadata().map_err(|e| Error::io(path, e))?.len();
         if size == 0 {
             return Err(Error::data(

@@ -27,7 +27,7 @@ pub(super) fn read(path: &Path, rows: &mut Rows) -> Result<()> {
             format!("not a parquet file that can be read: {problem}"),
         )
     };
-    let file = sw_tensor::open_regular(path).map_err(|e| Error::io(path, e))?;
+    let file = sw_tensor::files::open_regular(path).map_err(|e| Error::io(path, e))?;
     // The library panics on some broken files.
     let read = guarded(|| read_rows(path, file, rows, &|e| broken(&e)));
     read.unwrap_or_else(|| Err(broken(&"the file contradicts itself")))
@@ -47,8 +47,8 @@ fn read_rows(
         return Ok(());
     }
     pages::check(&again, reader.metadata()).map_err(|problem| Error::data(path, problem))?;
-    let mut read = 0;
-    for row in reader.get_row_iter(None).map_err(broken)?.take(rows.room()) {
+    let (wanted, mut read) = (rows.room().min(held), 0);
+    for row in reader.get_row_iter(None).map_err(broken)?.take(wanted) {
         let fields = object(&row.map_err(broken)?);
         if fields.values().map(size).sum::<usize>() > ROW {
             let problem = format!("row {read}: more than {ROW} bytes, the most of a row");
@@ -57,7 +57,11 @@ fn read_rows(
         rows.push(fields, read)?;
         read += 1;
     }
-    rows.count(held.saturating_sub(read));
+    if read < wanted {
+        let problem = format!("it is said to have {held} rows, found {read}; download it again");
+        return Err(Error::data(path, problem));
+    }
+    rows.count(held - read);
     Ok(())
 }
 

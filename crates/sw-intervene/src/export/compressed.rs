@@ -14,7 +14,7 @@ use sw_tensor::Dtype;
 
 use super::{
     encode::typed,
-    plan::{Job, Part, PartKind, TensorPlan, file_dtype},
+    plan::{Job, NewTensor, NewTensorKind, TensorPlan, file_dtype},
 };
 
 /// What shares a scale, in the format's words.
@@ -73,7 +73,7 @@ fn asymmetric(job: &Job) -> Result<bool, String> {
 ///
 /// # Errors
 /// What the format has no words for.
-pub(super) fn parts(name: &str, job: &Job) -> Result<Vec<Part>, String> {
+pub(super) fn parts(name: &str, job: &Job) -> Result<Vec<NewTensor>, String> {
     let module = name
         .strip_suffix(".weight")
         .ok_or("a name that does not end in .weight")?;
@@ -83,7 +83,7 @@ pub(super) fn parts(name: &str, job: &Job) -> Result<Vec<Part>, String> {
     let ([rows, cols], bits) = (job.shape, usize::from(job.rule.scheme.levels.bits()));
     let strategy = Strategy::of(job)?;
     let groups = strategy.per_row(cols);
-    let part = |end: &str, dtype: FileDtype, shape: Vec<usize>, size: usize, kind| Part {
+    let part = |end: &str, dtype: FileDtype, shape: Vec<usize>, size: usize, kind| NewTensor {
         name: format!("{module}.{end}"),
         dtype,
         len: size * shape.iter().product::<usize>(),
@@ -97,15 +97,27 @@ pub(super) fn parts(name: &str, job: &Job) -> Result<Vec<Part>, String> {
     };
     let codes = vec![rows, words(cols)];
     let mut parts = vec![
-        part("weight_packed", FileDtype::I32, codes, 4, PartKind::Codes),
+        part(
+            "weight_packed",
+            FileDtype::I32,
+            codes,
+            4,
+            NewTensorKind::Codes,
+        ),
         part(
             "weight_scale",
             file_dtype(job.dtype),
             scales,
             job.dtype.size(),
-            PartKind::Scales,
+            NewTensorKind::Scales,
         ),
-        part("weight_shape", FileDtype::I64, vec![2], 8, PartKind::Shape),
+        part(
+            "weight_shape",
+            FileDtype::I64,
+            vec![2],
+            8,
+            NewTensorKind::Shape,
+        ),
     ];
     if asymmetric(job)? {
         let (dtype, shape, size) = match strategy {
@@ -117,7 +129,7 @@ pub(super) fn parts(name: &str, job: &Job) -> Result<Vec<Part>, String> {
             dtype,
             shape,
             size,
-            PartKind::Zeros,
+            NewTensorKind::Zeros,
         ));
     }
     Ok(parts)
@@ -132,14 +144,14 @@ pub(super) fn shape(job: &Job) -> Vec<u8> {
 }
 
 /// The bytes of a part that needs codes.
-pub(super) fn bytes(job: &Job, q: &Quantized, kind: PartKind) -> Vec<u8> {
+pub(super) fn bytes(job: &Job, q: &Quantized, kind: NewTensorKind) -> Vec<u8> {
     let (view, [rows, cols]) = (q.view(), job.shape);
     let strategy = Strategy::of(job).unwrap_or(Strategy::Tensor);
     let groups = strategy.per_row(cols);
     // The block of a row's group.
     let block = |row: usize, group: usize| view.blocks.of(row, group * (cols / groups));
     match kind {
-        PartKind::Scales => typed!(job.dtype, T => {
+        NewTensorKind::Scales => typed!(job.dtype, T => {
             let scale = |block: usize| <T as Real>::from_f32(view.scales[block]).to_le_bytes();
             match strategy {
                 Strategy::Tensor => scale(0).to_vec(),
@@ -148,7 +160,7 @@ pub(super) fn bytes(job: &Job, q: &Quantized, kind: PartKind) -> Vec<u8> {
                     .collect(),
             }
         }),
-        PartKind::Zeros => {
+        NewTensorKind::Zeros => {
             let Offsets::Integer(zeros) = view.offsets else {
                 return Vec::new();
             };

@@ -9,7 +9,6 @@
 
 mod compressed;
 mod encode;
-mod folder;
 mod packed;
 mod plan;
 mod write;

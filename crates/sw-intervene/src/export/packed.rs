@@ -9,7 +9,7 @@ use sw_tensor::{Checkpoint, Mat};
 
 use super::{
     Export,
-    plan::{Job, Part, PartKind, file_dtype},
+    plan::{Job, NewTensor, NewTensorKind, file_dtype},
 };
 
 /// The `quant_method` of the config.
@@ -19,31 +19,31 @@ const HELD: &str = "_held";
 const HELD_AT: &str = "_held_at";
 
 /// The tensors that a weight becomes.
-pub(super) fn parts(name: &str, job: &Job) -> Result<Vec<Part>, String> {
+pub(super) fn parts(name: &str, job: &Job) -> Result<Vec<NewTensor>, String> {
     let len =
         sw_quant::packed::byte_len(job.shape, &job.rule.scheme, &[]).map_err(|e| e.to_string())?;
-    let mut parts = vec![Part {
+    let mut parts = vec![NewTensor {
         name: name.to_owned(),
         dtype: FileDtype::U8,
         shape: vec![len],
         len,
-        kind: PartKind::Codes,
+        kind: NewTensorKind::Codes,
     }];
     let held = job.held.len();
     if held > 0 {
-        parts.push(Part {
+        parts.push(NewTensor {
             name: format!("{name}{HELD_AT}"),
             dtype: FileDtype::I64,
             shape: vec![held, 2],
             len: 16 * held,
-            kind: PartKind::HeldAt,
+            kind: NewTensorKind::HeldAt,
         });
-        parts.push(Part {
+        parts.push(NewTensor {
             name: format!("{name}{HELD}"),
             dtype: file_dtype(job.dtype),
             shape: vec![held],
             len: job.dtype.size() * held,
-            kind: PartKind::Held,
+            kind: NewTensorKind::Held,
         });
     }
     Ok(parts)

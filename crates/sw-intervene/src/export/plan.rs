@@ -10,19 +10,19 @@ use sw_tensor::{Checkpoint, Dtype};
 use super::{Export, Format, Rule, compressed, packed};
 use crate::error::{Error, Result};
 
-/// One tensor of the new checkpoint.
+/// One tensor of the new checkpoint; an original tensor becomes one or several.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Part {
+pub(super) struct NewTensor {
     pub(super) name: String,
     pub(super) dtype: FileDtype,
     pub(super) shape: Vec<usize>,
     pub(super) len: usize,
-    pub(super) kind: PartKind,
+    pub(super) kind: NewTensorKind,
 }
 
-/// Which part of a tensor's new form it is.
+/// What of the original tensor it holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum PartKind {
+pub(super) enum NewTensorKind {
     Copy,
     Fake,
     /// Codes, alone or with all that belongs to them.
@@ -68,7 +68,7 @@ pub struct TensorPlan {
     #[serde(skip)]
     pub(super) job: Option<Job>,
     #[serde(skip)]
-    pub(super) parts: Vec<Part>,
+    pub(super) parts: Vec<NewTensor>,
 }
 
 /// What an export will write.
@@ -204,7 +204,7 @@ fn tensor(
     let info = checkpoint
         .info(name)
         .ok_or_else(|| Error::Options(format!("{name}: no such tensor")))?;
-    let whole = |kind, dtype| Part {
+    let whole = |kind, dtype| NewTensor {
         name: name.to_owned(),
         dtype,
         shape: info.shape.clone(),
@@ -218,12 +218,12 @@ fn tensor(
             .map_err(|e| Error::Options(format!("{name}: {e}")))?,
     };
     let parts = match (&job, export.format) {
-        (None, _) => vec![whole(PartKind::Copy, dtype)],
+        (None, _) => vec![whole(NewTensorKind::Copy, dtype)],
         (Some(job), format) => {
             let here = |problem: String| Error::Options(format!("{name}: {problem}"));
             (job.rule.scheme.check(job.shape)).map_err(|e| here(e.to_string()))?;
             match format {
-                Format::Fake => vec![whole(PartKind::Fake, dtype)],
+                Format::Fake => vec![whole(NewTensorKind::Fake, dtype)],
                 Format::Packed => compressed::parts(name, job).map_err(|e| refused(here(e)))?,
                 Format::PackedSw => packed::parts(name, job).map_err(here)?,
             }

@@ -9,12 +9,11 @@ use std::{
 
 use safetensors::{Dtype as FileDtype, View};
 use serde_json::{Value, json};
+use sw_tensor::files::NewFolder;
 
 use super::{
-    Exporting, Format, Outcome, compressed,
-    folder::Folder,
-    packed,
-    plan::{Job, Part, PartKind, Plan, TensorPlan},
+    Exporting, Format, Outcome, compressed, packed,
+    plan::{Job, NewTensor, NewTensorKind, Plan, TensorPlan},
 };
 use crate::error::{Error, Result};
 
@@ -52,7 +51,7 @@ impl Plan {
         force: bool,
         progress: &mut dyn FnMut(Exporting),
     ) -> Result<BTreeMap<String, Outcome>> {
-        let folder = Folder::new(out, self.model.source(), force)?;
+        let folder = NewFolder::begin(out, &[self.model.source()], force)?;
         let run = Run {
             progress: RefCell::new(progress),
             total: self.bytes()[1],
@@ -120,7 +119,7 @@ impl Plan {
         Ok(format!("{config:#}\n").into_bytes())
     }
 
-    fn write_weights(&self, folder: &Folder, run: &Run<'_>) -> Result<()> {
+    fn write_weights(&self, folder: &NewFolder, run: &Run<'_>) -> Result<()> {
         let shards = self.shards();
         let mut index = serde_json::Map::new();
         for (i, tensors) in shards.iter().enumerate() {
@@ -192,7 +191,7 @@ struct Run<'a> {
 struct PartView<'a, 'r> {
     plan: &'a Plan,
     tensor: &'a TensorPlan,
-    part: &'a Part,
+    part: &'a NewTensor,
     run: &'a Run<'r>,
 }
 
@@ -240,10 +239,10 @@ impl PartView<'_, '_> {
             return Ok(stored);
         };
         let made = match (self.part.kind, self.plan.export.format) {
-            (PartKind::Copy, _) => return Ok(stored),
-            (PartKind::HeldAt, _) => packed::held_at(job),
-            (PartKind::Held, _) => job.held_values(&stored),
-            (PartKind::Fake, _) => {
+            (NewTensorKind::Copy, _) => return Ok(stored),
+            (NewTensorKind::HeldAt, _) => packed::held_at(job),
+            (NewTensorKind::Held, _) => job.held_values(&stored),
+            (NewTensorKind::Fake, _) => {
                 let (bytes, outcome) = job.fake(&stored).map_err(|e| e.to_string())?;
                 self.keep(outcome);
                 bytes
@@ -254,7 +253,7 @@ impl PartView<'_, '_> {
                 q.take_outliers();
                 q.to_bytes()
             }
-            (PartKind::Shape, _) => compressed::shape(job),
+            (NewTensorKind::Shape, _) => compressed::shape(job),
             (kind, _) => self.compressed(job, &stored, kind)?,
         };
         Ok(made.into())
@@ -266,15 +265,15 @@ impl PartView<'_, '_> {
     }
 
     /// A part of the compressed form. Scales and zero-points are kept until they are asked for; codes are not.
-    fn compressed(&self, job: &Job, stored: &[u8], kind: PartKind) -> Result<Vec<u8>, String> {
-        let key = |kind: PartKind| (self.tensor.name.clone(), kind as u8);
+    fn compressed(&self, job: &Job, stored: &[u8], kind: NewTensorKind) -> Result<Vec<u8>, String> {
+        let key = |kind: NewTensorKind| (self.tensor.name.clone(), kind as u8);
         if let Some(bytes) = self.run.small.borrow_mut().remove(&key(kind)) {
             return Ok(bytes);
         }
         let (q, outcome) = job.codes(stored, true).map_err(|e| e.to_string())?;
         self.keep(outcome);
-        for other in [PartKind::Scales, PartKind::Zeros] {
-            if other != kind && kind == PartKind::Codes {
+        for other in [NewTensorKind::Scales, NewTensorKind::Zeros] {
+            if other != kind && kind == NewTensorKind::Codes {
                 let bytes = compressed::bytes(job, &q, other);
                 self.run.small.borrow_mut().insert(key(other), bytes);
             }

@@ -145,14 +145,14 @@ impl Bytes {
             |read: &ReadBytes| read.recipe == self.recipe,
             || {
                 let whole = 0..x.rows().nrows();
-                let parts = match x.seqs() {
+                let rows = match x.seqs() {
                     Some(seqs) if !self.by_row => seqs.iter().map(|seq| seq.rows.clone()).collect(),
                     _ => vec![whole],
                 };
                 ReadBytes {
-                    parts: parts
+                    groups: rows
                         .into_iter()
-                        .map(|rows| Part::new(&self.recipe, x.rows(), rows))
+                        .map(|rows| TokenGroup::new(&self.recipe, x.rows(), rows))
                         .collect(),
                     recipe: self.recipe.clone(),
                 }
@@ -160,7 +160,7 @@ impl Bytes {
         )
     }
 
-    fn part(&self, x: &Part, mut y: ArrayViewMut2<'_, f32>) {
+    fn multiply_group(&self, x: &TokenGroup, mut y: ArrayViewMut2<'_, f32>) {
         let Some(x) = &x.bytes else {
             return y.fill(f32::NAN); // the forward pass names what is not finite
         };
@@ -209,9 +209,9 @@ impl Product for Bytes {
     }
 
     fn multiply(&self, x: &Input<'_>, mut y: ArrayViewMut2<'_, f32>) {
-        for part in &self.read(x).parts {
-            let rows = Slice::from(part.rows.clone());
-            self.part(part, y.slice_axis_mut(Axis(0), rows));
+        for group in &self.read(x).groups {
+            let rows = Slice::from(group.rows.clone());
+            self.multiply_group(group, y.slice_axis_mut(Axis(0), rows));
         }
     }
 
@@ -256,17 +256,17 @@ fn integers(codes: &Quantized) -> (Array2<i8>, Vec<(usize, usize, f32)>) {
 /// An input as bytes.
 struct ReadBytes {
     recipe: Activation,
-    parts: Vec<Part>,
+    groups: Vec<TokenGroup>,
 }
 
 /// Tokens whose recipe is applied together.
-struct Part {
+struct TokenGroup {
     rows: Range<usize>,
     /// `None` where an activation is not finite.
-    bytes: Option<PartBytes>,
+    bytes: Option<GroupBytes>,
 }
 
-struct PartBytes {
+struct GroupBytes {
     /// `[tokens, in]`.
     q: Array2<i8>,
     /// What an integer stands for, `scale * q + base`, in each row: scale and base.
@@ -275,7 +275,7 @@ struct PartBytes {
     held: Vec<(usize, usize, f32)>,
 }
 
-impl Part {
+impl TokenGroup {
     fn new(recipe: &Activation, x: ArrayView2<'_, f32>, rows: Range<usize>) -> Self {
         let x = x.slice_axis(Axis(0), Slice::from(rows.clone()));
         let x = x.as_standard_layout();
@@ -286,7 +286,7 @@ impl Part {
             let grid = (0..rows.len())
                 .map(|row| of_row(&codes.view(), row))
                 .collect();
-            PartBytes { q, grid, held }
+            GroupBytes { q, grid, held }
         });
         Self { rows, bytes }
     }
@@ -376,8 +376,7 @@ mod tests {
 
     fn check(x: &Array2<f32>, w: &Mat, scheme: &Scheme, held: &[(usize, usize)]) {
         let shape @ [rows, cols] = [w.rows(), w.cols()];
-        let mut wide = vec![0.0; rows * cols];
-        w.widen(0..rows, 0..cols, &mut wide);
+        let wide = w.to_f32_vec();
         let codes = quantize(&wide, shape, scheme, held).unwrap();
         let (qw, _) = integers(&codes);
         let mut fake = wide.clone();
@@ -449,8 +448,7 @@ mod tests {
                     "{y}, {exact}, {bound}"
                 );
             }
-            let mut own = vec![0.0; rows * cols];
-            product.matrix().widen(0..rows, 0..cols, &mut own);
+            let own = product.matrix().to_f32_vec();
             assert_eq!(own, fake);
         }
     }

@@ -73,8 +73,7 @@ impl Integers {
             };
             let held = held_in(hold, at);
             let shape = [w.rows(), w.cols()];
-            let mut values = vec![0.0; w.rows() * w.cols()];
-            w.widen(0..w.rows(), 0..w.cols(), &mut values);
+            let values = w.to_f32_vec();
             let codes = quantize(&values, shape, scheme, &held);
             maps.insert(at, codes.map_err(|e| of_map(model, at, e))?);
         }

@@ -93,7 +93,7 @@ pub(super) fn inside(model: &Model, hold: &[WeightCoord]) -> Result<(), Refused>
 }
 
 /// Rows and columns of the held weights of one map.
-pub(super) fn held_in(hold: &[WeightCoord], at: LinearAt) -> Vec<(usize, usize)> {
+pub(crate) fn held_in(hold: &[WeightCoord], at: LinearAt) -> Vec<(usize, usize)> {
     let held = hold.iter().filter(|c| c.at() == at);
     held.map(|c| (c.row, c.col)).collect()
 }
@@ -111,8 +111,7 @@ pub(crate) fn in_own_type<E>(
     change: impl FnOnce(&mut [f32], [usize; 2]) -> Result<(), E>,
 ) -> Result<Mat, E> {
     let [rows, cols] = [w.rows(), w.cols()];
-    let mut values = vec![0f32; rows * cols];
-    w.widen(0..rows, 0..cols, &mut values);
+    let mut values = w.to_f32_vec();
     change(&mut values, [rows, cols])?;
     Ok(match w.dtype() {
         Dtype::F32 => Mat::from_f32(rows, cols, values),

@@ -98,9 +98,7 @@ fn open_packed(dir: &Path) -> Model {
 fn values(model: &Model) -> Vec<Vec<f32>> {
     let widened = |at| {
         let w = model.weight_at(at).expect("a map of the model");
-        let mut values = vec![0.0; w.rows() * w.cols()];
-        w.widen(0..w.rows(), 0..w.cols(), &mut values);
-        values
+        w.to_f32_vec()
     };
     model.linears().map(widened).collect()
 }

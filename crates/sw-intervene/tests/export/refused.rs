@@ -135,7 +135,9 @@ fn folders_are_whole_or_absent_and_the_original_is_safe() {
     // Nothing is there before all is there; what a killed run left is no obstacle, another run is.
     let (out, beside) = (dir.path().join("c"), dir.path().join(".c.part"));
     fs::create_dir(&beside).expect("a folder");
+    fs::write(beside.join("letters.txt"), "dear").expect("written");
     refused(&out, false, "is in the way");
+    fs::remove_file(beside.join("letters.txt")).expect("removed");
     let mark = fs::File::create(beside.join("UNFINISHED")).expect("a file");
     mark.lock().expect("locked");
     refused(&out, false, "another run");

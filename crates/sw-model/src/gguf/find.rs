@@ -26,7 +26,7 @@ pub(crate) fn find(path: &Path, name: Option<&str>) -> Result<Option<PathBuf>> {
             .all(|part| matches!(part, Component::Normal(_)));
         let file = path.join(name);
         return match inside && file.is_file() {
-            true => Ok(Some(file)),
+            true => from_folder(file),
             false => Err(Error::MissingGguf {
                 dir: path.into(),
                 name: name.into(),
@@ -38,8 +38,16 @@ pub(crate) fn find(path: &Path, name: Option<&str>) -> Result<Option<PathBuf>> {
     match names.as_slice() {
         _ if has_safetensors => Ok(None),
         [] => Ok(None),
-        [only] => Ok(Some(path.join(only))),
+        [only] => from_folder(path.join(only)),
         several => Err(Error::several(path, several)),
+    }
+}
+
+/// A file of a folder, and not one elsewhere that a link leads to.
+fn from_folder(file: PathBuf) -> Result<Option<PathBuf>> {
+    match sw_tensor::files::check_inside(&file) {
+        Ok(()) => Ok(Some(file)),
+        Err(e) => Err(Error::io(file, e)),
     }
 }
 
@@ -63,6 +71,7 @@ fn listed(dir: &Path) -> Result<(bool, Vec<String>)> {
 fn starts_as_gguf(path: &Path) -> bool {
     use std::io::Read;
     let mut magic = [0; 4];
-    let read = std::fs::File::open(path).and_then(|mut file| file.read_exact(&mut magic));
+    let read =
+        sw_tensor::files::open_regular(path).and_then(|mut file| file.read_exact(&mut magic));
     read.is_ok() && magic == *b"GGUF"
 }

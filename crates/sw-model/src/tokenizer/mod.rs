@@ -1,10 +1,12 @@
 //! The tokenizer of a checkpoint, with its own rule for the beginning-of-sequence token.
 
 mod auto;
+mod bounds;
 
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
+use sw_tensor::files;
 
 use self::auto::Auto;
 pub(crate) use self::auto::Files;
@@ -27,7 +29,9 @@ impl Tokenizer {
     /// Opens `tokenizer.json` and the files beside it that `AutoTokenizer` reads.
     pub(crate) fn open(dir: &Path, config: &Value) -> Result<Self, (PathBuf, String)> {
         let path = dir.join("tokenizer.json");
-        if !path.is_file() {
+        let there =
+            |path: &Path| files::is_there(path).map_err(|e| (path.to_owned(), e.to_string()));
+        if !there(&path)? {
             let hint = if dir.join("tokenizer.model").is_file() {
                 "only tokenizer.model is there; convert it with transformers: AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)"
             } else {
@@ -37,7 +41,7 @@ impl Tokenizer {
         }
         let beside = |name: &str| {
             let path = dir.join(name);
-            if !path.is_file() {
+            if !there(&path)? {
                 return Ok(Value::Null);
             }
             config::read_json(&path).map_err(|e| (path, e.to_string()))
@@ -55,6 +59,7 @@ impl Tokenizer {
     /// From the contents of the files; `path` is named in errors.
     pub(crate) fn new(path: &Path, files: Files) -> Result<Self, (PathBuf, String)> {
         let auto = Auto::new(files);
+        bounds::check(&auto.file).map_err(|e| unreadable(path, &e))?;
         let inner = guarded(|| {
             let mut inner = tokenizers::Tokenizer::from_bytes(auto.file.to_string())?;
             inner.with_padding(None);

@@ -54,7 +54,7 @@ impl File {
             });
         }
         let opened = std::fs::File::open(path).map_err(io("open"))?;
-        map::map(&opened).map_err(io("map into memory"))
+        map::map(&opened, path).map_err(io("map into memory"))
     }
 
     /// Maps the file and reads its header; `file` is the number its tensors carry.
@@ -66,6 +66,11 @@ impl File {
             path: path.clone(),
             found,
         };
+        crate::files::check_inside(&path).map_err(|source| Error::Io {
+            path: path.clone(),
+            action: "open",
+            source,
+        })?;
         let map = File::map(&path)?;
         let Some((length, rest)) = map.split_first_chunk::<LENGTH_BYTES>() else {
             return Err(bad(format!(

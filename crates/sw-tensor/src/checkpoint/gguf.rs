@@ -42,8 +42,7 @@ impl Checkpoint {
         Some(match *tensor.info.shape {
             [rows, cols] => {
                 let mat = self.part(tensor, *dtype, 0, [rows, cols]);
-                let mut values = vec![0.0; rows.checked_mul(cols)?];
-                mat.widen(0..rows, 0..cols, &mut values);
+                let values = mat.to_f32_vec();
                 bytes(&values)
             }
             [len] => bytes(&self.row(tensor, *dtype, len)),

@@ -1,12 +1,13 @@
 //! Which files make up a checkpoint.
 
 use std::collections::BTreeMap;
-use std::io::ErrorKind;
 use std::path::{Component, Path, PathBuf};
 
 use crate::Error;
 
 const INDEX: &str = "model.safetensors.index.json";
+/// Most bytes of an index; those of the largest checkpoints take a tenth.
+const MAX_INDEX: u64 = 100 << 20;
 const SINGLE: &str = "model.safetensors";
 
 /// `model.safetensors.index.json`: file name -> the tensors in it.
@@ -19,9 +20,13 @@ impl Index {
     /// The index of `dir`, if it has one. Every shard it names is inside `dir` and exists.
     pub(super) fn read(dir: &Path) -> Result<Option<Index>, Error> {
         let path = dir.join(INDEX);
-        let text = match std::fs::read(&path) {
+        let read = match crate::files::is_there(&path) {
+            Ok(false) => return Ok(None),
+            Ok(true) => crate::files::read_inside(&path, MAX_INDEX),
+            Err(e) => Err(e),
+        };
+        let text = match read {
             Ok(text) => text,
-            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
             Err(source) => {
                 return Err(Error::Io {
                     path,

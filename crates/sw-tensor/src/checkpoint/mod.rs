@@ -4,6 +4,8 @@ mod file;
 mod gguf;
 mod index;
 mod map;
+#[cfg(unix)]
+mod shortened;
 #[cfg(test)]
 mod tests;
 
@@ -14,6 +16,8 @@ use std::path::{Path, PathBuf};
 use crate::mat::Blocks;
 use crate::{Dtype, Error, Mat};
 pub(crate) use file::File;
+#[cfg(unix)]
+pub use shortened::report_shortened_files;
 
 /// A directory of safetensors files, mapped and not copied.
 ///

@@ -65,7 +65,7 @@ pub struct BlockGradients {
 }
 
 impl BlockGradients {
-    /// Zeros for blocks of the model's tensors (or of adapters, which [`with_adapters`](Self::with_adapters) names).
+    /// Zeros for blocks of the model's tensors (or of adapters, which `with_adapters` names).
     pub fn zeros(model: &Model, blocks: &BTreeMap<Param, Vec<Block>>) -> BlockGradients {
         let zeros = |block: &Block| {
             let shape = (block.rows.len(), block.cols.len());

@@ -2,7 +2,6 @@
 
 mod effects;
 mod emergence;
-mod repair;
 mod stand_ins;
 
 use anyhow::{Result, ensure};

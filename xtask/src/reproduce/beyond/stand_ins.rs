@@ -3,12 +3,9 @@
 use anyhow::{Result, ensure};
 use serde::Serialize;
 use sw_eval::Metric;
-use sw_intervene::{Constant, Intervention};
+use sw_intervene::{Constant, Intervention, RowRepair, SpikeInputs};
 
-use super::{
-    Beyond,
-    repair::{Inputs, Repair},
-};
+use super::Beyond;
 use crate::{
     lab::{ACCURACIES, Lab, PERPLEXITIES, Scores},
     outcome::Outcome,
@@ -40,7 +37,7 @@ pub(super) struct StandIns {
     constants: Vec<Constant>,
     /// Share of the calibration texts whose spike stands at the constant's position.
     steady: f64,
-    repair: Repair,
+    repair: RowRepair,
     /// What constants and row come from.
     calibrated_on: String,
 }
@@ -54,9 +51,10 @@ impl Beyond {
             "the super weight is an expert's; constants and rows are fitted to dense layers only"
         );
         let calibration = lab.calibration_texts(self.fit_tokens.div_ceil(2), TEXT)?;
-        let samples = Inputs::collect(&lab.model, &calibration.texts, &coords, self.fit_tokens)?;
+        let samples =
+            SpikeInputs::collect(&lab.model, &calibration.texts, &coords, self.fit_tokens)?;
         let (constants, steady) = samples.constants(&lab.model, &coords)?;
-        let repair = Repair::fit(&lab.model, &samples, &coords, self.ridge)?;
+        let repair = RowRepair::fit(&lab.model, &samples, &coords, self.ridge)?;
         let prune = lab.prune()?;
         let flip = Intervention::ScaleWeights {
             coords: coords.clone(),

@@ -96,7 +96,7 @@ pub(super) fn search_table(sizes: &[Size], listed: &[f32]) -> Table {
         "p",
     ]);
     for size in sizes {
-        let found = &size.reconstruction.clipped;
+        let found = &size.reconstruction;
         let errors = listed.iter().filter_map(|&z| Some((z, found.at(z)?)));
         let best = errors.reduce(|a, b| if b.1 < a.1 { b } else { a });
         let p = size.against_list.as_ref();

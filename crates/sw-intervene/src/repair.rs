@@ -1,27 +1,37 @@
-//! A constant or a row in the place of a super weight, fitted to inputs on calibration texts.
+//! A constant or a row in the place of super weights, fitted to what their layers read on calibration texts.
 
-use anyhow::{Context, Result, ensure};
 use serde::Serialize;
-use sw_intervene::{Constant, SetWeight};
 use sw_model::{Hook, Model, Seq, Site, SiteView, WeightCoord};
 
-/// A row fitted in the place of a super weight.
-#[derive(Serialize)]
-pub(super) struct Repair {
+use crate::{
+    error::{Error, Result},
+    intervention::{Constant, SetWeight},
+};
+
+/// Rows without super weights that do their work.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct RowRepair {
+    /// Every weight of the rows, the super weights as zeros.
     #[serde(skip)]
-    pub(super) weights: Vec<SetWeight>,
-    /// The change's length over the row's.
-    pub(super) length: f64,
-    pub(super) cosine: f64,
-    /// Root of the share of the work's square that is left undone.
-    pub(super) residual: f64,
+    pub weights: Vec<SetWeight>,
+    /// The change's Euclidean length over that of the rows.
+    pub length: f64,
+    /// The cosine of the angle between the change and the rows.
+    pub cosine: f64,
+    /// Root of the share of the work's square that is left undone on the inputs of the fit.
+    pub residual: f64,
 }
 
-impl Repair {
-    /// The row without the super weights that does their work on the calibration inputs.
-    pub(super) fn fit(
+impl RowRepair {
+    /// Fits the rest of each super weight's row of `down_proj` so that it adds what the super weights added: ridge
+    /// regression with `lambda` relative to the mean square of an input row.
+    ///
+    /// # Errors
+    /// Inputs that were not collected for a coordinate's layer or are all zero; a coordinate outside the model.
+    pub fn fit(
         model: &Model,
-        samples: &Inputs,
+        samples: &SpikeInputs,
         coords: &[WeightCoord],
         lambda: f64,
     ) -> Result<Self> {
@@ -38,7 +48,11 @@ impl Repair {
                 .iter()
                 .filter(|c| (c.layer, c.row) == (layer, row))
                 .collect();
-            let x = samples.of(layer).context("no inputs were collected")?;
+            let x = samples.of(layer).ok_or_else(|| {
+                Error::Options(format!(
+                    "layer {layer}: no inputs were collected to fit a row to"
+                ))
+            })?;
             let others: Vec<usize> = (0..x.cols)
                 .filter(|k| own.iter().all(|c| c.col != *k))
                 .collect();
@@ -79,8 +93,8 @@ impl Repair {
     }
 }
 
-/// Inputs of the super weights' layers, and where each text's spike is.
-pub(super) struct Inputs {
+/// What `down_proj` of the super weights' layers reads on texts, and where each text's spike is.
+pub struct SpikeInputs {
     layers: Vec<(usize, Rows)>,
     /// For each coordinate, text by text, the token position of the largest product of weight and input, and that product.
     spikes: Vec<Vec<(usize, f32)>>,
@@ -103,8 +117,12 @@ impl Rows {
     }
 }
 
-impl Inputs {
-    pub(super) fn collect(
+impl SpikeInputs {
+    /// Runs the texts of tokens; the inputs of the first `most` tokens are kept, and the spikes of all.
+    ///
+    /// # Errors
+    /// A coordinate outside the model, a text that cannot be run.
+    pub fn collect(
         model: &Model,
         texts: &[Vec<u32>],
         coords: &[WeightCoord],
@@ -129,11 +147,10 @@ impl Inputs {
 
     /// For each coordinate a constant: the mean product at the position where the spike stands most often. Beside them the
     /// share of texts, from 0 to 1, whose spike stands there.
-    pub(super) fn constants(
-        &self,
-        model: &Model,
-        coords: &[WeightCoord],
-    ) -> Result<(Vec<Constant>, f64)> {
+    ///
+    /// # Errors
+    /// A coordinate outside the model, no texts.
+    pub fn constants(&self, model: &Model, coords: &[WeightCoord]) -> Result<(Vec<Constant>, f64)> {
         let mut constants: Vec<Constant> = Vec::new();
         let (mut there, mut all) = (0, 0);
         for (coord, spikes) in coords.iter().zip(&self.spikes) {
@@ -143,7 +160,11 @@ impl Inputs {
                 .iter()
                 .map(|s| s.0)
                 .max_by_key(|&p| (count(p), usize::MAX - p));
-            let position = position.context("no calibration text")?;
+            let position = position.ok_or_else(|| {
+                Error::Options(
+                    "constants in the place of super weights: no calibration text".into(),
+                )
+            })?;
             let at: Vec<f64> = spikes
                 .iter()
                 .filter(|s| s.0 == position)
@@ -168,7 +189,7 @@ impl Inputs {
     }
 }
 
-impl Hook for Inputs {
+impl Hook for SpikeInputs {
     fn wants(&self, site: Site) -> bool {
         matches!(site, Site::DownIn(l) if self.coords.iter().any(|c| c.0.layer == l))
     }
@@ -230,10 +251,11 @@ fn ridge(x: &[Vec<f64>], y: &[f64], relative: f64) -> Result<Vec<f64>> {
         for j in 0..=i {
             let sum = gram[i][j] - dot(&gram[i][..j], &gram[j][..j]);
             gram[i][j] = if i == j {
-                ensure!(
-                    sum > 0.0,
-                    "the inputs are all zero; there is nothing to fit a row to"
-                );
+                if sum <= 0.0 {
+                    return Err(Error::Options(
+                        "the inputs are all zero; there is nothing to fit a row to".into(),
+                    ));
+                }
                 sum.sqrt()
             } else {
                 sum / gram[j][j]

@@ -10,7 +10,7 @@ use super::{
 use crate::{report::Candidate, weight};
 
 /// All variants of a proof, and for each candidate which of them are its own.
-pub(super) struct Plan {
+pub(super) struct ProofVariants {
     pub(super) variants: Vec<Variant>,
     candidates: Vec<Indices>,
     /// All candidates become zero.
@@ -33,7 +33,7 @@ struct Indices {
     same_col: Option<usize>,
 }
 
-impl Plan {
+impl ProofVariants {
     pub(super) fn new(
         model: &Model,
         baseline: &Baseline<'_>,

@@ -1,0 +1,6 @@
+//! The target `directory` under libFuzzer.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
+    sw_fuzz::run("directory", bytes);
+});

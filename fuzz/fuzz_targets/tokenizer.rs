@@ -1,0 +1,6 @@
+//! The target `tokenizer` under libFuzzer.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
+    sw_fuzz::run("tokenizer", bytes);
+});

@@ -6,9 +6,7 @@ use serde_json::json;
 use super::{
     ENERGIES, Lw2g, Measured, OVERLAPS, expected,
     expected::mean,
-    measure::{
-        ALWAYS, Angle, HINDRANCE, LIKE, NEVER, NEVER_ADAM, Run, SCENARIOS, TRY, UNLIKE,
-    },
+    measure::{ALWAYS, Angle, HINDRANCE, LIKE, NEVER, NEVER_ADAM, Run, SCENARIOS, TRY, UNLIKE},
     tables,
 };
 use crate::{
@@ -267,12 +265,7 @@ fn decisions_chart(title: &str, run: &Run) -> Panel {
         y: Axis::linear("degrees"),
         series: vec![
             Series::new("threshold", Mark::Line, Tone::Other, lines(true)).dashed(),
-            Series::new(
-                "least hindrance",
-                Mark::Line,
-                Tone::Muted,
-                lines(false),
-            ),
+            Series::new("least hindrance", Mark::Line, Tone::Muted, lines(false)),
             Series::new("a new set", Mark::Dots, Tone::Super, dots(true)),
             Series::new("an old set", Mark::Dots, Tone::Third, dots(false)),
         ],

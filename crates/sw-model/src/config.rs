@@ -99,8 +99,8 @@ const MAX_SIZE: u64 = u32::MAX as u64;
 /// What every object of a config file shares.
 struct Context<'a> {
     path: &'a Path,
-    /// Tensors in the checkpoint: a bound on the layers and experts a config may claim.
-    tensors: usize,
+    /// Bounds on the layers, and on the experts of a layer, that a config may claim: so many tensors are stored.
+    stored: [usize; 2],
     /// Fields to pass over in silence, with the names of the objects they lie in: `rope_scaling.factor`.
     ignore: &'a [String],
     /// Fields that were passed over because no model is known to read them.
@@ -179,7 +179,7 @@ impl<'a> Fields<'a> {
     pub(crate) fn new(
         path: &'a Path,
         config: &'a Value,
-        tensors: usize,
+        stored: [usize; 2],
         ignore: &'a [String],
     ) -> Result<Self> {
         let map = config.as_object().ok_or_else(|| {
@@ -191,7 +191,7 @@ impl<'a> Fields<'a> {
         })?;
         let context = Context {
             path,
-            tensors,
+            stored,
             ignore,
             unknown: RefCell::default(),
         };
@@ -267,11 +267,19 @@ impl<'a> Fields<'a> {
 
     /// The number of layers.
     pub(crate) fn layers(&self, name: &'static str) -> Result<usize> {
-        self.required(name, self.opt_stored(name, "layers")?)
+        self.required(
+            name,
+            self.opt_stored(name, "layers", self.context.stored[0])?,
+        )
     }
 
-    /// A number of things with tensors of their own, refused where the checkpoint cannot possibly hold so many.
-    pub(crate) fn opt_stored(&self, name: &'static str, what: &str) -> Result<Option<usize>> {
+    /// The experts of a layer, if given.
+    pub(crate) fn opt_experts(&self, name: &'static str) -> Result<Option<usize>> {
+        self.opt_stored(name, "experts", self.context.stored[1])
+    }
+
+    /// A number of things that are stored, refused where the checkpoint cannot possibly hold so many.
+    fn opt_stored(&self, name: &'static str, what: &str, most: usize) -> Result<Option<usize>> {
         let Some(n) = self.get(name) else {
             return Ok(None);
         };
@@ -280,12 +288,9 @@ impl<'a> Fields<'a> {
                 let expected = format!("a whole number of {what}, at least 1");
                 Err(self.wrong(name, &expected, n))
             }
-            Some(n) if n > self.context.tensors as u64 => Err(self.error(
+            Some(n) if n > most as u64 => Err(self.error(
                 name,
-                format!(
-                    "{n} {what}, but the checkpoint holds only {} tensors",
-                    self.context.tensors
-                ),
+                format!("{n} {what}, but the checkpoint holds only {most} tensors"),
             )),
             Some(n) => Ok(Some(n as usize)),
         }

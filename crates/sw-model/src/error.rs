@@ -31,6 +31,19 @@ pub enum Error {
         /// What to do about it.
         hint: String,
     },
+    /// A folder holds an adapter, and no model.
+    #[error(
+        "{}: expected a model, found a {kind} adapter of {base}; merge the two with peft, AutoPeftModelForCausalLM.from_pretrained(DIR).merge_and_unload().save_pretrained(OUT), and name OUT",
+        dir.display()
+    )]
+    Adapter {
+        /// The folder.
+        dir: PathBuf,
+        /// The method, such as LORA.
+        kind: String,
+        /// The model that it changes.
+        base: String,
+    },
     /// A folder holds several GGUF files.
     #[error("{}: expected one GGUF file, found {}: {}; pick one with --gguf NAME", dir.display(), names.len(), names.join(", "))]
     SeveralGguf {

@@ -31,6 +31,7 @@ mod generate;
 mod gguf;
 mod guard;
 mod kv;
+mod layout;
 mod locate;
 mod model;
 mod norm;

@@ -12,13 +12,14 @@ use crate::error::{Error, Result};
 /// What kind of repository is looked up in the cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Repo {
-    /// `models--ORG--NAME`.
+    /// `models--ORG--NAME`, or `models--NAME`.
     Model,
-    /// `datasets--ORG--NAME`.
+    /// `datasets--ORG--NAME`, or `datasets--NAME`.
     Dataset,
 }
 
-/// A model argument: an existing directory or GGUF file, else `ORG/NAME or ORG/NAME@REVISION` in the Hugging Face cache.
+/// A model argument: an existing directory or GGUF file, else `ORG/NAME` or `ORG/NAME@REVISION` in the Hugging Face cache. The
+/// oldest repositories have no organization: `gpt2`.
 ///
 /// # Errors
 /// [`Error::NotFound`] names every place searched, and the command that would fetch the model.
@@ -34,7 +35,7 @@ pub fn locate_model(model: &str) -> Result<PathBuf> {
     })
 }
 
-/// A dataset repository `ORG/NAME` in the Hugging Face cache.
+/// A dataset repository, `ORG/NAME` or an old one's `NAME`, in the Hugging Face cache.
 pub fn locate_dataset(name: &str) -> Option<PathBuf> {
     snapshot(Repo::Dataset, name, "main", &mut Vec::new())
 }
@@ -45,16 +46,16 @@ fn snapshot(
     revision: &str,
     searched: &mut Vec<PathBuf>,
 ) -> Option<PathBuf> {
-    let mut parts = name.split('/');
+    let parts: Vec<&str> = name.split('/').collect();
     let plain = |p: &&str| !p.is_empty() && !p.starts_with('.');
-    let (org, repo) = (parts.next().filter(plain)?, parts.next().filter(plain)?);
-    if parts.next().is_some() || !is_plain_revision(revision) {
+    if parts.len() > 2 || !parts.iter().all(plain) || !is_plain_revision(revision) {
         return None;
     }
-    let folder = match kind {
-        Repo::Model => format!("models--{org}--{repo}"),
-        Repo::Dataset => format!("datasets--{org}--{repo}"),
+    let kind = match kind {
+        Repo::Model => "models",
+        Repo::Dataset => "datasets",
     };
+    let folder = format!("{kind}--{}", parts.join("--"));
     let root = hub_cache()?.join(folder);
     searched.push(root.clone());
     let commit = files::read_text_at_most(root.join("refs").join(revision), 1 << 10);

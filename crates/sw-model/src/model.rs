@@ -22,6 +22,7 @@ use crate::{
     forward::{self, Batch, Seq},
     gguf::{self, GgufFile},
     kv::Kv,
+    layout,
     product::Weight,
     rope::RopeTables,
     site::{Hook, SeqRange},
@@ -51,6 +52,8 @@ pub(crate) struct Opened {
     pub(crate) ignored: Vec<String>,
     pub(crate) unknown: Vec<String>,
     pub(crate) warnings: Vec<String>,
+    /// Where generation ends, as far as config files say it.
+    pub(crate) eos: Vec<u32>,
     /// The error is kept: a model without a tokenizer still runs on token ids.
     pub(crate) tokenizer: Result<Tokenizer, (PathBuf, String)>,
     /// What the last forward pass worked in, for the next.
@@ -99,7 +102,11 @@ impl Model {
     pub fn checkpoint(&self) -> Result<Checkpoint> {
         match self.gguf() {
             Some(gguf) => gguf::checkpoint(&gguf.file),
-            None => Ok(Checkpoint::open(self.dir())?),
+            None => {
+                let mut checkpoint = Checkpoint::open(self.dir())?;
+                layout::publish(self.spec(), &mut checkpoint)?;
+                Ok(checkpoint)
+            }
         }
     }
 
@@ -156,6 +163,19 @@ impl Model {
             Err(error) => error.clone(),
         };
         Err(Error::Tokenizer { path, problem })
+    }
+
+    /// The tokens at which generation ends: all that `config.json` and `generation_config.json` name, else the tokenizer's.
+    pub fn eos_tokens(&self) -> Vec<u32> {
+        match &self.opened.eos[..] {
+            [] => self
+                .tokenizer()
+                .ok()
+                .and_then(Tokenizer::eos)
+                .into_iter()
+                .collect(),
+            named => named.to_vec(),
+        }
     }
 
     /// A digest of config, tokenizer, tensor headers, file sizes and sampled blocks.

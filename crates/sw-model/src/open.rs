@@ -10,7 +10,7 @@ use sw_tensor::{Checkpoint, Mat, files};
 use crate::{
     config,
     error::{Error, Result},
-    family, gguf,
+    family, generate, gguf, layout,
     model::{Model, Opened},
     spec::Spec,
     tokenizer::Tokenizer,
@@ -114,6 +114,9 @@ impl Model {
         if files::is_unfinished(dir) {
             return Err(Error::Unfinished { dir: dir.into() });
         }
+        if let Some(adapter) = adapter(dir)? {
+            return Err(adapter);
+        }
         if !there(&path)? {
             let hint = "a checkpoint directory in Hugging Face layout has one".into();
             return Err(Error::MissingFile {
@@ -130,18 +133,23 @@ impl Model {
             config.remove("quantization_config");
         }
         other_format(dir)?;
-        let checkpoint = Checkpoint::open(dir)?;
-        let (mut spec, unknown) = family::spec(
-            &path,
-            &config,
+        let mut checkpoint = Checkpoint::open(dir)?;
+        let stored = [
             checkpoint.names().count(),
-            &options.ignore_config_fields,
-        )?;
+            layout::most_experts(&checkpoint),
+        ];
+        let (mut spec, unknown) =
+            family::spec(&path, &config, stored, &options.ignore_config_fields)?;
         let mut warnings = passed_over(&path, &unknown, options)?;
         spec.names.fit(&checkpoint);
+        layout::publish(&spec, &mut checkpoint)?;
+        let untied = layout::untie(&mut spec, &checkpoint);
         let weights = Weights::load(&spec, &checkpoint, decoder)?;
         let tokenizer = Tokenizer::open(dir, &config);
+        warnings.extend(untied);
         warnings.extend(more_tokens_than_rows(&tokenizer, &spec));
+        let (eos, unread) = generate::eos_tokens(dir, &config);
+        warnings.extend(unread);
         let ropes = spec.rope_tables();
         let (dtype, coding) = weights.stored_as();
         let opened = Opened {
@@ -154,6 +162,7 @@ impl Model {
             ignored: options.ignore_config_fields.clone(),
             unknown,
             warnings,
+            eos,
             tokenizer,
             scratch: Mutex::default(),
         };
@@ -176,11 +185,33 @@ impl Model {
             ignored: options.ignore_config_fields.clone(),
             unknown: source.unknown,
             warnings,
+            eos: Vec::new(),
             tokenizer: source.tokenizer,
             scratch: Mutex::default(),
         };
         Ok(Self::new(opened, weights))
     }
+}
+
+/// What a directory is that holds changes to a model (LoRA, say), and no model.
+fn adapter(dir: &Path) -> Result<Option<Error>> {
+    let path = dir.join("adapter_config.json");
+    if !path.is_file() {
+        return Ok(None);
+    }
+    let entries = std::fs::read_dir(dir).map_err(|e| Error::io(dir, e))?;
+    let names = entries.filter_map(|e| e.ok()?.file_name().into_string().ok());
+    let has_model = |name: String| name.ends_with(".safetensors") && !name.starts_with("adapter_");
+    if names.into_iter().any(has_model) {
+        return Ok(None);
+    }
+    let config = config::read_json(&path)?;
+    let text = |key: &str, unnamed: &str| config[key].as_str().unwrap_or(unnamed).to_owned();
+    Ok(Some(Error::Adapter {
+        dir: dir.into(),
+        kind: text("peft_type", "PEFT"),
+        base: text("base_model_name_or_path", "a model that it does not name"),
+    }))
 }
 
 /// Says what to do with a directory whose weights are in another format only.

@@ -1,7 +1,5 @@
 //! What distinguishes one model from another, as data.
 
-use sw_tensor::Checkpoint;
-
 use crate::{
     edit::{Linear, LinearAt},
     rope::{RopeSpec, RopeTables},
@@ -174,6 +172,8 @@ pub struct Names {
     pub qkv_layout: QkvLayout,
     /// Whether matrices are stored `[input channels, output channels]` (GPT-2).
     pub transposed: bool,
+    /// The base and the head in the names of transformers' modules, which checkpoints that it writes may have, too.
+    pub modules: [&'static str; 2],
 }
 
 /// One thing per norm of a layer, relative to the layer.
@@ -191,16 +191,6 @@ pub struct LayerNorms<T> {
     pub mlp_in: T,
     /// After the MLP, before its output joins the residual stream.
     pub mlp_out: T,
-}
-
-impl Names {
-    /// Drops the base of the names where the checkpoint leaves it out.
-    pub(crate) fn fit(&mut self, checkpoint: &Checkpoint) {
-        let has = |name: &str| checkpoint.info(name).is_some();
-        if !has(&format!("{}{}", self.base, self.embed)) && has(self.embed) {
-            self.base = "";
-        }
-    }
 }
 
 impl<T> LayerNorms<T> {

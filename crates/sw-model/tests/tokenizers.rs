@@ -1,7 +1,11 @@
 //! Tokenizers against transformers' `AutoTokenizer`: every class and model type that a checkpoint may name, and the
 //! files that decide added tokens. `golden/auto.py` writes what is expected.
 
+mod common;
+
 use std::{fs, path::Path};
+
+use common::{golden, renamed, tensors, write as write_weights};
 
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -46,8 +50,7 @@ fn the_model_type_decides_whether_a_llama_tokenizer_is_rebuilt() {
         ("llama", &[22557, 736]),
     ] {
         let dir = tempfile::tempdir().unwrap();
-        let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
-        for from in [&golden.join(model), &from] {
+        for from in [&golden(model), &from] {
             for entry in fs::read_dir(from).unwrap() {
                 let entry = entry.unwrap();
                 if entry.file_name() == "golden.safetensors" {
@@ -65,8 +68,7 @@ fn the_model_type_decides_whether_a_llama_tokenizer_is_rebuilt() {
 
 #[test]
 fn tokenizers_are_those_of_auto_tokenizer() {
-    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
-    let text = fs::read_to_string(golden.join("auto/auto.json")).unwrap();
+    let text = fs::read_to_string(golden("auto/auto.json")).unwrap();
     let Golden {
         texts,
         cases,
@@ -80,22 +82,28 @@ fn tokenizers_are_those_of_auto_tokenizer() {
             fs::write(dir.path().join(name), value.to_string()).unwrap();
         };
         // A model of any type has its tokenizer; the small one of this type is at hand.
-        let model = match case.r#type.as_str() {
-            "gemma3" => None,
-            name => Some(golden.join(name)),
-        };
-        let Some(model) = model else { continue };
+        let with_vision = case.r#type == "gemma3";
+        let model = golden(if with_vision {
+            "gemma3_text"
+        } else {
+            &case.r#type
+        });
         let config = fs::read_to_string(model.join("config.json")).unwrap();
         let mut config: Value = serde_json::from_str(&config).unwrap();
+        if with_vision {
+            config = json!({"model_type": "gemma3", "text_config": config, "vision_config": {}});
+            let weights = renamed(tensors(&model), "model.", "language_model.model.");
+            write_weights(dir.path(), &weights);
+        }
         config["tokenizer_class"] = json!(case.config_class);
         write("config.json", &config);
         for entry in fs::read_dir(&model).unwrap() {
             let name = entry.unwrap().file_name().into_string().unwrap();
-            if name.starts_with("model") {
+            if name.starts_with("model") && !with_vision {
                 fs::copy(model.join(&name), dir.path().join(&name)).unwrap();
             }
         }
-        let tokenizer = golden.join(format!("auto/{}.json", case.file));
+        let tokenizer = golden(&format!("auto/{}.json", case.file));
         fs::copy(tokenizer, dir.path().join("tokenizer.json")).unwrap();
         if !case.settings.is_null() {
             write("tokenizer_config.json", &case.settings);

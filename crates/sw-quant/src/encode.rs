@@ -61,7 +61,7 @@ impl Quantized {
 
     /// Keeps the zero-points, rounds the scales to the type `S`, and codes `w`, which this was made from, anew under
     /// them: for formats whose scales have 16 bits. Values beyond the last code of a scale that was rounded down get
-    /// that code.
+    /// that code. A scale that `S` would round to zero becomes the smallest that `S` holds.
     ///
     /// # Errors
     /// Levels that are neither symmetric nor have an integer zero-point, a `w` of another length or with values that are
@@ -84,9 +84,18 @@ impl Quantized {
             let expected = "symmetric ones or an integer zero-point";
             return Err(Error::argument("levels", expected, self.levels));
         }
-        let rounded = |&scale: &f32| S::from_f32(scale).to_f32();
+        // The smallest with a reciprocal: of half precision its last subnormal number, else a normal one.
+        let [half, float] = [f32::from_bits(0x3380_0000), f32::MIN_POSITIVE];
+        let least = if S::from_f32(float).to_f32() == float {
+            float
+        } else {
+            half
+        };
+        let rounded = |&scale: &f32| match S::from_f32(scale).to_f32() {
+            rounded if scale == 0.0 || rounded.abs() >= least => rounded,
+            _ => least,
+        };
         let scales: Vec<f32> = self.scales.iter().map(rounded).collect();
-        // A scale below the normal numbers has no reciprocal.
         let holds = |old: f32, new: f32| new.is_normal() || (old == 0.0 && new == 0.0);
         let lost = |(old, new): (&f32, &f32)| !holds(*old, *new);
         if let Some(block) = self.scales.iter().zip(&scales).position(lost) {

@@ -22,8 +22,9 @@ pub enum Arithmetic {
     #[default]
     F32,
     /// The released code on a half-precision checkpoint: the weight, the threshold and the result of *every* operation
-    /// are rounded to fp16, the scale is `s = steps/(hi - lo)` and values are `q/s + lo`. Asymmetric levels with a float
-    /// zero-point only. A block whose `s` overflows (where the release yields NaN) is an error.
+    /// are rounded to fp16, the scale is `s = steps/(hi - lo)`, which torch computes as the rounded reciprocal times `steps`,
+    /// and values are `q/s + lo`. Asymmetric levels with a float zero-point only. A block whose `s` overflows (where the
+    /// release yields NaN) is an error.
     ReleaseF16,
 }
 

@@ -274,9 +274,9 @@ fn the_other_entry_points() {
         "{float}"
     );
     let symmetric = Scheme::new(Levels::symmetric(8), Grouping::Row);
-    let tiny = w.map(|v| v * 1e-9);
-    let tiny_q = quantize(&tiny, [2, 2], &symmetric, &[]).unwrap();
-    let lost = tiny_q.with_scales::<half::f16, f32>(&tiny).unwrap_err();
+    let huge = w.map(|v| v * 1e9);
+    let huge_q = quantize(&huge, [2, 2], &symmetric, &[]).unwrap();
+    let lost = huge_q.with_scales::<half::f16, f32>(&huge).unwrap_err();
     assert!(
         lost.to_string().contains("narrower type") && lost.to_string().contains("block 0"),
         "{lost}"

@@ -166,3 +166,36 @@ fn every_command_has_examples_and_is_in_the_manual() {
         );
     }
 }
+
+/// The oldest repositories have no organization: `models--gpt2`.
+#[test]
+fn a_model_without_an_organization_is_found_in_the_cache() {
+    let cache = tempfile::tempdir().unwrap();
+    let repository = cache.path().join("models--gpt2");
+    let snapshot = repository.join("snapshots/607a30d7");
+    std::fs::create_dir_all(&snapshot).unwrap();
+    std::fs::create_dir(repository.join("refs")).unwrap();
+    std::fs::write(repository.join("refs/main"), "607a30d7").unwrap();
+    let golden = small().with_file_name("gpt2");
+    for name in ["config.json", "model.safetensors"] {
+        std::fs::copy(golden.join(name), snapshot.join(name)).unwrap();
+    }
+    let inspect = |model: &str| {
+        let mut command = sw();
+        command.env("HF_HUB_CACHE", cache.path());
+        command
+            .current_dir(cache.path())
+            .args(["inspect", model, "--json"]);
+        command.output().unwrap()
+    };
+    let found = inspect("gpt2");
+    assert!(
+        found.status.success(),
+        "{}",
+        String::from_utf8_lossy(&found.stderr)
+    );
+    let found: serde_json::Value = serde_json::from_slice(&found.stdout).unwrap();
+    assert_eq!(found["family"], "gpt2");
+    let missing = String::from_utf8(inspect("gpt3").stderr).unwrap();
+    assert!(missing.contains("models--gpt3"), "{missing}");
+}

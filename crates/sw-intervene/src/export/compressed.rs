@@ -29,8 +29,7 @@ impl Strategy {
     fn of(job: &Job) -> Result<Self, String> {
         let cols = job.shape[1];
         let within_rows = |group: usize| match group {
-            _ if group == cols => Ok(Self::Channel),
-            _ if cols.is_multiple_of(group) => Ok(Self::Group(group)),
+            _ if cols.is_multiple_of(group) => Ok(Self::Group(group)), // one group is a group, too
             // Whole rows share a scale, which is then written for each of them.
             _ if group.is_multiple_of(cols) => Ok(Self::Channel),
             _ => Err(format!(
@@ -217,40 +216,94 @@ fn packed(codes: impl Iterator<Item = u8>, bits: u8) -> Vec<u8> {
     out
 }
 
-/// The `quantization_config` for these tensors; `ignored` are modules that are not quantized.
-pub(super) fn config(tensors: &[TensorPlan], mut ignored: Vec<String>) -> Value {
-    let mut groups: Vec<(Value, Vec<&str>)> = Vec::new();
-    for tensor in tensors {
-        let module = tensor.name.trim_end_matches(".weight");
-        let Some(job) = &tensor.job else { continue };
-        let (strategy, group_size) = match Strategy::of(job) {
-            Ok(Strategy::Group(size)) => ("group", json!(size)),
-            Ok(Strategy::Channel) => ("channel", Value::Null),
-            _ => ("tensor", Value::Null),
-        };
-        let weights = json!({
-            "num_bits": job.rule.scheme.levels.bits(),
-            "type": "int",
-            "symmetric": asymmetric(job) == Ok(false),
-            "strategy": strategy,
-            "group_size": group_size,
-            "dynamic": false,
-        });
-        match groups.iter_mut().find(|(known, _)| *known == weights) {
-            Some((_, modules)) => modules.push(module),
-            None => groups.push((weights, vec![module])),
-        }
+/// Which modules share a rule, in the format's words.
+type Group<'a> = (Value, Vec<&'a TensorPlan>);
+
+fn group<'a>(groups: &mut Vec<Group<'a>>, tensor: &'a TensorPlan, job: &Job) {
+    let (strategy, group_size) = match Strategy::of(job) {
+        Ok(Strategy::Group(size)) => ("group", json!(size)),
+        Ok(Strategy::Channel) => ("channel", Value::Null),
+        _ => ("tensor", Value::Null),
+    };
+    let weights = json!({
+        "num_bits": job.rule.scheme.levels.bits(),
+        "type": "int",
+        "symmetric": asymmetric(job) == Ok(false),
+        "strategy": strategy,
+        "group_size": group_size,
+        "dynamic": false,
+    });
+    match groups.iter_mut().find(|(known, _)| *known == weights) {
+        Some((_, tensors)) => tensors.push(tensor),
+        None => groups.push((weights, vec![tensor])),
     }
-    let all_alike = groups.len() == 1;
+}
+
+/// The `quantization_config` for these tensors. `ignored` are modules that are not quantized; `names` are those of a module:
+/// in the checkpoint and in transformers.
+///
+/// # Errors
+/// What transformers would read as something else: it takes one rule for all experts and one for all other modules where it
+/// has to widen the weights as it loads them, as it has to with experts and with zero-points; it knows no experts with
+/// zero-points, and none that stay as they are.
+pub(super) fn config(
+    tensors: &[TensorPlan],
+    mut ignored: Vec<String>,
+    names: impl Fn(&str) -> Vec<String>,
+) -> Result<Value, String> {
+    let (mut experts, mut dense) = (Vec::new(), Vec::new());
+    let mut zero_points = false;
+    for tensor in tensors {
+        let Some(job) = &tensor.job else { continue };
+        let groups = if job.is_expert {
+            &mut experts
+        } else {
+            &mut dense
+        };
+        group(groups, tensor, job);
+        zero_points |= asymmetric(job)?;
+    }
+    let is_mixture = !experts.is_empty();
+    let has_zero_points = |(weights, _): &Group<'_>| weights["symmetric"] == false;
+    if experts.iter().any(has_zero_points) {
+        return Err("experts with zero-points (symmetric levels have none)".into());
+    }
+    if experts.len() > 1 {
+        return Err(format!("{} rules for experts", experts.len()));
+    }
+    if tensors.iter().any(|tensor| tensor.is_kept_expert) {
+        return Err("experts that stay as they are (a held weight keeps its matrix)".into());
+    }
+    let dequantize = is_mixture || zero_points;
+    if dequantize && dense.len() > 1 {
+        let beside = if is_mixture { "experts" } else { "zero-points" };
+        return Err(format!(
+            "{} rules outside experts beside {beside}",
+            dense.len()
+        ));
+    }
+    let linear = || json!(["Linear"]);
+    let groups: Vec<(Value, Value)> = match (&experts[..], &dense[..]) {
+        ([(one, _)], [(other, _)]) if one != other => vec![
+            (one.clone(), json!([r"re:.*\.experts\..*"])),
+            (other.clone(), linear()),
+        ],
+        ([(one, _)], _) | ([], [(one, _)]) => vec![(one.clone(), linear())],
+        _ => {
+            let targets = |tensors: &[&TensorPlan]| -> Value {
+                let modules = tensors.iter().map(|t| t.name.trim_end_matches(".weight"));
+                modules.flat_map(&names).collect()
+            };
+            let groups = dense.iter();
+            groups
+                .map(|(weights, all)| (weights.clone(), targets(all)))
+                .collect()
+        }
+    };
     let groups: serde_json::Map<String, Value> = groups
         .into_iter()
         .enumerate()
-        .map(|(i, (weights, modules))| {
-            let targets = if all_alike {
-                json!(["Linear"])
-            } else {
-                json!(modules)
-            };
+        .map(|(i, (weights, targets))| {
             let group = json!({
                 "targets": targets,
                 "weights": weights,
@@ -261,7 +314,8 @@ pub(super) fn config(tensors: &[TensorPlan], mut ignored: Vec<String>) -> Value 
         })
         .collect();
     ignored.sort_unstable();
-    json!({
+    ignored.dedup();
+    let mut config = json!({
         "quant_method": "compressed-tensors",
         "format": "pack-quantized",
         "quantization_status": "compressed",
@@ -269,5 +323,9 @@ pub(super) fn config(tensors: &[TensorPlan], mut ignored: Vec<String>) -> Value 
         "ignore": ignored,
         "kv_cache_scheme": null,
         "global_compression_ratio": null,
-    })
+    });
+    if dequantize {
+        config["dequantize"] = true.into();
+    }
+    Ok(config)
 }

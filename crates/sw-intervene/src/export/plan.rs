@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use safetensors::Dtype as FileDtype;
 use serde::Serialize;
-use sw_model::{LinearAt, Model};
+use serde_json::Value;
+use sw_model::{LinearAt, Model, Spec};
 use sw_tensor::{Checkpoint, Dtype};
 
 use super::{Export, Format, Rule, compressed, packed};
@@ -45,6 +46,8 @@ pub(crate) struct Job {
     pub(super) dtype: Dtype,
     /// (row, column), sorted.
     pub(crate) held: Vec<(usize, usize)>,
+    /// Whether it is a map of an expert.
+    pub(super) is_expert: bool,
 }
 
 /// A tensor of the original and what becomes of it.
@@ -65,6 +68,9 @@ pub struct TensorPlan {
     pub bytes: usize,
     /// Bits per weight afterwards.
     pub bits_per_weight: f64,
+    /// Whether it is an expert's matrix and stays as it is.
+    #[serde(skip)]
+    pub(super) is_kept_expert: bool,
     #[serde(skip)]
     pub(super) job: Option<Job>,
     #[serde(skip)]
@@ -76,8 +82,8 @@ pub struct Plan {
     pub(super) export: Export,
     pub(super) model: Model,
     pub(super) checkpoint: Checkpoint,
-    /// Modules outside the plan's jobs that other loaders must not take for quantized.
-    pub(super) ignored: Vec<String>,
+    /// What other loaders need to know, in the format's words.
+    pub(super) quantization: Option<Value>,
     tensors: Vec<TensorPlan>,
 }
 
@@ -114,26 +120,28 @@ impl Plan {
         }
         let mut tensors = Vec::new();
         for name in checkpoint.names() {
-            let job = matrices
-                .get(name)
-                .and_then(|&at| job(model, export, name, at));
-            tensors.push(tensor(&checkpoint, export, name, job)?);
+            let at = matrices.get(name);
+            let job = at.and_then(|&at| job(model, export, name, at));
+            let is_kept_expert = at.is_some_and(|at| at.expert.is_some()) && job.is_none();
+            tensors.push(TensorPlan {
+                is_kept_expert,
+                ..tensor(&checkpoint, export, name, job)?
+            });
         }
-        let mut ignored = vec![spec.names.head.trim_end_matches(".weight").to_owned()];
-        ignored.extend(
-            checkpoint
-                .names()
-                .filter(|name| name.ends_with(&format!(".{}", spec.names.router)))
-                .map(|name| name.trim_end_matches(".weight").to_owned()),
-        );
-        let kept = tensors.iter().filter(|t: &&TensorPlan| t.job.is_none());
-        let kept = kept.filter(|t| matrices.contains_key(&t.name));
-        ignored.extend(kept.map(|t| t.name.trim_end_matches(".weight").to_owned()));
+        let quantization = match export.format {
+            Format::Fake => None,
+            Format::Packed => {
+                let ignored = ignored(spec, &checkpoint, &matrices, &tensors);
+                let names = |module: &str| modules(spec, module);
+                Some(compressed::config(&tensors, ignored, names).map_err(refused)?)
+            }
+            Format::PackedSw => Some(packed::config(export)),
+        };
         Ok(Self {
             export: export.clone(),
             model: model.clone(),
             checkpoint,
-            ignored,
+            quantization,
             tensors,
         })
     }
@@ -166,6 +174,55 @@ impl Plan {
     }
 }
 
+/// The names of a module: in the checkpoint, and in transformers where that has another.
+fn modules(spec: &Spec, module: &str) -> Vec<String> {
+    let names = &spec.names;
+    let [base, head] = names.modules;
+    let other = if module == names.head.trim_end_matches(".weight") {
+        Some(head.trim_end_matches(".weight").to_owned())
+    } else {
+        let rest = module.strip_prefix(names.base);
+        rest.map(|rest| format!("{base}{rest}"))
+    };
+    let mut all = vec![module.to_owned()];
+    all.extend(other.filter(|other| other != module));
+    all
+}
+
+/// Modules that are not quantized, by all their names: other loaders must not take them for quantized.
+fn ignored(
+    spec: &Spec,
+    checkpoint: &Checkpoint,
+    matrices: &BTreeMap<String, LinearAt>,
+    tensors: &[TensorPlan],
+) -> Vec<String> {
+    let names = &spec.names;
+    let mut ignored = modules(spec, names.head.trim_end_matches(".weight"));
+    let kept = tensors.iter().filter(|t| t.job.is_none());
+    let kept = kept.filter(|t| matrices.contains_key(&t.name));
+    let kept: Vec<&str> = kept.map(|t| t.name.trim_end_matches(".weight")).collect();
+    ignored.extend(kept.into_iter().flat_map(|module| modules(spec, module)));
+    for name in checkpoint.names() {
+        if let Some(layer) = name.strip_suffix(names.router) {
+            for router in [names.router, "mlp.gate.weight"] {
+                let module = format!("{layer}{}", router.trim_end_matches(".weight"));
+                ignored.extend(modules(spec, &module));
+            }
+        }
+        // What lies beside the language model: a vision tower, whose modules have other names in transformers.
+        let beside = !name.starts_with(names.base) && name != names.head;
+        let part = name
+            .strip_prefix("model.")
+            .unwrap_or(name)
+            .split('.')
+            .next();
+        if let (true, Some(part)) = (beside, part) {
+            ignored.push(format!("re:.*{part}.*"));
+        }
+    }
+    ignored
+}
+
 /// What is to be done with a matrix; `None` where it stays as it is.
 fn job(model: &Model, export: &Export, name: &str, at: LinearAt) -> Option<Job> {
     let chosen = export
@@ -192,6 +249,7 @@ fn job(model: &Model, export: &Export, name: &str, at: LinearAt) -> Option<Job> 
         transposed: model.spec().names.transposed,
         dtype: w.dtype(),
         held,
+        is_expert: at.expert.is_some(),
     })
 }
 
@@ -239,6 +297,7 @@ fn tensor(
         bytes_before: info.len,
         bytes,
         bits_per_weight: 8.0 * bytes as f64 / (weights as f64).max(1.0),
+        is_kept_expert: false,
         job,
         parts,
     })

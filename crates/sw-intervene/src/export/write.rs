@@ -17,8 +17,8 @@ use super::{
 };
 use crate::error::{Error, Result};
 
-/// What else makes a checkpoint: copied where it is there.
-const BESIDE: [&str; 17] = [
+/// What else makes a checkpoint: copied where it is there, as is the code of a model or a tokenizer (`*.py`).
+const BESIDE: [&str; 22] = [
     "generation_config.json",
     "tokenizer.json",
     "tokenizer_config.json",
@@ -31,6 +31,11 @@ const BESIDE: [&str; 17] = [
     "spiece.model",
     "chat_template.json",
     "chat_template.jinja",
+    "tekken.json",
+    "processor_config.json",
+    "preprocessor_config.json",
+    "video_preprocessor_config.json",
+    "image_processor_config.json",
     "LICENSE",
     "LICENSE.md",
     "LICENSE.txt",
@@ -66,7 +71,8 @@ impl Plan {
             let path = folder.path().join(name);
             std::fs::write(&path, content).map_err(|e| Error::io(&path, e))
         };
-        for name in BESIDE {
+        let code = self.code()?;
+        for name in BESIDE.into_iter().chain(code.iter().map(String::as_str)) {
             if let Some(content) = self.model.file(name)? {
                 put(name, &content)?;
             }
@@ -85,6 +91,17 @@ impl Plan {
         put("superweight.json", format!("{record:#}\n").as_bytes())?;
         folder.publish()?;
         Ok(outcomes)
+    }
+
+    /// Python files of the original.
+    fn code(&self) -> Result<Vec<String>> {
+        let dir = self.model.dir();
+        if self.model.gguf().is_some() {
+            return Ok(Vec::new()); // what lies beside a GGUF file is not the model's
+        }
+        let entries = std::fs::read_dir(dir).map_err(|e| Error::io(dir, e))?;
+        let names = entries.filter_map(|e| e.ok()?.file_name().into_string().ok());
+        Ok(names.filter(|name| name.ends_with(".py")).collect())
     }
 
     /// The quantized tensors, with what became of them.
@@ -108,14 +125,12 @@ impl Plan {
         let text = self.model.file("config.json")?;
         let text =
             text.ok_or_else(|| Error::Options(format!("{}: no such file", path.display())))?;
-        let added = match self.export.format {
-            Format::Fake => return Ok(text),
-            Format::Packed => compressed::config(self.tensors(), self.ignored.clone()),
-            Format::PackedSw => packed::config(&self.export),
+        let Some(added) = &self.quantization else {
+            return Ok(text);
         };
         let mut config: Value = serde_json::from_slice(&text)
             .map_err(|e| Error::Options(format!("{}: {e}", path.display())))?;
-        config["quantization_config"] = added;
+        config["quantization_config"] = added.clone();
         Ok(format!("{config:#}\n").into_bytes())
     }
 

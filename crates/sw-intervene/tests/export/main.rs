@@ -1,5 +1,6 @@
 //! Quantized checkpoints on disk: the values of the intervention in memory, whole or not at all, never in the way.
 
+mod loads;
 mod refused;
 
 use std::{

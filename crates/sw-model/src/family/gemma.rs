@@ -140,6 +140,7 @@ fn gemma3_vision(f: &Fields<'_>) -> Result<Spec> {
     spec.tied = f.bool_or("tie_word_embeddings", true)?;
     spec.names.base = "language_model.model.";
     spec.names.head = "language_model.lm_head.weight";
+    spec.names.modules = ["model.language_model.", "lm_head.weight"];
     Ok(spec)
 }
 

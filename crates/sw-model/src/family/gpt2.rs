@@ -87,6 +87,7 @@ fn read(f: &Fields<'_>) -> Result<Spec> {
             expert_linears: Vec::new(),
             qkv_layout: QkvLayout::Blocks,
             transposed: true,
+            modules: ["transformer.", "lm_head.weight"],
         },
     })
 }

@@ -54,6 +54,7 @@ fn read(f: &Fields<'_>) -> Result<Spec> {
             (Linear::Down, slot("mlp.dense_4h_to_h", true)),
         ],
         qkv_layout: QkvLayout::Heads,
+        modules: ["gpt_neox.", "lm_head.weight"],
         ..spec.names
     };
     Ok(spec)

@@ -136,6 +136,7 @@ impl LlamaLike {
                 ],
                 qkv_layout: QkvLayout::Blocks,
                 transposed: false,
+                modules: ["model.", "lm_head.weight"],
             },
         })
     }

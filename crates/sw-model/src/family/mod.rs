@@ -62,15 +62,15 @@ pub fn names() -> impl Iterator<Item = &'static str> {
 
 /// Reads a config: the spec, and the fields that were passed over because no model is known to read them.
 ///
-/// `tensors`: how many tensors the checkpoint holds, a bound on the layers a config may claim. `ignore`: fields that are
+/// `stored`: bounds on the layers, and on the experts of a layer, that a config may claim of this checkpoint. `ignore`: fields that are
 /// passed over without a word.
 pub(crate) fn spec(
     path: &Path,
     config: &Value,
-    tensors: usize,
+    stored: [usize; 2],
     ignore: &[String],
 ) -> Result<(Spec, Vec<String>)> {
-    let fields = Fields::new(path, config, tensors, ignore)?;
+    let fields = Fields::new(path, config, stored, ignore)?;
     let known = || names().collect::<Vec<_>>().join(", ");
     let model_type = fields.opt_str("model_type")?.ok_or_else(|| {
         config_error(
@@ -119,8 +119,8 @@ fn experts(
     intermediate_size: usize,
 ) -> Result<Experts> {
     // transformers 5 writes one name for all mixtures; checkpoints of before have either.
-    let local = f.opt_stored("num_local_experts", "experts")?;
-    let given = f.opt_stored("num_experts", "experts")?.or(local);
+    let local = f.opt_experts("num_local_experts")?;
+    let given = f.opt_experts("num_experts")?.or(local);
     let (count, key) = (given.unwrap_or(count), "num_experts_per_tok");
     let per_token = f.opt_size(key)?.unwrap_or(per_token);
     if per_token > count {

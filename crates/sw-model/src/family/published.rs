@@ -20,7 +20,7 @@ fn read(config: Value) -> Spec {
     for (key, value) in config.as_object().unwrap() {
         whole[key] = value.clone();
     }
-    let read = spec(Path::new("config.json"), &whole, 100_000, &[]);
+    let read = spec(Path::new("config.json"), &whole, [100_000; 2], &[]);
     let (spec, unknown) = read.unwrap_or_else(|e| panic!("{e}"));
     assert_eq!(unknown, [""; 0]);
     spec
@@ -294,7 +294,7 @@ fn what_tools_write_into_configs_does_not_stop_a_model() {
         for (key, value) in extra.as_object().unwrap() {
             whole[key] = value.clone();
         }
-        spec(Path::new("config.json"), &whole, 100_000, &[]).map(|(_, unknown)| unknown)
+        spec(Path::new("config.json"), &whole, [100_000; 2], &[]).map(|(_, unknown)| unknown)
     };
     // Before 4.40, transformers wrote every default of generation and of its base class.
     let defaults = json!({
@@ -338,7 +338,7 @@ fn configs_in_the_wild_are_read_or_refused_by_name() {
     let configs: Vec<_> = configs.filter(|(name, _)| *name != "_about").collect();
     assert_eq!(configs.len(), 25);
     for (name, config) in configs {
-        let read = spec(Path::new("config.json"), config, 100_000, &[]);
+        let read = spec(Path::new("config.json"), config, [100_000; 2], &[]);
         let named = [
             ("granite", "granite"),
             ("without rope", "no_rope_layers"),

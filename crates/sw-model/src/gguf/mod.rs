@@ -61,7 +61,7 @@ pub(crate) fn open(path: &Path, ignore: &[String]) -> Result<Opened> {
     keys::refuse(meta, ignore)?;
     let views = tensors::views(meta, arch, &config)?;
     // The config is made here from the metadata, so it has no field that no model knows.
-    let (spec, _) = family::spec(path, &config, views.len(), ignore)?;
+    let (spec, _) = family::spec(path, &config, [views.len(); 2], ignore)?;
     if let Some(tensor) = tensors::unread(&spec, &views) {
         let problem = format!(
             "a tensor that a {} of this config does not have",

@@ -32,6 +32,7 @@ impl Checkpoint {
             dir: dir.into(),
             files: gguf.files,
             tensors,
+            index: None,
         })
     }
 

@@ -11,12 +11,20 @@ const MAX_INDEX: u64 = 100 << 20;
 const SINGLE: &str = "model.safetensors";
 
 /// `model.safetensors.index.json`: file name -> the tensors in it.
+#[derive(Debug)]
 pub(super) struct Index {
     pub(super) path: PathBuf,
     pub(super) shards: BTreeMap<String, Vec<String>>,
 }
 
 impl Index {
+    /// The file that it says holds a tensor.
+    pub(super) fn shard_of(&self, tensor: &str) -> Option<&str> {
+        let named = |names: &Vec<String>| names.iter().any(|name| name == tensor);
+        let mut shards = self.shards.iter();
+        shards.find_map(|(shard, names)| named(names).then_some(&shard[..]))
+    }
+
     /// The index of `dir`, if it has one. Every shard it names is inside `dir` and exists.
     pub(super) fn read(dir: &Path) -> Result<Option<Index>, Error> {
         let path = dir.join(INDEX);

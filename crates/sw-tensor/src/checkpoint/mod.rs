@@ -10,7 +10,7 @@ mod shortened;
 mod tests;
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
 use crate::mat::Blocks;
@@ -21,7 +21,8 @@ pub use shortened::report_shortened_files;
 
 /// A directory of safetensors files, mapped and not copied.
 ///
-/// `model.safetensors.index.json` decides where it is present: only the shards and tensors it names count. Else
+/// `model.safetensors.index.json` decides where it is present: the shards that it names are read. A tensor that it names and no
+/// shard holds is missed when it is asked for; one that it does not name is there all the same. Without an index
 /// `model.safetensors` is taken, else every `*.safetensors` file but `consolidated*`. Opening reads headers only and
 /// checks every length in them against the files; element types matter only when a tensor is asked for.
 ///
@@ -33,6 +34,7 @@ pub struct Checkpoint {
     dir: PathBuf,
     files: Vec<File>,
     tensors: BTreeMap<String, Tensor>,
+    index: Option<index::Index>,
 }
 
 /// A tensor, and how it is read where it is not stored as its rows are.
@@ -88,9 +90,13 @@ impl Checkpoint {
             dir,
             files: Vec::new(),
             tensors: BTreeMap::new(),
+            index: None,
         };
         match index::Index::read(&checkpoint.dir)? {
-            Some(index) => checkpoint.add_shards(&index)?,
+            Some(index) => {
+                checkpoint.add_shards(&index)?;
+                checkpoint.index = Some(index);
+            }
             None => {
                 for path in index::files_without_index(&checkpoint.dir)? {
                     checkpoint.add_file(path)?;
@@ -101,20 +107,33 @@ impl Checkpoint {
     }
 
     fn add_shards(&mut self, index: &index::Index) -> Result<(), Error> {
-        for (shard, names) in &index.shards {
+        let named: HashMap<&str, &str> = index
+            .shards
+            .iter()
+            .flat_map(|(shard, names)| names.iter().map(|name| (&name[..], &shard[..])))
+            .collect();
+        for shard in index.shards.keys() {
             let file = self.files.len();
-            let (opened, mut tensors) = File::open(self.dir.join(shard), file)?;
+            let (opened, tensors) = File::open(self.dir.join(shard), file)?;
             self.files.push(opened);
-            for name in names {
-                let info = tensors.remove(name).ok_or_else(|| Error::NotInShard {
-                    index: index.path.clone(),
-                    tensor: name.clone(),
-                    shard: shard.clone(),
-                })?;
-                self.tensors.insert(name.clone(), Tensor::plain(info));
+            for (name, info) in tensors {
+                let there = self.tensors.get(&name);
+                match (named.get(&name[..]), there) {
+                    (Some(other), Some(_)) if other != shard => continue,
+                    (None, Some(other)) => return Err(self.duplicate(name, other, file)),
+                    _ => self.tensors.insert(name, Tensor::plain(info)),
+                };
             }
         }
         Ok(())
+    }
+
+    fn duplicate(&self, tensor: String, first: &Tensor, second: usize) -> Error {
+        Error::DuplicateTensor {
+            tensor,
+            first: self.files[first.info.file].path.clone(),
+            second: self.files[second].path.clone(),
+        }
     }
 
     fn add_file(&mut self, path: PathBuf) -> Result<(), Error> {
@@ -123,14 +142,66 @@ impl Checkpoint {
         self.files.push(opened);
         for (name, info) in tensors {
             if let Some(other) = self.tensors.get(&name) {
-                return Err(Error::DuplicateTensor {
-                    tensor: name,
-                    first: self.files[other.info.file].path.clone(),
-                    second: self.files[file].path.clone(),
-                });
+                return Err(self.duplicate(name, other, file));
             }
             self.tensors.insert(name, Tensor::plain(info));
         }
+        Ok(())
+    }
+
+    /// Gives a tensor another name, where it is there and none has that name.
+    pub fn rename(&mut self, from: &str, to: &str) {
+        if !self.tensors.contains_key(to)
+            && let Some(tensor) = self.tensors.remove(from)
+        {
+            self.tensors.insert(to.to_owned(), tensor);
+        }
+    }
+
+    /// Puts the matrices that lie one after the other in the tensor `name`, which must have this shape, in its place: `parts`
+    /// are their names and shapes, in the order in which they lie.
+    ///
+    /// # Errors
+    /// [`Error::MissingTensor`]; [`Error::WrongShape`], also where the parts are not the whole, or the tensor is one of a GGUF
+    /// file that is not read as it is stored.
+    pub fn split(
+        &mut self,
+        name: &str,
+        shape: &[usize],
+        parts: impl IntoIterator<Item = (String, [usize; 2])>,
+    ) -> Result<(), Error> {
+        let whole = self.expect_shape(name, shape)?;
+        let info = whole.info.clone();
+        let wrong = || Error::WrongShape {
+            file: self.files[info.file].path.clone(),
+            tensor: name.to_owned(),
+            expected: shape.to_vec(),
+            found: info.shape.clone(),
+        };
+        // The shape was checked against the file, so that its elements can be counted.
+        let size = info.len.checked_div(shape.iter().product());
+        let size = size.filter(|size| size * shape.iter().product::<usize>() == info.len);
+        let size = size.filter(|_| whole.view.is_none()).ok_or_else(wrong)?;
+        let (mut made, mut at) = (Vec::new(), 0);
+        for (part, [rows, cols]) in parts {
+            let elements = rows.checked_mul(cols).and_then(|n| n.checked_mul(size));
+            let len = elements
+                .filter(|len| *len <= info.len - at)
+                .ok_or_else(wrong)?;
+            let info = TensorInfo {
+                shape: vec![rows, cols],
+                offset: info.offset + at,
+                len,
+                ..info.clone()
+            };
+            at += len;
+            made.push((part, Tensor::plain(info)));
+        }
+        if at != info.len {
+            return Err(wrong());
+        }
+        self.tensors.remove(name);
+        self.tensors.extend(made);
         Ok(())
     }
 
@@ -238,29 +309,48 @@ impl Checkpoint {
 
     /// A tensor of that name, that shape and a dtype with a kernel.
     fn expect(&self, name: &str, shape: &[usize]) -> Result<(&Tensor, Dtype), Error> {
-        let tensor = self.tensors.get(name).ok_or_else(|| Error::MissingTensor {
-            dir: self.dir.clone(),
-            tensor: name.to_owned(),
-            expected: shape.to_vec(),
-            files: self.files.len(),
-        })?;
-        let info = &tensor.info;
-        let file = || self.files[info.file].path.clone();
-        if info.shape != shape {
-            return Err(Error::WrongShape {
-                file: file(),
-                tensor: name.to_owned(),
-                expected: shape.to_vec(),
-                found: info.shape.clone(),
-            });
-        }
-        match &info.dtype {
+        let tensor = self.expect_shape(name, shape)?;
+        match &tensor.info.dtype {
             Ok(dtype) => Ok((tensor, *dtype)),
             Err(found) => Err(Error::UnsupportedDtype {
-                file: file(),
+                file: self.files[tensor.info.file].path.clone(),
                 tensor: name.to_owned(),
                 found: found.clone(),
             }),
+        }
+    }
+
+    /// A tensor of that name and that shape.
+    fn expect_shape(&self, name: &str, shape: &[usize]) -> Result<&Tensor, Error> {
+        let tensor = self.tensors.get(name);
+        let tensor = tensor.ok_or_else(|| self.missing(name, shape))?;
+        if tensor.info.shape != shape {
+            return Err(Error::WrongShape {
+                file: self.files[tensor.info.file].path.clone(),
+                tensor: name.to_owned(),
+                expected: shape.to_vec(),
+                found: tensor.info.shape.clone(),
+            });
+        }
+        Ok(tensor)
+    }
+
+    fn missing(&self, name: &str, shape: &[usize]) -> Error {
+        let tensor = name.to_owned();
+        let index = self.index.as_ref();
+        let named = index.and_then(|index| Some((index, index.shard_of(name)?)));
+        match named {
+            Some((index, shard)) => Error::NotInShard {
+                index: index.path.clone(),
+                tensor,
+                shard: shard.to_owned(),
+            },
+            None => Error::MissingTensor {
+                dir: self.dir.clone(),
+                tensor,
+                expected: shape.to_vec(),
+                files: self.files.len(),
+            },
         }
     }
 }

@@ -182,7 +182,7 @@ const ONE: &str = r#"{"one":{"dtype":"F32","shape":[1,1],"data_offsets":[0,4]},"
 const INDEX: &str = "model.safetensors.index.json";
 
 #[test]
-fn an_index_wins_and_only_its_tensors_count() {
+fn an_index_wins_and_only_its_files_count() {
     let shard = file(ONE, &f32s(&[5.0, 6.0]));
     let index = br#"{"metadata":{},"weight_map":{"one":"model-1.safetensors"}}"#;
     let dir = dir(&[
@@ -191,7 +191,7 @@ fn an_index_wins_and_only_its_tensors_count() {
         ("model.safetensors", &good()),
     ]);
     let checkpoint = Checkpoint::open(dir.path()).unwrap();
-    assert_eq!(checkpoint.names().collect::<Vec<_>>(), ["one"]);
+    assert_eq!(checkpoint.names().collect::<Vec<_>>(), ["one", "spare"]);
     assert_eq!(checkpoint.mat("one", 1, 1).unwrap().get(0, 0), 5.0);
 }
 
@@ -236,10 +236,76 @@ fn an_index_that_cannot_be_followed() {
         with_index(r#"{"weight_map":{"one":"n.safetensors"}}"#),
         Error::MissingShard { .. }
     ));
-    assert!(matches!(
-        with_index(r#"{"weight_map":{"two":"m.safetensors"}}"#),
-        Error::NotInShard { .. }
-    ));
+}
+
+/// What transformers reads: the shards of an index, whatever the index says about the tensors in them.
+#[test]
+fn an_index_decides_about_files_and_not_about_tensors() {
+    let one = r#"{"one":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}"#;
+    let index = r#"{"weight_map":{"absent":"m.safetensors","one":"n.safetensors"}}"#;
+    let dir = dir(&[
+        (INDEX, index.as_bytes()),
+        ("m.safetensors", &file(one, &f32s(&[1.0, 2.0]))),
+        ("n.safetensors", &file(one, &f32s(&[5.0, 6.0]))),
+        ("o.safetensors", &file(one, &f32s(&[7.0, 8.0]))),
+    ]);
+    let checkpoint = Checkpoint::open(dir.path()).unwrap();
+    // Two shards hold it; the one that the index names counts, and a file that it does not name is not read.
+    assert_eq!(checkpoint.vector("one", 2).unwrap(), [5.0, 6.0]);
+    assert_eq!(checkpoint.files().count(), 2);
+    let missed = checkpoint.vector("absent", 2).unwrap_err();
+    assert!(matches!(&missed, Error::NotInShard { .. }), "{missed}");
+    let missed = checkpoint.vector("unheard_of", 2).unwrap_err();
+    assert!(matches!(&missed, Error::MissingTensor { .. }), "{missed}");
+
+    let index = r#"{"weight_map":{"absent":"m.safetensors"}}"#;
+    std::fs::write(dir.path().join(INDEX), index).unwrap();
+    let checkpoint = Checkpoint::open(dir.path()).unwrap();
+    assert_eq!(checkpoint.vector("one", 2).unwrap(), [1.0, 2.0]);
+
+    let index = r#"{"weight_map":{"a":"m.safetensors","b":"n.safetensors"}}"#;
+    std::fs::write(dir.path().join(INDEX), index).unwrap();
+    let twice = Checkpoint::open(dir.path()).unwrap_err();
+    assert!(matches!(&twice, Error::DuplicateTensor { .. }), "{twice}");
+}
+
+#[test]
+fn a_tensor_becomes_the_matrices_that_lie_in_it() {
+    let header = r#"{"all":{"dtype":"F32","shape":[2,3,1],"data_offsets":[0,24]}}"#;
+    let dir = dir(&[(
+        "model.safetensors",
+        &file(header, &f32s(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0])),
+    )]);
+    let mut checkpoint = Checkpoint::open(dir.path()).unwrap();
+    let parts = |shapes: &[[usize; 2]]| -> Vec<(String, [usize; 2])> {
+        let named = shapes.iter().enumerate();
+        named.map(|(i, shape)| (i.to_string(), *shape)).collect()
+    };
+    for (shape, shapes) in [
+        (&[3, 2, 1][..], &[[6, 1]][..]), // the tensor has another shape
+        (&[2, 3, 1], &[[2, 1], [3, 1]]), // something is left
+        (&[2, 3, 1], &[[2, 2], [3, 1]]), // beyond the end
+        (&[2, 3, 1], &[[usize::MAX, 2]]),
+    ] {
+        let refused = checkpoint.split("all", shape, parts(shapes)).unwrap_err();
+        assert!(matches!(&refused, Error::WrongShape { .. }), "{refused}");
+    }
+    checkpoint
+        .split("all", &[2, 3, 1], parts(&[[2, 1], [1, 2], [2, 1]]))
+        .unwrap();
+    checkpoint.rename("2", "last");
+    checkpoint.rename("0", "last"); // there is one
+    assert_eq!(checkpoint.names().collect::<Vec<_>>(), ["0", "1", "last"]);
+    let row = |name: &str, rows, cols| {
+        let mat = checkpoint.mat(name, rows, cols).unwrap();
+        let mut values = vec![0.0; rows * cols];
+        mat.widen(0..rows, 0..cols, &mut values);
+        values
+    };
+    assert_eq!(row("0", 2, 1), [1.0, 2.0]);
+    assert_eq!(row("1", 1, 2), [3.0, 4.0]);
+    assert_eq!(row("last", 2, 1), [5.0, 6.0]);
+    assert_eq!(checkpoint.bytes("last").unwrap().len(), 8);
 }
 
 #[test]

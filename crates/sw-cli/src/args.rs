@@ -2,13 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::Args;
 use sw_eval::{Bos, DataDir, Options};
 use sw_model::Model;
 
 use crate::{
-    opening::{data_dir, encode, open_model},
+    opening::{data_dir, encode, open_model, with_adapter},
     program::set_threads,
 };
 
@@ -29,6 +29,9 @@ pub(crate) struct ModelArgs {
     /// Which GGUF file of the directory, where it holds several
     #[arg(long, value_name = "NAME")]
     gguf: Option<String>,
+    /// An adapter in PEFT's layout (LoRA, DoRA) or the tiles that sw tune wrote: merged into the weights in memory
+    #[arg(long, value_name = "DIR")]
+    pub(crate) adapter: Option<PathBuf>,
     /// Worker threads [default: one per core]
     #[arg(long, value_name = "N")]
     threads: Option<std::num::NonZeroUsize>,
@@ -36,6 +39,21 @@ pub(crate) struct ModelArgs {
 
 impl ModelArgs {
     pub(crate) fn open(&self) -> Result<Model> {
+        Ok(self.open_changed()?.0)
+    }
+
+    /// The model, and a digest of the adapter that is in it.
+    pub(crate) fn open_changed(&self) -> Result<(Model, Option<String>)> {
+        let model = self.open_stored()?;
+        let Some(dir) = &self.adapter else {
+            return Ok((model, None));
+        };
+        let (model, digest) = with_adapter(&model, dir).context("--adapter")?;
+        Ok((model, Some(digest)))
+    }
+
+    /// The model without an adapter.
+    fn open_stored(&self) -> Result<Model> {
         set_threads(self.threads)?;
         let name = match &self.revision {
             Some(revision) if !Path::new(&self.model).exists() => {

@@ -75,7 +75,7 @@ pub(crate) struct Eval {
 static STOP: AtomicBool = AtomicBool::new(false);
 
 /// The first Ctrl-C ends the run after the current batch, whose answers go into the journal; the second ends it at once.
-fn stop_on_interrupt() -> Result<()> {
+pub(crate) fn stop_on_interrupt() -> Result<()> {
     ctrlc::set_handler(|| {
         if STOP.swap(true, Ordering::Relaxed) {
             std::process::exit(1);
@@ -85,12 +85,20 @@ fn stop_on_interrupt() -> Result<()> {
     .context("Ctrl-C")
 }
 
+/// Whether somebody pressed Ctrl-C.
+pub(crate) fn stopped() -> bool {
+    STOP.load(Ordering::Relaxed)
+}
+
 impl Eval {
     pub(crate) fn run(&self) -> Result<()> {
         let options = self.options()?;
         let data = self.on.data()?;
-        let model = self.on.model.open()?;
+        let (model, change) = self.on.model.open_changed()?;
         let mut runtime = Runtime::new(&model, &options.interventions)?.named(&self.on.model.model);
+        if let Some(change) = change {
+            runtime = runtime.with_change(change);
+        }
         if self.batch_size != "auto" {
             let budget: usize = self
                 .batch_size
@@ -247,7 +255,7 @@ impl Bar {
     /// Shows how far the evaluation is, and tells whether to go on.
     pub(crate) fn show(&self, status: sw_eval::Status) -> ControlFlow<()> {
         self.0.show(status);
-        if STOP.load(Ordering::Relaxed) {
+        if stopped() {
             ControlFlow::Break(())
         } else {
             ControlFlow::Continue(())

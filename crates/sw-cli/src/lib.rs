@@ -17,6 +17,7 @@ pub mod opening;
 pub mod program;
 mod quantize;
 mod shell;
+mod tune;
 
 use std::{ffi::OsString, process::ExitCode};
 
@@ -48,6 +49,7 @@ enum Command {
     Merge(eval::Merge),
     Tasks(eval::Tasks),
     Quantize(quantize::Quantize),
+    Tune(Box<tune::Tune>),
     Generate(generate::Generate),
     Inspect(inspect::Inspect),
     Completions(shell::Completions),
@@ -76,6 +78,7 @@ impl Command {
             Self::Compare(c) => c.run(),
             Self::Merge(c) => c.run(),
             Self::Tasks(c) => c.run(),
+            Self::Tune(c) => c.run(),
             Self::Generate(c) => c.run(),
             Self::Inspect(c) => c.run(),
             Self::Completions(c) => c.run(),

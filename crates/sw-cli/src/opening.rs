@@ -7,6 +7,7 @@ use sw_eval::{Bos, DataDir};
 use sw_intervene::PackedReader;
 use sw_model::{Model, OpenOptions, locate_model};
 use sw_tensor::files;
+use sw_train::tune::Change;
 
 use crate::program::tell;
 
@@ -34,6 +35,32 @@ pub fn open_model(
         tell(format!("warning: {warning}"));
     }
     Ok(model)
+}
+
+/// The model with an adapter of PEFT (LoRA, DoRA), or with the tiles that `sw tune` wrote, in its weights; and a digest of its files.
+///
+/// # Errors
+/// A folder that is neither, or does not fit the model.
+pub fn with_adapter(model: &Model, dir: &Path) -> Result<(Model, String)> {
+    let change = Change::read(model, dir)?;
+    let mut bytes = Vec::new();
+    for name in Change::FILES {
+        let path = dir.join(name);
+        if path.is_file() {
+            let read = files::read_at_most(&path, MOST_CHANGE);
+            bytes.extend(read.with_context(|| path.display().to_string())?);
+        }
+    }
+    Ok((change.merged(model)?, format!("{:016x}", fnv(bytes))))
+}
+
+/// Bytes of a file of an adapter or of tiles, at most.
+const MOST_CHANGE: u64 = 64 << 30;
+
+/// A number that tells contents apart that differ by accident (FNV-1a).
+pub(crate) fn fnv(bytes: impl IntoIterator<Item = u8>) -> u64 {
+    let add = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+    bytes.into_iter().fold(0xcbf2_9ce4_8422_2325, add)
 }
 
 /// A prompt's tokens: with the beginning-of-sequence token where the tokenizer adds it, always (once), or never.

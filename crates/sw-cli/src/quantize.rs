@@ -251,6 +251,12 @@ impl Quantize {
             );
         }
         export.shard_bytes = (self.shard_size * 1e9) as u64;
+        if let Some(dir) = &self.model.adapter {
+            bail!(
+                "--adapter {}: quantized checkpoints are made of stored weights; write it into a checkpoint first (sw tune MODEL --merge DIR --out OUT)",
+                dir.display()
+            );
+        }
         let model = self.model.open()?;
         export.hold = self.held(&model)?;
         let (calibration, measured) = self.measured(&model, &mut export)?;

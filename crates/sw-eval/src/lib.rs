@@ -56,7 +56,7 @@ mod text;
 mod workload;
 
 pub use compare::{McNemar, PairedBootstrap, TaskComparison, compare, mcnemar, paired_bootstrap};
-pub use data::{DataDir, Dataset, Doc, Split, read, read_texts};
+pub use data::{DataDir, Dataset, Doc, Split, read, read_columns, read_texts};
 pub use divergence::{Divergence, divergence};
 pub use encode::{Context, Encoder, Pair};
 pub use error::{Error, Result};

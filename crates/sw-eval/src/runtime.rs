@@ -25,6 +25,8 @@ pub struct Runtime {
     name: String,
     budget: usize,
     sharing: bool,
+    /// What tells a change of the checkpoint's weights apart.
+    change: Option<String>,
 }
 
 /// Tokens of a batch without being told otherwise: enough for the matrix products, little memory.
@@ -56,7 +58,25 @@ impl Runtime {
             name,
             budget: TOKEN_BUDGET,
             sharing: true,
+            change: None,
         })
+    }
+
+    /// Says that the model's weights are not those of its checkpoint: `change` tells changes apart, in results and journals.
+    #[must_use]
+    pub fn with_change(mut self, change: String) -> Self {
+        self.change = Some(change);
+        self
+    }
+
+    /// The checkpoint's, and what tells changes of its weights apart.
+    fn fingerprint(&self) -> String {
+        let stored = self.base.fingerprint().map(|f| f.to_string());
+        let stored = stored.unwrap_or_default();
+        match &self.change {
+            None => stored,
+            Some(change) => format!("{stored}+{change}"),
+        }
     }
 
     /// Another name than the checkpoint's folder.
@@ -269,11 +289,7 @@ impl LanguageModel for Runtime {
     fn info(&self) -> ModelInfo {
         ModelInfo {
             name: self.name.clone(),
-            fingerprint: self
-                .base
-                .fingerprint()
-                .map(|f| f.to_string())
-                .unwrap_or_default(),
+            fingerprint: self.fingerprint(),
             dtype: self.base.coding().to_string().to_lowercase(),
             kernel: sw_tensor::isa_name().into(),
             gguf: self.base.gguf().map(|gguf| gguf.file.display().to_string()),

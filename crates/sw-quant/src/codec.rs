@@ -361,7 +361,8 @@ impl Params {
                 arithmetic: "fp16",
             });
         }
-        let s = half(steps / range);
+        // torch computes `levels / range` of a half-precision range so: the reciprocal is rounded before the product.
+        let s = half(half(1.0 / range) * steps);
         let (inv, step) = if range == 0.0 {
             (0.0, 0.0)
         } else {

@@ -233,5 +233,14 @@ pub(crate) const NF4: [f32; 16] = [
     1.0,
 ];
 
-/// The super-weight release's 8 levels.
-pub(crate) const NF3: [f32; 8] = [-1.0, -0.5350, -0.2469, 0.0, 0.1833, 0.3820, 0.6230, 1.0];
+/// The super-weight release's 8 levels, to the last bit: QLoRA's construction with 8 values.
+pub(crate) const NF3: [f32; 8] = [
+    -1.0,
+    -0.535_022_7,
+    -0.246_931_43,
+    0.0,
+    0.183_337_48,
+    0.381_993_95,
+    0.622_985_7,
+    1.0,
+];

@@ -8,7 +8,7 @@ use crate::{Clip, Error, Grouping, Levels, ZeroPoint};
 /// use sw_quant::{Arithmetic, Scheme, fake_quantize};
 /// let mut w = [0.0f32, 0.1, 0.3];
 /// fake_quantize(&mut w, [1, 3], &Scheme { arithmetic: Arithmetic::ReleaseF16, ..Scheme::default() }, &[])?;
-/// assert_eq!(w, [0.0, 0.099975586, 0.30004883]); // the ends of the range are fp16 numbers
+/// assert_eq!(w, [0.0, 0.10003662, 0.30029297]); // what torch gives, the end of the range not exactly
 /// # Ok::<(), sw_quant::Error>(())
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -22,8 +22,9 @@ pub enum Arithmetic {
     #[default]
     F32,
     /// The released code on a half-precision checkpoint: the weight, the threshold and the result of *every* operation
-    /// are rounded to fp16, the scale is `s = steps/(hi - lo)` and values are `q/s + lo`. Asymmetric levels with a float
-    /// zero-point only. A block whose `s` overflows (where the release yields NaN) is an error.
+    /// are rounded to fp16, the scale is `s = steps/(hi - lo)`, which torch computes as the rounded reciprocal times `steps`,
+    /// and values are `q/s + lo`. Asymmetric levels with a float zero-point only. A block whose `s` overflows (where the
+    /// release yields NaN) is an error.
     ReleaseF16,
 }
 

@@ -12,6 +12,9 @@ use crate::adamw::AdamW;
 use crate::error::{Error, Result};
 use crate::params::{Params, Shape, Tensor};
 
+/// Bytes of a file of tensors, at most.
+const MOST: u64 = 64 << 30;
+
 /// How weights are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Precision {
@@ -288,7 +291,7 @@ impl File<'_> {
 }
 
 pub(crate) fn read_tensors(path: &Path, read: impl FnOnce(&File<'_>) -> Result<()>) -> Result<()> {
-    let bytes = std::fs::read(path).map_err(Error::file(path))?;
+    let bytes = sw_tensor::files::read_at_most(path, MOST).map_err(Error::file(path))?;
     let tensors = SafeTensors::deserialize(&bytes).map_err(|e| Error::content(path, e))?;
     read(&File { path, tensors })
 }

@@ -13,12 +13,15 @@ use rand_chacha::rand_core::{RngCore, SeedableRng};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use sw_model::{Linear, LinearAt, Model};
-use sw_tensor::product;
+use sw_tensor::{files::read_at_most, product};
 
 use crate::checkpoint::write;
 use crate::error::{Error, Result};
 use crate::gradient::Block;
 use crate::mapped::{self, Gradients, Keep, PANEL, Text, widened};
+
+/// Bytes of a selection, at most.
+const MOST: u64 = 1 << 30;
 
 /// What a tile is worth, by its gradient `g` (summed over the batches) or its weights `w`.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -312,7 +315,7 @@ impl TileSelection {
     /// # Errors
     /// If the file cannot be read, or is no selection.
     pub fn read(path: &Path) -> Result<TileSelection> {
-        let bytes = std::fs::read(path).map_err(Error::file(path))?;
+        let bytes = read_at_most(path, MOST).map_err(Error::file(path))?;
         serde_json::from_slice(&bytes).map_err(|e| Error::content(path, e))
     }
 

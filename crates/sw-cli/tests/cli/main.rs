@@ -5,6 +5,7 @@ mod eval;
 mod gguf;
 mod hostile;
 mod quantize;
+mod tune;
 mod usage;
 
 use std::path::{Path, PathBuf};

@@ -273,5 +273,18 @@ pub fn read_texts(file: &Path, rows: usize) -> Result<Vec<String>, String> {
     texts.map_err(|e| e.to_string())
 }
 
+/// Some columns of all rows of a file; nothing where a row has no such column, or something else than text in it.
+///
+/// # Errors
+/// One line naming the file: empty, broken, without rows, or beyond the bounds that `docs/evaluation.md` states.
+pub fn read_columns<const N: usize>(
+    file: &Path,
+    columns: &[&str; N],
+) -> Result<Vec<[Option<String>; N]>> {
+    let docs = read(&[file.to_owned()])?;
+    let row = |doc: &Doc| columns.map(|column| doc.text(column).ok().map(str::to_owned));
+    Ok(docs.iter().map(row).collect())
+}
+
 #[cfg(test)]
 mod tests;

@@ -3,7 +3,7 @@
 
 use std::ffi::c_int;
 use std::path::Path;
-use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 
 /// Maps that are known at once; of more, a process says nothing.
 const SLOTS: usize = 1024;
@@ -27,7 +27,7 @@ static MAPS: [Slot; SLOTS] = [const {
 /// or a [`Gguf`](crate::Gguf) maps becomes shorter while it is read. For programs; libraries leave signals alone.
 pub fn report_shortened_files() {
     // SAFETY: the structure is plain data for which zeros are valid; the handler calls what may be called in a handler
-    // only (`write`, `_exit`, `signal`) and reads atomics.
+    // only (`write`, `_exit`, `pause`, `signal`) and reads atomics.
     unsafe {
         let mut action: libc::sigaction = std::mem::zeroed();
         action.sa_sigaction = on_bus_error as *const () as usize;
@@ -37,11 +37,18 @@ pub fn report_shortened_files() {
     }
 }
 
+/// Whether a thread is saying it; others may be at the same file.
+static SAID: AtomicBool = AtomicBool::new(false);
+
 extern "C" fn on_bus_error(_: c_int, info: *mut libc::siginfo_t, _: *mut libc::c_void) {
     // SAFETY: with SA_SIGINFO the system passes the place of the fault.
     let at = unsafe { (*info).si_addr() } as usize;
     for slot in &MAPS {
         if slot.start.load(Ordering::Acquire) <= at && at < slot.end.load(Ordering::Acquire) {
+            while SAID.swap(true, Ordering::AcqRel) {
+                // SAFETY: `pause` may be called in a handler. The thread that came first ends the process.
+                unsafe { libc::pause() };
+            }
             let line = slot.line.load(Ordering::Acquire);
             // SAFETY: whoever reads a map keeps it alive, and its line with it. `write` and `_exit` may be called here.
             unsafe {

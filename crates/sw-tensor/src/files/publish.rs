@@ -19,6 +19,9 @@ use crate::Error;
 /// Lies beside a folder that is being written, locked by the one who writes.
 const MARK: &str = "UNFINISHED";
 
+/// A folder with one of these may be replaced: a checkpoint, an adapter, tiles.
+const REPLACED: [&str; 3] = ["config.json", "adapter_config.json", "selection.json"];
+
 /// A folder that is written beside its place and put there when it is whole. Dropped before, nothing of it stays; a run that
 /// is killed leaves `.OUT.part`, which opens as no model and which the next run to the same place removes.
 ///
@@ -55,7 +58,7 @@ impl NewFolder {
     ///
     /// # Errors
     /// [`Error::Place`]: `out` is a source, holds one or lies in one; lies in a Hugging Face cache; exists and `force` is not
-    /// given, or is neither empty nor a folder with a `config.json`; or somebody is writing it.
+    /// given, or is neither empty nor a checkpoint, an adapter or tiles; or somebody is writing it.
     /// [`Error::Io`]: the system refuses.
     pub fn begin(out: &Path, sources: &[&Path], force: bool) -> Result<NewFolder, Error> {
         let no = |problem: String| Error::Place {
@@ -302,7 +305,8 @@ fn may_be_written(place: &Path, force: bool) -> Result<(), &'static str> {
         return Err("exists; choose another folder, or replace it with --force");
     }
     let empty = || place.read_dir().is_ok_and(|mut all| all.next().is_none());
-    if place.is_symlink() || !(place.join("config.json").is_file() || empty()) {
+    let ours = || REPLACED.iter().any(|name| place.join(name).is_file());
+    if place.is_symlink() || !(ours() || empty()) {
         return Err("exists and is no checkpoint folder; --force replaces only those");
     }
     Ok(())

@@ -7,6 +7,7 @@ use ndarray::{Array2, s};
 use safetensors::tensor::Dtype;
 use serde_json::{Value, json};
 use sw_model::{LinearAt, Model, TensorAt};
+use sw_tensor::files::read_at_most;
 
 use super::adapter::{Adapter, AdapterOptions};
 use super::trainer::merged;
@@ -19,6 +20,8 @@ const CONFIG: &str = "adapter_config.json";
 const ADAPTER: &str = "adapter_model.safetensors";
 const SELECTION: &str = "selection.json";
 const TILES: &str = "tiles.safetensors";
+/// Bytes of an adapter's config, at most.
+const MOST_CONFIG: u64 = 16 << 20;
 /// What PEFT puts before the names of modules.
 const PREFIX: &str = "base_model.model.";
 
@@ -32,6 +35,9 @@ pub enum Change {
 }
 
 impl Change {
+    /// The files that a change is made of; a folder has two of them.
+    pub const FILES: [&'static str; 4] = [CONFIG, ADAPTER, SELECTION, TILES];
+
     /// Reads a folder: of PEFT (`adapter_config.json`), or of tiles (`selection.json`).
     ///
     /// # Errors
@@ -58,6 +64,17 @@ impl Change {
             Change::Adapters(adapters) => merged(model, adapters),
             Change::Tiles(tiles) => tiles.merged(model),
         }
+    }
+
+    /// The tensors that it changes.
+    pub fn tensors(&self) -> Vec<TensorAt> {
+        let mut maps: Vec<LinearAt> = match self {
+            Change::Adapters(adapters) => adapters.keys().copied().collect(),
+            Change::Tiles(tiles) => tiles.selection.tiles.iter().map(|tile| tile.at).collect(),
+        };
+        maps.sort_unstable();
+        maps.dedup();
+        maps.into_iter().map(TensorAt::Weight).collect()
     }
 
     /// How many numbers it is.
@@ -240,7 +257,7 @@ pub fn write_adapters(
 /// Reads PEFT's LoRA or DoRA adapters of linear maps of the layers.
 fn read_adapters(model: &Model, dir: &Path) -> Result<BTreeMap<LinearAt, Adapter>> {
     let path = dir.join(CONFIG);
-    let bytes = std::fs::read(&path).map_err(Error::file(&path))?;
+    let bytes = read_at_most(&path, MOST_CONFIG).map_err(Error::file(&path))?;
     let config: Value = serde_json::from_slice(&bytes).map_err(|e| Error::content(&path, e))?;
     let no = |field: &str, found: &Value, expected: &str| {
         Error::content(&path, format!("{field} is {found}, expected {expected}"))

@@ -3,13 +3,17 @@
 
 mod adapter;
 mod blocks;
+mod checkpoint;
 mod choose;
 mod files;
+mod order;
 mod state;
 mod trainer;
 
 pub use adapter::{Adapted, Adapter, AdapterOptions};
 pub use blocks::{BlockGradients, Param};
+pub use checkpoint::write_checkpoint;
 pub use choose::{Budget, Chosen, Example, TileOptions, Warmup, choose_tiles};
 pub use files::{Change, TileValues, write_adapters};
+pub use order::examples_of_step;
 pub use trainer::{Bytes, Step, Trained, Trainer, merged, unmerged};

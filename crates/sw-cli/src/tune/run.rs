@@ -1,0 +1,438 @@
+//! A training from its state to what it writes.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    time::Instant,
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use sw_model::{Model, TensorAt};
+use sw_tensor::files::{self, NewFolder};
+use sw_train::{
+    AdamWOptions, Schedule,
+    mapped::Text,
+    tiles::TileSelection,
+    tune::{
+        AdapterOptions, Example, TileValues, Trained, Trainer, choose_tiles, examples_of_step,
+        merged, write_adapters, write_checkpoint,
+    },
+};
+
+use super::{MethodName, Training, Tune, WriteName, data::Data};
+use crate::{
+    eval::{stop_on_interrupt, stopped},
+    opening::fnv,
+    program::{say, tell, write_whole},
+};
+
+/// Bytes of a recipe or a log, at most.
+const MOST_STATE: u64 = 1 << 30;
+
+/// What happened so far, measured on held-out texts.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+struct Measured {
+    step: usize,
+    /// Mean loss over the steps since the last line, in nats per token.
+    loss: f64,
+    /// Loss on held-out texts.
+    held_out: f64,
+}
+
+/// Writes a folder and puts it in its place.
+pub(super) fn publish(folder: NewFolder, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    write(folder.path())?;
+    let model = folder.path().join("model.safetensors");
+    if model.is_file() {
+        folder.open_to_others(&model)?;
+    }
+    Ok(folder.publish()?)
+}
+
+pub(super) fn run(tune: &Tune, method: MethodName, model: &Model, data: Data) -> Result<()> {
+    let training = &tune.training;
+    let mut held_out = data.held_out;
+    held_out.truncate(training.measure_on);
+    if let Some(file) = &tune.dump {
+        let step = |step| {
+            batch(&data.train, training, step)
+                .iter()
+                .map(|e| e.tokens.clone())
+                .collect()
+        };
+        let steps: Vec<Vec<Vec<u32>>> = (0..training.steps).map(step).collect();
+        let held_out: Vec<_> = held_out.iter().map(|e| &e.tokens).collect();
+        let dump = json!({"steps": steps, "held_out": held_out});
+        return write_whole(file, &dump.to_string());
+    }
+    // Begun before the first step: what may not be written is refused, and another run to the same place.
+    let folder = NewFolder::begin(&tune.out, &[model.source()], tune.force)?;
+    let state = State::open(tune, method, model, &data.train, &held_out)?;
+    let adamw = AdamWOptions {
+        beta1: training.beta1,
+        beta2: training.beta2,
+        weight_decay: training.weight_decay,
+        ..AdamWOptions::default()
+    };
+    let trained = what(tune, method, model, &data.train, adamw, &state)?;
+    let mut trainer = Trainer::new(model, &trained, adamw, training.clip)?;
+    trainer.freeze(&tune.frozen(model)?)?;
+    let mut log = state.resume(&mut trainer)?;
+    if let Trained::Tiles(selection) = &trained {
+        tell(picks(selection));
+    }
+    let bytes = trainer.bytes();
+    let mib = |n: usize| n as f64 / f64::from(1 << 20);
+    state.begin(&trained)?;
+    tell(format!(
+        "{} of {} weights are trained ({:.3} %); weights in f32 {:.1} MiB, gradients {:.1} MiB, moments {:.1} MiB",
+        trainer.count(),
+        model.parameters(),
+        100.0 * trainer.count() as f64 / model.parameters() as f64,
+        mib(bytes.weights),
+        mib(bytes.gradients),
+        mib(bytes.moments)
+    ));
+    if log.is_empty() {
+        let held_out = loss(trainer.model(), &held_out)?;
+        log.push(Measured {
+            step: 0,
+            loss: f64::NAN,
+            held_out,
+        });
+        tell(format!("before: held-out loss {held_out:.4}"));
+    } else {
+        tell(format!("goes on after step {}", trainer.steps()));
+    }
+    stop_on_interrupt()?;
+    let schedule = Schedule {
+        peak: training.rate,
+        warmup: training.rate_warmup,
+        descent: 0,
+        steps: training.steps,
+        floor: 0.0,
+    };
+    let bar = ProgressBar::new(training.steps as u64);
+    let style = "{bar:30} step {pos}/{len}  {msg}  {eta} left";
+    bar.set_style(ProgressStyle::with_template(style).expect("a constant"));
+    bar.set_position(trainer.steps() as u64);
+    bar.reset_eta();
+    let (clock, begun, mut tokens) = (Instant::now(), trainer.steps(), 0);
+    let (mut sum, mut count) = (0.0, 0);
+    for step in begun..training.steps {
+        let texts = batch(&data.train, training, step);
+        let texts: Vec<Text<'_>> = texts.into_iter().map(Text::from).collect();
+        let at_a_time = training.at_a_time.unwrap_or(training.batch);
+        let done = trainer.step(&texts, at_a_time, schedule.rate(step))?;
+        tokens += texts.iter().map(|text| text.tokens.len()).sum::<usize>();
+        (sum, count) = (sum + done.loss, count + 1);
+        let pace = tokens as f64 / clock.elapsed().as_secs_f64();
+        bar.set_message(format!("loss {:.3}  {pace:.0} tokens/s", done.loss));
+        bar.set_position(step as u64 + 1);
+        let last = step + 1 == training.steps;
+        if (step + 1) % training.measure_every == 0 || last {
+            let measured = Measured {
+                step: step + 1,
+                loss: sum / f64::from(count),
+                held_out: loss(trainer.model(), &held_out)?,
+            };
+            bar.suspend(|| {
+                tell(format!(
+                    "step {}: loss {:.4}, held-out loss {:.4}, {pace:.0} tokens/s",
+                    measured.step, measured.loss, measured.held_out
+                ));
+            });
+            log.push(measured);
+            (sum, count) = (0.0, 0);
+        }
+        let stop = stopped() && !last;
+        if (step + 1) % training.save_every == 0 || last || stop {
+            state.save(&trainer, &log)?;
+        }
+        if stop {
+            bar.finish_and_clear();
+            bail!(
+                "stopped after step {}; the same command goes on from there ({})",
+                step + 1,
+                state.dir.display()
+            );
+        }
+    }
+    bar.finish_and_clear();
+    let seconds = clock.elapsed().as_secs_f64();
+    let record = json!({
+        "recipe": state.recipe,
+        "trained": trainer.count(),
+        "parameters": model.parameters(),
+        "bytes": bytes,
+        "log": log,
+        "steps_of_this_run": training.steps - begun,
+        "seconds_of_this_run": seconds,
+    });
+    publish(folder, |folder| {
+        write_tuned(tune, model, &trainer, &trained, folder)?;
+        let text = format!("{record:#}\n");
+        let path = folder.join("tune.json");
+        std::fs::write(&path, text).with_context(|| path.display().to_string())
+    })?;
+    state.remove();
+    if tune.json {
+        return say(format!("{record:#}"));
+    }
+    let [first, last] = [log.first(), log.last()].map(|m| m.map_or(f64::NAN, |m| m.held_out));
+    say(format!(
+        "Held-out loss {first:.4} before, {last:.4} after {} steps; written: {}",
+        training.steps,
+        tune.out.display()
+    ))
+}
+
+/// The examples of a step.
+fn batch<'e>(train: &'e [Example], training: &Training, step: usize) -> Vec<&'e Example> {
+    let places = examples_of_step(train.len(), training.batch, training.seed, step);
+    places.into_iter().map(|i| &train[i]).collect()
+}
+
+/// Mean negative log-likelihood of the predicted tokens, in nats; not a number where there is none.
+fn loss(model: &Model, examples: &[Example]) -> Result<f64> {
+    let (mut sum, mut count) = (0.0, 0);
+    for part in examples.chunks(8) {
+        let texts: Vec<&[u32]> = part.iter().map(|e| &e.tokens[..]).collect();
+        for (example, scores) in part.iter().zip(model.score_texts(&texts, &mut ())?) {
+            let predicted = &scores[example.given.max(1) - 1..];
+            sum -= predicted.iter().map(|s| s.log_prob).sum::<f64>();
+            count += predicted.len();
+        }
+    }
+    Ok(sum / f64::from(u32::try_from(count)?))
+}
+
+/// What is trained; of tiles, the choice of the state, where it has one.
+fn what(
+    tune: &Tune,
+    method: MethodName,
+    model: &Model,
+    train: &[Example],
+    adamw: AdamWOptions,
+    state: &State,
+) -> Result<Trained> {
+    Ok(match method {
+        MethodName::Full => Trained::Full,
+        MethodName::Linear => Trained::Linear,
+        MethodName::Lora | MethodName::Dora => Trained::Adapters {
+            options: AdapterOptions {
+                rank: tune.rank,
+                alpha: tune.alpha.unwrap_or(tune.rank as f32),
+                targets: tune.targets()?,
+                dora: method == MethodName::Dora,
+            },
+            seed: tune.training.seed,
+        },
+        MethodName::Smt => {
+            let path = state.dir.join("selection.json");
+            if path.is_file() {
+                return Ok(Trained::Tiles(TileSelection::read(&path)?));
+            }
+            let selection = match tune.tiles.given()? {
+                Some(selection) => selection,
+                None => {
+                    let options = tune.tiles.options(model, tune.training.seed)?;
+                    let mut texts = |step| {
+                        let texts = batch(train, &tune.training, step);
+                        Ok(texts.into_iter().cloned().collect())
+                    };
+                    let at_a_time = tune.training.at_a_time.unwrap_or(tune.training.batch);
+                    let clip = tune.training.clip;
+                    let chosen = choose_tiles(model, &options, adamw, clip, at_a_time, &mut texts)?;
+                    if let Some(note) = chosen.note {
+                        tell(format!("note: {note}"));
+                    }
+                    chosen.selection
+                }
+            };
+            selection.blocks(model).context("--selection")?;
+            Trained::Tiles(selection)
+        }
+    })
+}
+
+/// How many tiles of which map.
+fn picks(selection: &TileSelection) -> String {
+    let mut by_map: BTreeMap<String, usize> = BTreeMap::new();
+    for tile in &selection.tiles {
+        *by_map.entry(tile.at.linear.to_string()).or_default() += 1;
+    }
+    let by_map: Vec<_> = by_map
+        .iter()
+        .map(|(map, n)| format!("{n} in {map}"))
+        .collect();
+    let (n, side) = (selection.tiles.len(), selection.side);
+    format!("{n} tiles of {side} x {side}: {}", by_map.join(", "))
+}
+
+/// Writes what the training made.
+fn write_tuned(
+    tune: &Tune,
+    model: &Model,
+    trainer: &Trainer,
+    trained: &Trained,
+    folder: &Path,
+) -> Result<()> {
+    let checkpoint = tune.write == WriteName::Checkpoint;
+    match trained {
+        Trained::Adapters { options, .. } if !checkpoint => {
+            let base = &tune.model.model;
+            write_adapters(model, trainer.adapters(), options, base, folder)?;
+        }
+        Trained::Tiles(selection) if !checkpoint => {
+            TileValues::of(trainer.model(), selection)?.write(model, folder)?;
+        }
+        _ => {
+            let tuned = match trained {
+                Trained::Adapters { .. } => merged(model, trainer.adapters())?,
+                _ => trainer.model().clone(),
+            };
+            let changed: Vec<TensorAt> = match trained {
+                Trained::Adapters { .. } => trainer
+                    .adapters()
+                    .keys()
+                    .map(|&at| TensorAt::Weight(at))
+                    .collect(),
+                Trained::Tiles(selection) => selection
+                    .blocks(model)?
+                    .into_keys()
+                    .map(TensorAt::Weight)
+                    .collect(),
+                Trained::Linear => model.linears().map(TensorAt::Weight).collect(),
+                Trained::Full => model.tensors(),
+            };
+            write_checkpoint(model, &tuned, &changed, folder)?;
+        }
+    }
+    Ok(())
+}
+
+/// The folder that a training goes on from.
+struct State {
+    dir: PathBuf,
+    recipe: Value,
+}
+
+impl State {
+    /// Opens `OUT.state`, or makes it; one of another recipe is refused.
+    fn open(
+        tune: &Tune,
+        method: MethodName,
+        model: &Model,
+        train: &[Example],
+        held_out: &[Example],
+    ) -> Result<State> {
+        let mut dir = tune.out.as_os_str().to_owned();
+        dir.push(".state");
+        let dir = PathBuf::from(dir);
+        let mut recipe = json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "model": model.fingerprint()?,
+            "kernel": sw_tensor::isa_name(),
+            "method": method,
+            "training": tune.training,
+            "examples": train.len(),
+            "digest": format!("{:016x}", digest(train, held_out)),
+            "freeze_super_weights": tune.freeze_super_weights,
+        });
+        match method {
+            MethodName::Smt => {
+                recipe["tiles"] = json!(tune.tiles.options(model, tune.training.seed)?);
+                recipe["selection"] = json!(tune.tiles.given()?);
+            }
+            MethodName::Lora | MethodName::Dora => {
+                recipe["rank"] = json!(tune.rank);
+                recipe["alpha"] = json!(tune.alpha);
+                recipe["targets"] = json!(tune.targets()?);
+            }
+            MethodName::Linear | MethodName::Full => {}
+        }
+        // As it reads back.
+        let recipe: Value = serde_json::from_str(&recipe.to_string())?;
+        let path = dir.join("recipe.json");
+        if path.is_file() {
+            let found = files::read_text_at_most(&path, MOST_STATE)
+                .with_context(|| path.display().to_string())?;
+            let same = serde_json::from_str::<Value>(&found).is_ok_and(|found| found == recipe);
+            ensure!(
+                same,
+                "{}: belongs to a run with other arguments or data; remove the folder, or choose another --out",
+                dir.display()
+            );
+        }
+        Ok(State { dir, recipe })
+    }
+
+    /// Writes what is decided before the first step.
+    fn begin(&self, trained: &Trained) -> Result<()> {
+        std::fs::create_dir_all(&self.dir).with_context(|| self.dir.display().to_string())?;
+        if let Trained::Tiles(selection) = trained {
+            selection.write(&self.dir.join("selection.json"))?;
+        }
+        write_whole(
+            &self.dir.join("recipe.json"),
+            &format!("{:#}\n", self.recipe),
+        )
+    }
+
+    /// Puts what was saved into the trainer; what was measured until then.
+    fn resume(&self, trainer: &mut Trainer) -> Result<Vec<Measured>> {
+        let path = self.dir.join("state.safetensors");
+        if !path.is_file() {
+            return Ok(Vec::new());
+        }
+        trainer.load_state(&path)?;
+        let path = self.dir.join("log.json");
+        let text = files::read_text_at_most(&path, MOST_STATE)
+            .with_context(|| path.display().to_string())?;
+        let log: Vec<Logged> =
+            serde_json::from_str(&text).with_context(|| path.display().to_string())?;
+        let measured = log.into_iter().filter(|m| m.step <= trainer.steps());
+        Ok(measured.map(Logged::measured).collect())
+    }
+
+    fn save(&self, trainer: &Trainer, log: &[Measured]) -> Result<()> {
+        write_whole(&self.dir.join("log.json"), &serde_json::to_string(log)?)?;
+        Ok(trainer.save_state(&self.dir.join("state.safetensors"))?)
+    }
+
+    fn remove(&self) {
+        let _ = std::fs::remove_dir_all(&self.dir); // all of it is published
+    }
+}
+
+/// A line of the log as JSON has it, where what is not a number is null.
+#[derive(Deserialize)]
+struct Logged {
+    step: usize,
+    loss: Option<f64>,
+    held_out: Option<f64>,
+}
+
+impl Logged {
+    fn measured(self) -> Measured {
+        Measured {
+            step: self.step,
+            loss: self.loss.unwrap_or(f64::NAN),
+            held_out: self.held_out.unwrap_or(f64::NAN),
+        }
+    }
+}
+
+/// Tells data apart.
+fn digest(train: &[Example], held_out: &[Example]) -> u64 {
+    let bytes = train.iter().chain(held_out).flat_map(|example| {
+        let given = [example.given as u32, u32::MAX];
+        let numbers = given.into_iter().chain(example.tokens.iter().copied());
+        numbers.flat_map(u32::to_le_bytes)
+    });
+    fnv(bytes)
+}

@@ -7,6 +7,7 @@ pub mod card;
 mod error;
 pub mod init;
 pub mod measure;
+pub mod quiz;
 pub mod recipe;
 pub mod text;
 pub mod tokenizer;

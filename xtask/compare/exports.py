@@ -147,8 +147,8 @@ def main():
                         shutil.rmtree(scratch / folder, ignore_errors=True)
                 shown = "refused" if difference is None else f"{difference:.1e}"
                 print(f"{name:24} {rule:22} {shown:10} {words}", flush=True)
-                if difference is not None and not difference <= worst:
-                    worst = difference
+                if difference is not None and worst == worst and not difference <= worst:
+                    worst = difference  # not a number stays so
     print(f"largest: {worst:.1e}")
     return 0 if worst <= 1e-5 else 1
 

@@ -332,6 +332,87 @@ pub(crate) fn w8a8(model: &str) -> &'static [Perplexities] {
     }
 }
 
+/// A run of LW2G's release (arXiv 2409.18860) after ten tasks, in percent: without the method, and with it.
+pub(crate) struct Lw2gRun {
+    pub(crate) data: &'static str,
+    pub(crate) method: &'static str,
+    /// Sets of prompts with the method, of ten.
+    pub(crate) sets: usize,
+    pub(crate) accuracy: [f64; 2],
+    pub(crate) retrieval: [f64; 2],
+    pub(crate) forgetting: [f64; 2],
+}
+
+/// The last lines of the logs in the release, RAIAN08/LW2G at 92e1650.
+pub(crate) const LW2G: [Lw2gRun; 6] = [
+    lw2g(
+        "CIFAR-100",
+        "DualPrompt",
+        2,
+        [85.94, 86.86],
+        [59.44, 78.33],
+        [6.38, 6.03],
+    ),
+    lw2g(
+        "CIFAR-100",
+        "HiDe-Prompt",
+        2,
+        [85.77, 87.52],
+        [80.78, 95.39],
+        [6.19, 4.39],
+    ),
+    lw2g(
+        "CUB-200",
+        "DualPrompt",
+        7,
+        [82.09, 82.42],
+        [66.71, 70.09],
+        [6.40, 5.26],
+    ),
+    lw2g(
+        "CUB-200",
+        "HiDe-Prompt",
+        10,
+        [85.59, 85.94],
+        [88.58, 88.58],
+        [3.23, 2.74],
+    ),
+    lw2g(
+        "ImageNet-R",
+        "DualPrompt",
+        2,
+        [63.64, 65.60],
+        [41.05, 80.39],
+        [6.41, 7.79],
+    ),
+    lw2g(
+        "ImageNet-R",
+        "HiDe-Prompt",
+        6,
+        [62.43, 63.23],
+        [62.07, 65.14],
+        [8.89, 7.20],
+    ),
+];
+
+const fn lw2g(
+    data: &'static str,
+    method: &'static str,
+    sets: usize,
+    accuracy: [f64; 2],
+    retrieval: [f64; 2],
+    forgetting: [f64; 2],
+) -> Lw2gRun {
+    Lw2gRun {
+        data,
+        method,
+        sets,
+        accuracy,
+        retrieval,
+        forgetting,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -9,9 +9,9 @@ use std::{
 use assert_cmd::Command;
 use serde_json::{Map, Value, json};
 
-const ALL: [&str; 15] = [
+const ALL: [&str; 16] = [
     "table1", "figure1", "figure2", "table2", "figure3", "figure10", "figure4", "figure5",
-    "figure6", "table3", "table4", "table7", "figure7", "table6", "beyond",
+    "figure6", "table3", "table4", "table7", "figure7", "table6", "beyond", "lw2g",
 ];
 
 fn nano(folder: &str) -> PathBuf {

@@ -267,10 +267,8 @@ impl<'a> Fields<'a> {
 
     /// The number of layers.
     pub(crate) fn layers(&self, name: &'static str) -> Result<usize> {
-        self.required(
-            name,
-            self.opt_stored(name, "layers", self.context.stored[0])?,
-        )
+        let most = self.context.stored[0];
+        self.required(name, self.opt_stored(name, "layers", most)?)
     }
 
     /// The experts of a layer, if given.
@@ -280,20 +278,17 @@ impl<'a> Fields<'a> {
 
     /// A number of things that are stored, refused where the checkpoint cannot possibly hold so many.
     fn opt_stored(&self, name: &'static str, what: &str, most: usize) -> Result<Option<usize>> {
-        let Some(n) = self.get(name) else {
+        let Some(given) = self.get(name) else {
             return Ok(None);
         };
-        match n.as_u64() {
-            Some(0) | None => {
-                let expected = format!("a whole number of {what}, at least 1");
-                Err(self.wrong(name, &expected, n))
-            }
-            Some(n) if n > most as u64 => Err(self.error(
-                name,
-                format!("{n} {what}, but the checkpoint holds only {most} tensors"),
-            )),
-            Some(n) => Ok(Some(n as usize)),
+        let expected = format!("a whole number of {what}, at least 1");
+        let n = given.as_u64().filter(|n| *n > 0);
+        let n = n.ok_or_else(|| self.wrong(name, &expected, given))?;
+        if n > most as u64 {
+            let problem = format!("{n} {what}, but the checkpoint holds only {most} tensors");
+            return Err(self.error(name, problem));
         }
+        Ok(Some(n as usize))
     }
 
     /// A list, if given.

@@ -13,6 +13,7 @@ mod figure4;
 mod figure5;
 mod figure6;
 mod figure7;
+mod lw2g;
 mod sinks;
 mod table1;
 mod table2;
@@ -37,6 +38,7 @@ use figure5::Figure5;
 use figure6::Figure6;
 use figure7::Figure7;
 use figure10::Figure10;
+use lw2g::Lw2g;
 use table1::Table1;
 use table2::Table2;
 use table3::Table3;
@@ -97,6 +99,7 @@ pub(crate) enum Commands {
     ReproduceFigure7(Command<Figure7>),
     ReproduceTable6(Command<Table6>),
     ReproduceBeyond(Command<Beyond>),
+    ReproduceLw2g(Command<Lw2g>),
 }
 
 impl Commands {
@@ -119,6 +122,7 @@ impl Commands {
             Self::ReproduceFigure7(c) => c.run(),
             Self::ReproduceTable6(c) => c.run(),
             Self::ReproduceBeyond(c) => c.run(),
+            Self::ReproduceLw2g(c) => c.run(),
         }
     }
 }
@@ -160,6 +164,7 @@ pub(crate) const ALL: &[Entry] = &[
     Entry::of::<Figure7>(),
     Entry::of::<Table6>(),
     Entry::of::<Beyond>(),
+    Entry::of::<Lw2g>(),
 ];
 
 /// Further checkpoints on the bench, under the same inputs.

@@ -207,7 +207,8 @@ impl Related {
     }
 
     /// What the i-th finalist adds to others that are zero already, where that may make it decisive jointly: to the partner
-    /// with which it is redundant, or to all other finalists. A model that those have ruined cannot be damaged further.
+    /// with which it is redundant, or to all other finalists. Where those have cost half of what a guess costs, too little is
+    /// left to be damaged.
     pub(super) fn claim(&self, i: usize, least: f64, share: f64) -> Option<Claim<'_>> {
         let in_pair = self.pairs.iter().filter_map(|pair| {
             let place = pair.other(i)?;
@@ -218,14 +219,16 @@ impl Related {
                 nll: &self.nll[other],
                 gain,
             };
-            (redundant && self.alone[other] < self.guess).then_some((claim, pair.both))
+            (redundant && self.alone[other] < self.guess / 2.0).then_some((claim, pair.both))
         });
         let all = self.leave_one_out.get(i);
-        let in_all = all.filter(|others| others.nll < self.guess).map(|_| Claim {
-            others: (0..self.alone.len()).filter(|&j| j != i).collect(),
-            nll: &self.without[i],
-            gain: self.added_last[i],
-        });
+        let in_all = all
+            .filter(|others| others.nll < self.guess / 2.0)
+            .map(|_| Claim {
+                others: (0..self.alone.len()).filter(|&j| j != i).collect(),
+                nll: &self.without[i],
+                gain: self.added_last[i],
+            });
         let enough = |(claim, together): &(Claim<'_>, f64)| {
             claim.gain.low > 0.0 && claim.gain.nll >= least.max(share * together)
         };

@@ -21,7 +21,8 @@ pub(super) fn symmetric(mut a: Array2<f64>) -> Vec<(f64, Vec<f64>)> {
         }
         for p in 0..n {
             for q in p + 1..n {
-                if a[(p, q)] != 0.0 {
+                // What is beside the diagonal is skipped where it is rounding.
+                if a[(p, q)] * a[(p, q)] > 1e-36 * scale {
                     let theta = (a[(q, q)] - a[(p, p)]) / (2.0 * a[(p, q)]);
                     let t = theta.signum() / (theta.abs() + theta.hypot(1.0));
                     let c = 1.0 / t.hypot(1.0);

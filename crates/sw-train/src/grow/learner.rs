@@ -239,14 +239,8 @@ impl<'a, E: Encoder> Learner<'a, E> {
             }
             policy @ (Policy::Hindrance | Policy::Affinity) => {
                 passes.deciding += candidates * subset.count;
-                for set in &self.sets {
-                    let gradient = self.gradient(subset, &set.prompt, &self.rows(task)).1;
-                    hindrances.push(hindrance(gradient.view(), &set.space)?);
-                }
-                let gradient = self
-                    .gradient(subset, &self.fresh().prompt, &self.rows(task))
-                    .1;
-                let by_pretraining = hindrance(gradient.view(), &self.pretrained)?;
+                let (by_sets, by_pretraining) = self.hindrances(task)?;
+                hindrances.extend(by_sets);
                 *threshold = Some(by_pretraining);
                 let degrees: Vec<f64> = hindrances.iter().map(|h| h.degrees).collect();
                 policy.by_angle(&degrees, by_pretraining.degrees)
@@ -264,6 +258,23 @@ impl<'a, E: Encoder> Learner<'a, E> {
                 best.filter(|b| b.1 <= fresh + tolerance).map(|b| b.0)
             }
         })
+    }
+
+    /// How much each set there is hinders a task, and how much the space of pre-training hinders a fresh set: what
+    /// [`Policy::Hindrance`] and [`Policy::Affinity`] decide by, from the gradients on the subset.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] where a gradient has no direction.
+    pub fn hindrances(&self, task: usize) -> Result<(Vec<Hindrance>, Hindrance)> {
+        let subset = self.train_samples(task, self.recipe.subset);
+        let angle = |prompt, space| {
+            let gradient = self.gradient(subset, prompt, &self.rows(task)).1;
+            hindrance(gradient.view(), space)
+        };
+        let sets = self.sets.iter().map(|set| angle(&set.prompt, &set.space));
+        let by_sets = sets.collect::<Result<_>>()?;
+        let fresh = self.fresh();
+        Ok((by_sets, angle(&fresh.prompt, &self.pretrained)?))
     }
 
     /// A set of its own random prompts, the same for the same number of sets.

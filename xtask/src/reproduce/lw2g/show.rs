@@ -1,0 +1,289 @@
+//! The page: what grows when, in one figure; then what it is worth.
+
+use anyhow::Result;
+use serde_json::json;
+
+use super::{
+    ENERGIES, Lw2g, Measured, OVERLAPS, expected,
+    expected::mean,
+    measure::{ALWAYS, Angle, HINDRANCE, LIKE, NEVER, NEVER_ADAM, Run, SCENARIOS, TRY, UNLIKE},
+    tables,
+};
+use crate::{
+    outcome::Outcome,
+    page::chart::{Axis, Chart, Mark, Panel, Point, Series, Step, Tone, points},
+};
+
+const COLUMNS: &str = "Means over draws. Sets: sets of prompts at the end. All classes: share of right answers among the classes of all tasks, with the set that retrieval chose. Task given: among the task's classes, with its own set; just after: the same when the task had just been learned; forgetting: what of that was lost at the end. Retrieval: how often the right set was chosen, beside what a blind choice gives (1 / sets).";
+
+impl Measured {
+    pub(super) fn show(&self, experiment: &Lw2g) -> Result<Outcome> {
+        let mut outcome = Outcome::new("LW2G. When the prompts of a frozen model grow");
+        outcome.finding = self.finding();
+        self.explain(&mut outcome);
+        outcome.figure(
+            "lw2g-angles",
+            "What the angle sees",
+            ENERGIES.iter().map(|&e| self.angle_chart(e)).collect(),
+            format!(
+                "The second of two tasks, by how many of its features the first has, too: its hindrance by the first task's space, the threshold, and the angle that a random gradient has to a space of that rank. Means and ranges over {} draws, for spaces of three energies. Where nothing is shared, chance decides, and whether chance lies below the threshold depends on the energy; tasks that share features are hindered whether they want the same prompts or opposite ones.",
+                self.seeds
+            ),
+        );
+        for scenario in &SCENARIOS {
+            outcome.table(
+                scenario.id,
+                format!("{}: what every policy reaches", scenario.name),
+                self.scenario(scenario.name),
+                format!(
+                    "{} {}",
+                    scenario.about,
+                    if scenario.name == UNLIKE {
+                        COLUMNS
+                    } else {
+                        "Columns as in the first of these tables."
+                    }
+                ),
+            );
+        }
+        outcome.table(
+            "lw2g-against",
+            "The rule against a set for every task",
+            self.against(),
+            "Share of right answers among the classes of all tasks, Hindrance minus Always. The interval is of a paired bootstrap over the test samples of all draws; it does not hold how draws differ.",
+        );
+        let all = self.expected();
+        outcome.table(
+            "lw2g-expected",
+            "What was expected, and whether it came so",
+            expected::table(&all),
+            "Bounds were set before this code was run, by a pilot in another program.",
+        );
+        outcome.table(
+            "lw2g-decisions",
+            "Every decision of the rule",
+            self.decisions(),
+            "Hindrance (LW2G) in the first draw, at each task: its hindrance by each set there was, the angle that chance gives, and the threshold. A new set is made where all hindrances are above the threshold.",
+        );
+        outcome.table(
+            "lw2g-growth",
+            "What growth costs",
+            self.growth(),
+            format!(
+                "{UNLIKE}: numbers held in prompts and in the bases of the sets' spaces, mean rank of a space (of {} channels), and samples that went forward and back to decide and to train. Seconds are in the JSON file.",
+                self.options.dim
+            ),
+        );
+        outcome.table(
+            "lw2g-quizzes",
+            "Soft prompts on nano: quizzes of two lores",
+            self.quiz_table(),
+            format!(
+                "Six quizzes for this repository's frozen checkpoint, about three sets of aims in two lores that it has never seen: which tool serves an aim is drawn anew in each, and each has people of its own, by whom alone a question tells its lore. A set is 8 soft prompts before the last block, trained by Adam with the update projected; answers are the 28 tools (blind guessing: .036), or the tools of the quiz where the task is given (.143). Prompts are trained among the tools of the quiz alone; among all 28 the tool that nano knows from home mostly stays ahead. Means over {} draws. Other columns as above.",
+                self.quizzes.len() / super::QUIZ_ROWS.len().max(1)
+            ),
+        );
+        outcome.table(
+            "lw2g-published",
+            "Published: other models, other data",
+            tables::published(),
+            "From the logs of the release (percent; ViT-B/16, ten tasks; sets out of ten): literature beside what is measured here, not to be subtracted from it.",
+        );
+        outcome.notes = notes(experiment, self);
+        outcome.data("expected", &all)?;
+        outcome.data("angles", &self.angles)?;
+        outcome.data("runs", &self.runs)?;
+        outcome.data("quizzes", &self.quizzes)?;
+        outcome.data("controlled", self.options)?;
+        outcome.data(
+            "seconds",
+            json!({ "deciding": self.seconds(0), "training": self.seconds(1) }),
+        )?;
+        Ok(outcome)
+    }
+
+    /// Of the rule's runs on unlike tasks.
+    fn seconds(&self, which: usize) -> f64 {
+        mean(&self.of(UNLIKE, HINDRANCE), |r| r.seconds[which])
+    }
+
+    fn finding(&self) -> String {
+        let of = |scenario, policy, f: fn(&Run) -> f64| mean(&self.of(scenario, policy), f);
+        let sets = |r: &Run| r.scores.sets as f64;
+        let lost = |r: &Run| r.scores.forgetting;
+        let quiz = |policy: &str, f: fn(&Run) -> f64| {
+            let runs: Vec<_> = self.quizzes.iter().filter(|r| r.policy == policy).collect();
+            mean(&runs, f)
+        };
+        format!(
+            "A task gets prompts of its own where the old ones would hinder it more than the features of pre-training hinder fresh ones. \
+             That rule keeps {:.1} sets for eight unlike tasks and {:.1} for eight of which each has three others like it; trying the sets out keeps {:.1} and {:.1}. \
+             A projected set forgets {:.3} of its accuracy under SGD and {:.3} under Adam, which turns projected gradients back. \
+             On nano's quizzes a set for every task answers {:.2} with the task given, one projected set {:.2}, of which {:.2} is forgotten; the rule keeps {:.1} sets and answers {:.2}.",
+            of(UNLIKE, HINDRANCE, sets),
+            of(LIKE, HINDRANCE, sets),
+            of(UNLIKE, TRY, sets),
+            of(LIKE, TRY, sets),
+            of(UNLIKE, NEVER, lost),
+            of(UNLIKE, NEVER_ADAM, lost),
+            quiz(ALWAYS, |r| r.scores.task_given),
+            quiz(NEVER, |r| r.scores.task_given),
+            quiz(NEVER, |r| r.scores.forgetting),
+            quiz(HINDRANCE, |r| r.scores.sets as f64),
+            quiz(HINDRANCE, |r| r.scores.task_given),
+        )
+    }
+
+    /// The figure for someone who never heard of it: one decision step by step, and all decisions of a run.
+    fn explain(&self, outcome: &mut Outcome) {
+        let like = self.of(LIKE, HINDRANCE);
+        let Some(run) = like.first() else { return };
+        let mut panels: Vec<Panel> = example(run).into_iter().collect();
+        panels.push(decisions_chart(LIKE, run));
+        panels.extend(
+            self.of(UNLIKE, HINDRANCE)
+                .first()
+                .map(|run| decisions_chart(UNLIKE, run)),
+        );
+        outcome.figure(
+            "lw2g",
+            "What grows when",
+            panels,
+            "A frozen model learns one task after the other by prompts alone. The first panel follows one decision; the others show all decisions of the first draw, task by task: where the least hindrance is above the threshold, a new set of prompts is made, else the set that hinders least is used again.",
+        );
+    }
+
+    fn angle_chart(&self, energy: f64) -> Panel {
+        let series = |name: &str, tone, of: fn(&Angle) -> f64| {
+            let point = |&overlap: &f64| {
+                let here = self
+                    .angles
+                    .iter()
+                    .filter(|a| a.overlap == overlap && a.energy == energy);
+                let values: Vec<f64> = here.map(of).collect();
+                let (low, high) = ends(&values);
+                Point {
+                    x: (100.0 * overlap).round(),
+                    y: values.iter().sum::<f64>() / values.len().max(1) as f64,
+                    interval: Some([low, high]),
+                }
+            };
+            Series::new(name, Mark::Line, tone, OVERLAPS.iter().map(point).collect())
+        };
+        Panel::Chart(Chart {
+            title: format!("Spaces that hold {:.0} % of the energy", 100.0 * energy),
+            x: Axis::linear("features shared (percent)"),
+            y: Axis::linear("degrees"),
+            series: vec![
+                series("hindrance", Tone::Super, |a| a.hindrance.degrees),
+                series("threshold", Tone::Other, |a| a.threshold.degrees),
+                series("by chance", Tone::Muted, |a| a.hindrance.null).dashed(),
+            ],
+            guides: vec![],
+        })
+    }
+}
+
+fn ends(values: &[f64]) -> (f64, f64) {
+    let start = (f64::INFINITY, f64::NEG_INFINITY);
+    values.iter().fold(start, |(a, b), &v| (a.min(v), b.max(v)))
+}
+
+/// The first decision to grow after the first task, step by step; else the first decision.
+fn example(run: &Run) -> Option<Panel> {
+    let later = || run.decisions.iter().enumerate().skip(1);
+    let (task, decision) = later().find(|d| d.1.grew).or_else(|| later().next())?;
+    let (least, threshold) = (decision.least()?, decision.threshold?);
+    let step = |title: &str, value: String, note: &str| Step {
+        title: title.into(),
+        value,
+        note: note.into(),
+    };
+    let there = decision.hindrances.len();
+    let steps = vec![
+        step(
+            "A task comes",
+            format!("number {} of {}", task + 1, run.decisions.len()),
+            &format!(
+                "The model stays as it is. There {} of prompts.",
+                if there == 1 {
+                    "is 1 set".into()
+                } else {
+                    format!("are {there} sets")
+                }
+            ),
+        ),
+        step(
+            "It pulls at the prompts",
+            "its gradient".into(),
+            "One pass over some samples: how it would change each set.",
+        ),
+        step(
+            "Old tasks hold on",
+            format!("hindrance {:.0}\u{b0}", least.degrees),
+            "What they look at must stay. 0\u{b0}: all is free; 90\u{b0}: nothing is.",
+        ),
+        step(
+            "How much is usual?",
+            format!("threshold {:.0}\u{b0}", threshold.degrees),
+            &format!(
+                "The same for fresh prompts and the first training; chance: {:.0}\u{b0}.",
+                least.null
+            ),
+        ),
+        step(
+            "Grow or not",
+            if decision.grew {
+                "a new set"
+            } else {
+                "an old set"
+            }
+            .into(),
+            if decision.grew {
+                "Even the freest set is held too firmly: it grows."
+            } else {
+                "A set is free enough: it is used again."
+            },
+        ),
+    ];
+    Some(Panel::Flow { steps })
+}
+
+/// All decisions of a run.
+fn decisions_chart(title: &str, run: &Run) -> Panel {
+    let asked = || {
+        let decisions = run.decisions.iter().enumerate().skip(1);
+        decisions.filter_map(|(i, d)| {
+            Some((i as f64 + 1.0, d, d.least()?.degrees, d.threshold?.degrees))
+        })
+    };
+    let lines = |threshold: bool| points(asked().map(|a| (a.0, if threshold { a.3 } else { a.2 })));
+    let dots = |grew: bool| points(asked().filter(|a| a.1.grew == grew).map(|a| (a.0, a.2)));
+    Panel::Chart(Chart {
+        title: title.into(),
+        x: Axis::linear("task, in order"),
+        y: Axis::linear("degrees"),
+        series: vec![
+            Series::new("threshold", Mark::Line, Tone::Other, lines(true)).dashed(),
+            Series::new("least hindrance", Mark::Line, Tone::Muted, lines(false)),
+            Series::new("a new set", Mark::Dots, Tone::Super, dots(true)),
+            Series::new("an old set", Mark::Dots, Tone::Third, dots(false)),
+        ],
+        guides: vec![],
+    })
+}
+
+fn notes(experiment: &Lw2g, measured: &Measured) -> Vec<String> {
+    vec![
+        format!(
+            "Controlled tasks: an encoder hands out six tokens with keys and values in {} channels; one carries the class, marked along the task's cue direction. Rows of a prompt read them by attention, and a linear head answers. {} samples to learn from, {} steps of gradient descent; spaces hold {} of the energy of keys. Overlap is set among keys. {} draws.",
+            measured.options.dim, measured.options.train, experiment.steps, experiment.energy, measured.seeds
+        ),
+        "The threshold is the hindrance of a fresh set by the space of pre-training: of features whose variance falls as a power law (controlled), of nano's own text (quizzes).".into(),
+        "Affinity uses the set that hinders most where that is above the threshold; Probe trains every set and a fresh one for 60 projected steps (30 on quizzes) and uses an old one that is within .1 nats of the fresh one; Oracle knows which tasks are served by the same prompts.".into(),
+        "Soft prompts carry values, too. Projection keeps the attention that old questions pay; it does not keep what they read at a row that changes, so one projected set of them forgets.".into(),
+        "The release (RAIAN08/LW2G, commit 92e1650) logs the complement of the hindrance, and takes its spaces over samples where the gradient has channels. The ranks that it logs are enough to predict all 54 logged angles of the newest set within .5\u{b0} (.06\u{b0} to .33\u{b0} on average by run) and 50 of its 54 decisions, by the angle of chance: xtask/compare/lw2g_logs.py. Here spaces are of channels, and chance stands beside every angle.".into(),
+        "Left out: the paper's help from the nearest old sets, which has no effect in the release, and its soft constraint, which is in the library (soft) and 0 here.".into(),
+        "This experiment reads no model but this repository's checkpoint.".into(),
+    ]
+}

@@ -33,7 +33,7 @@ fn eval(out: &Path) -> Option<Command> {
     eval_on(None, out)
 }
 
-/// The same on another model.
+/// An evaluation of a model, a small real one where none is given; `None` where the real data are absent.
 fn eval_on(model: Option<&Path>, out: &Path) -> Option<Command> {
     let default = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared");
     let shared = std::env::var_os("SW_SHARED").map_or_else(default, PathBuf::from);

@@ -247,7 +247,7 @@ struct Compared {
     tokens: usize,
     /// Mean of KL(original || changed) over all predictions.
     kl: f64,
-    /// The same mean over the predictions of each window.
+    /// Mean of KL(original || changed) over the predictions of each window.
     kl_of_windows: Vec<f64>,
     /// Negative log-likelihoods of the actual tokens, in nats.
     nll: [f64; 2],

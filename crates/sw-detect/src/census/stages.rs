@@ -40,7 +40,7 @@ pub(super) struct Stages<'a> {
 pub(super) struct First {
     /// Each proposal alone: the negative log-likelihoods.
     pub(super) nll: Vec<Vec<f64>>,
-    /// The same in nats per token, against the unchanged model.
+    /// What each proposal alone costs in nats per token: the mean of its negative log-likelihoods minus the unchanged model's.
     pub(super) alone: Vec<f64>,
     /// Accepted spikes: the first alone, the first two together, the first three, ...
     in_order: Vec<f64>,
@@ -300,7 +300,7 @@ impl<'a> Stages<'a> {
         (self.model.spec().vocab_size as f64).ln()
     }
 
-    /// Of the unchanged model, on the whole texts, in nats per token.
+    /// Mean negative log-likelihood of the unchanged model on the whole texts, in nats per token.
     pub(super) fn nll(&self) -> f64 {
         let nll = &self.base(Length::Full).nll;
         nll.iter().sum::<f64>() / nll.len() as f64

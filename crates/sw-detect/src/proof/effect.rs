@@ -24,7 +24,7 @@ impl Effect {
         self.nll > Z90 / Z95 * (self.high - self.low) / 2.0
     }
 
-    /// Of no change.
+    /// The effect of no change at all: zero, without an interval.
     pub(crate) fn none() -> Self {
         Self {
             nll: 0.0,

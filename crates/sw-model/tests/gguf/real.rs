@@ -28,7 +28,7 @@ struct Expected {
     text: String,
     ids: Vec<u32>,
     log_probs: Vec<f32>,
-    /// Of each row of logits every so-manieth is there.
+    /// From each row of logits, one in so many was recorded.
     step: usize,
     logits: Vec<Vec<f32>>,
 }

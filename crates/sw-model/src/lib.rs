@@ -56,7 +56,7 @@ pub use guard::guarded;
 pub use kv::Kv;
 pub use locate::{Repo, locate_dataset, locate_model};
 pub use model::Model;
-pub use open::{Decoder, OpenOptions};
+pub use open::{BESIDE, Decoder, OpenOptions};
 pub use product::{Input, Product, Weight};
 pub use rope::{RopeScaling, RopeSpec};
 pub use score::TokenScore;

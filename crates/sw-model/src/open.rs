@@ -239,3 +239,30 @@ fn other_format(dir: &Path) -> Result<()> {
         hint,
     })
 }
+
+/// The files beside `config.json` and the weights that make a checkpoint: whoever writes one from another copies those that
+/// are there ([`Model::file`]). The code of a model or a tokenizer, `*.py`, is not listed.
+pub const BESIDE: [&str; 22] = [
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "tokenizer.model",
+    "spiece.model",
+    "chat_template.json",
+    "chat_template.jinja",
+    "tekken.json",
+    "processor_config.json",
+    "preprocessor_config.json",
+    "video_preprocessor_config.json",
+    "image_processor_config.json",
+    "LICENSE",
+    "LICENSE.md",
+    "LICENSE.txt",
+    "NOTICE",
+    "USE_POLICY.md",
+];

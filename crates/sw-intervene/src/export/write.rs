@@ -9,6 +9,7 @@ use std::{
 
 use safetensors::{Dtype as FileDtype, View};
 use serde_json::{Value, json};
+use sw_model::BESIDE;
 use sw_tensor::files::NewFolder;
 
 use super::{
@@ -16,32 +17,6 @@ use super::{
     plan::{Job, NewTensor, NewTensorKind, Plan, TensorPlan},
 };
 use crate::error::{Error, Result};
-
-/// What else makes a checkpoint: copied where it is there, as is the code of a model or a tokenizer (`*.py`).
-const BESIDE: [&str; 22] = [
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
-    "tokenizer.model",
-    "spiece.model",
-    "chat_template.json",
-    "chat_template.jinja",
-    "tekken.json",
-    "processor_config.json",
-    "preprocessor_config.json",
-    "video_preprocessor_config.json",
-    "image_processor_config.json",
-    "LICENSE",
-    "LICENSE.md",
-    "LICENSE.txt",
-    "NOTICE",
-    "USE_POLICY.md",
-];
 
 impl Plan {
     /// Writes the checkpoint to `out`, which is there when all of it is. Private memory is what one matrix takes (and a

@@ -57,7 +57,7 @@ pub trait Encoder: Sync {
     /// The features that meet a prompt row, `[features, dim]`; every sample has as many as the others, one after the other.
     fn features(&self, samples: Samples) -> ArrayView2<'_, f64>;
 
-    /// The same of the text that the encoder was trained on.
+    /// The features of the text that the encoder was trained on, `[features, dim]`.
     fn pretrained(&self) -> ArrayView2<'_, f64>;
 
     /// Logits of `classes`, `[samples, classes]`, with the head's rows of these classes, `[classes, head]`.

@@ -94,7 +94,7 @@ pub struct Scores {
     pub class_incremental: f64,
     /// Share of right answers among the classes of the task, with the task's set.
     pub task_given: f64,
-    /// The same just after each task was learned.
+    /// Share of right answers among the task's classes, measured just after the task was learned.
     pub just_after: f64,
     /// What of that was lost at the end; the last task is left out.
     pub forgetting: f64,
@@ -390,7 +390,7 @@ impl<'a, E: Encoder> Learner<'a, E> {
         share(&self.right(task, set, self.encoder.classes_of(task)))
     }
 
-    /// Of each test sample of a task the set of the task whose key holds most of its features' energy.
+    /// For each test sample of `task`, the set of whichever task's key holds most of the energy of the sample's features.
     fn retrieved(&self, task: usize) -> Vec<usize> {
         let split = Split::Test;
         let count = self.encoder.count(task, split);

@@ -7,32 +7,10 @@ use std::path::Path;
 
 use half::{bf16, f16};
 use safetensors::{Dtype as FileDtype, View};
-use sw_model::{Dtype, Model, TensorAt};
+use sw_model::{BESIDE, Dtype, Model, TensorAt};
 use sw_tensor::Checkpoint;
 
 use crate::error::{Error, Result};
-
-/// What lies beside the weights of a checkpoint: copied where it is there.
-const BESIDE: [&str; 18] = [
-    "config.json",
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
-    "tokenizer.model",
-    "spiece.model",
-    "chat_template.json",
-    "chat_template.jinja",
-    "LICENSE",
-    "LICENSE.md",
-    "LICENSE.txt",
-    "NOTICE",
-    "USE_POLICY.md",
-];
 
 /// Writes a checkpoint in Hugging Face layout into the folder `dir`: that of `base`, with the tensors `changed` as `tuned` has them,
 /// rounded to the types they are stored in. One tensor is in memory at a time.
@@ -91,7 +69,7 @@ pub fn write_checkpoint(
         return Err(failure);
     }
     written.map_err(|e| Error::content(&path, e))?;
-    for name in BESIDE {
+    for name in ["config.json"].into_iter().chain(BESIDE) {
         if let Some(content) = base.file(name)? {
             let path = dir.join(name);
             std::fs::write(&path, content).map_err(Error::file(&path))?;

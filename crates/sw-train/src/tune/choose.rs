@@ -72,7 +72,7 @@ pub struct TileOptions {
     pub per_matrix: bool,
     /// Where: these maps of all layers.
     pub pool: Vec<Linear>,
-    /// By what.
+    /// The score that tiles are ranked by.
     pub score: TileScore,
     /// What happens before.
     pub warmup: Warmup,

@@ -164,7 +164,7 @@ pub(super) struct Run {
     pub(super) decisions: Vec<Decision>,
     /// Samples that went forward and back: to decide, to train.
     pub(super) passes: [usize; 2],
-    /// The same in seconds, on one thread.
+    /// Seconds on one thread: to decide, to train.
     pub(super) seconds: [f64; 2],
     /// Numbers in prompts, and in the bases of their spaces.
     pub(super) numbers: [usize; 2],

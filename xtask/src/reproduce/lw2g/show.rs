@@ -102,7 +102,7 @@ impl Measured {
         Ok(outcome)
     }
 
-    /// Of the rule's runs on unlike tasks.
+    /// Mean seconds that the rule took on unlike tasks: to decide (0), or to train (1).
     fn seconds(&self, which: usize) -> f64 {
         mean(&self.of(UNLIKE, HINDRANCE), |r| r.seconds[which])
     }

@@ -1,6 +1,7 @@
 //! `sw quantize`: a quantized checkpoint on disk that keeps its super weights.
 
 use std::{
+    ops::ControlFlow,
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -12,7 +13,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 use sw_detect::{DetectOptions, coordinates, detect};
 use sw_intervene::{
-    Calibrated, Check, Export, Format, Override, Plan, Rule, calibrate, check, judges,
+    Calibrated, Check, Export, Exporting, Format, Override, Plan, Rule, calibrate, check, judges,
 };
 use sw_model::{Model, WeightCoord};
 use sw_quant::{Clip, Grouping, Levels, Scheme, Steps, Tail, ZeroPoint};
@@ -21,7 +22,7 @@ use sw_tensor::files;
 use crate::{
     args::{ModelArgs, PromptArgs},
     candidates::{TEXT, TextArgs, census_if_possible},
-    program::{say, tell},
+    program::{say, stop_on_interrupt, stopped, tell},
 };
 
 /// Write a quantized checkpoint that keeps its super weights, one matrix in memory at a time.
@@ -264,7 +265,14 @@ impl Quantize {
         let mut outcomes = Default::default();
         if !self.dry_run {
             let bar = bar(plan.bytes()[1]);
-            let mut progress = |at: sw_intervene::Exporting| bar.set_position(at.done);
+            stop_on_interrupt("matrix")?;
+            let mut progress = |at: Exporting| {
+                bar.set_position(at.done);
+                match stopped() {
+                    true => ControlFlow::Break(()),
+                    false => ControlFlow::Continue(()),
+                }
+            };
             outcomes = plan.write(&self.out, self.force, &mut progress)?;
             bar.finish_and_clear();
         }

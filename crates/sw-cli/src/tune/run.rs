@@ -24,13 +24,23 @@ use sw_train::{
 
 use super::{MethodName, Training, Tune, WriteName, data::Data};
 use crate::{
-    eval::{stop_on_interrupt, stopped},
     opening::fnv,
-    program::{say, tell, write_whole},
+    program::{say, stop_on_interrupt, stopped, tell, write_whole},
 };
 
 /// Bytes of a recipe or a log, at most.
 const MOST_STATE: u64 = 1 << 30;
+
+/// The files of a state. Without its recipe none of them counts: it is written before the first step, and removed last.
+const FILES: [&str; 4] = [SELECTION, LOG, STATE, RECIPE];
+/// The tiles that were chosen.
+const SELECTION: &str = "selection.json";
+/// What was measured.
+const LOG: &str = "log.json";
+/// What is trained, and the optimizer's moments.
+const STATE: &str = "state.safetensors";
+/// Whose state it is.
+const RECIPE: &str = "recipe.json";
 
 /// What happened so far, measured on held-out texts.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -107,7 +117,7 @@ pub(super) fn run(tune: &Tune, method: MethodName, model: &Model, data: Data) ->
     } else {
         tell(format!("goes on after step {}", trainer.steps()));
     }
-    stop_on_interrupt()?;
+    stop_on_interrupt("batch")?;
     let schedule = Schedule {
         peak: training.rate,
         warmup: training.rate_warmup,
@@ -232,7 +242,7 @@ fn what(
             seed: tune.training.seed,
         },
         MethodName::Smt => {
-            let path = state.dir.join("selection.json");
+            let path = state.dir.join(SELECTION);
             if path.is_file() {
                 return Ok(Trained::Tiles(TileSelection::read(&path)?));
             }
@@ -357,8 +367,17 @@ impl State {
         }
         // As it reads back.
         let recipe: Value = serde_json::from_str(&recipe.to_string())?;
-        let path = dir.join("recipe.json");
-        if path.is_file() {
+        let path = dir.join(RECIPE);
+        if !path.is_file() {
+            // A run was killed while it began or removed them: whose they are is not known.
+            for name in FILES.iter().filter(|name| **name != RECIPE) {
+                let path = dir.join(name);
+                if path.symlink_metadata().is_ok() {
+                    let removed = std::fs::remove_file(&path);
+                    removed.with_context(|| path.display().to_string())?;
+                }
+            }
+        } else {
             let found = files::read_text_at_most(&path, MOST_STATE)
                 .with_context(|| path.display().to_string())?;
             let same = serde_json::from_str::<Value>(&found).is_ok_and(|found| found == recipe);
@@ -375,22 +394,19 @@ impl State {
     fn begin(&self, trained: &Trained) -> Result<()> {
         std::fs::create_dir_all(&self.dir).with_context(|| self.dir.display().to_string())?;
         if let Trained::Tiles(selection) = trained {
-            selection.write(&self.dir.join("selection.json"))?;
+            selection.write(&self.dir.join(SELECTION))?;
         }
-        write_whole(
-            &self.dir.join("recipe.json"),
-            &format!("{:#}\n", self.recipe),
-        )
+        write_whole(&self.dir.join(RECIPE), &format!("{:#}\n", self.recipe))
     }
 
     /// Puts what was saved into the trainer; what was measured until then.
     fn resume(&self, trainer: &mut Trainer) -> Result<Vec<Measured>> {
-        let path = self.dir.join("state.safetensors");
+        let path = self.dir.join(STATE);
         if !path.is_file() {
             return Ok(Vec::new());
         }
         trainer.load_state(&path)?;
-        let path = self.dir.join("log.json");
+        let path = self.dir.join(LOG);
         let text = files::read_text_at_most(&path, MOST_STATE)
             .with_context(|| path.display().to_string())?;
         let log: Vec<Logged> =
@@ -400,12 +416,15 @@ impl State {
     }
 
     fn save(&self, trainer: &Trainer, log: &[Measured]) -> Result<()> {
-        write_whole(&self.dir.join("log.json"), &serde_json::to_string(log)?)?;
-        Ok(trainer.save_state(&self.dir.join("state.safetensors"))?)
+        write_whole(&self.dir.join(LOG), &serde_json::to_string(log)?)?;
+        Ok(trainer.save_state(&self.dir.join(STATE))?)
     }
 
     fn remove(&self) {
-        let _ = std::fs::remove_dir_all(&self.dir); // all of it is published
+        for name in FILES {
+            let _ = std::fs::remove_file(self.dir.join(name)); // all of it is published
+        }
+        let _ = std::fs::remove_dir_all(&self.dir);
     }
 }
 

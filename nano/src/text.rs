@@ -8,12 +8,16 @@ use crate::tokenizer::encode;
 use crate::world::{Dice, Split, World, story};
 use sw_train::Batch;
 
+/// Draws one document of a world: [`story::document`](crate::world::story::document), say.
+pub type Document = fn(&mut Dice, World) -> String;
+
 /// The batch of one step: nothing else decides it, so a resumed training sees what an uninterrupted one sees.
 ///
 /// # Errors
 /// If the tokenizer fails.
 pub fn batch(
     tokenizer: &Tokenizer,
+    document: Document,
     world: impl Into<World>,
     seed: u64,
     breaks: u32,
@@ -23,6 +27,7 @@ pub fn batch(
 ) -> Result<Batch> {
     draw(
         tokenizer,
+        document,
         world.into(),
         &mut Split::Train(step).dice(seed),
         breaks,
@@ -37,6 +42,7 @@ pub fn batch(
 /// If the tokenizer fails.
 pub fn held_out(
     tokenizer: &Tokenizer,
+    document: Document,
     world: impl Into<World>,
     seed: u64,
     breaks: u32,
@@ -44,12 +50,16 @@ pub fn held_out(
     len: usize,
 ) -> Result<Batch> {
     let mut dice = Split::HeldOut(0).dice(seed);
-    draw(tokenizer, world.into(), &mut dice, breaks, sequences, len)
+    let world = world.into();
+    draw(
+        tokenizer, document, world, &mut dice, breaks, sequences, len,
+    )
 }
 
 /// Sequences of an opener and documents, each on lines of its own, cut at `len` predicted tokens.
 fn draw(
     tokenizer: &Tokenizer,
+    document: Document,
     world: World,
     dice: &mut Dice,
     breaks: u32,
@@ -64,7 +74,7 @@ fn draw(
     for i in 0..sequences {
         let mut tokens = vec![if i % 2 == 0 { 0 } else { breaks }];
         while tokens.len() <= len {
-            let text = story::document(dice, world) + "\n";
+            let text = document(dice, world) + "\n";
             tokens.extend(encode(tokenizer, &text)?);
         }
         batch.inputs.extend(&tokens[..len]);

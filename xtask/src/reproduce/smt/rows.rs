@@ -80,10 +80,17 @@ pub(super) struct Row {
 }
 
 impl Row {
-    /// The row whose rate this one has: its own, but where super weights are frozen and all else is as in another.
+    /// The row whose rate this one has: its own, or that of the nearest one that is searched.
     pub(super) fn searched(&self) -> &'static str {
         match self.id {
-            "full-frozen" => "full",
+            "full-frozen" | "full-steps" | "linear" => "full",
+            "signed-qkv" => "smt-qkv",
+            "magnitude-all" | "relative-all" => "smt-all",
+            "split-even" | "split-attention" => "smt-mlp",
+            "smt-mlp-large" => "smt-all-large",
+            "dora-qkv" => "lora-qkv",
+            "dora-all" => "lora-all",
+            "dora-qkv-large" => "lora-qkv-large",
             own => own,
         }
     }

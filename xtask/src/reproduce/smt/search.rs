@@ -74,7 +74,7 @@ pub(super) fn run(
         let searched = best(&setting, row)?;
         let mut found = found.lock().unwrap_or_else(PoisonError::into_inner);
         found.insert(row.id.to_owned(), searched);
-        let text = format!("{:#}\n", serde_json::to_value(&*found)?);
+        let text = serde_json::to_string_pretty(&*found)? + "\n";
         write_whole(&path, &text)
     })?;
     let mut all = recorded()?;

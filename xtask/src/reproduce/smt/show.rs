@@ -48,7 +48,7 @@ pub(super) fn outcome(smt: &Smt, measured: &Measured) -> Result<Outcome> {
         "Learned and forgotten",
         shown.main(),
         format!(
-            "Means over {seeds} seed(s) of {} steps of {} x 128 tokens. Quiz: questions whose whole answer is the most probable one, of 84 on each lore; tasks: mean accuracy of seven (percent). Loss in nats per token of held-out texts: on the new lore, and of all kinds that the checkpoint was grown on, the old lore among them. The old lore is false in the new text, so that forgetting it is part of the task. Each rate is the best of the search that is recorded in the repository, by held-out loss, on a seed that no row has; with super weights frozen it is that of the row without.",
+            "Means over {seeds} seed(s) of {} steps of {} x 128 tokens. Quiz: questions whose whole answer is the most probable one, of 84 on each lore; tasks: mean accuracy of seven (percent). Loss in nats per token of held-out texts: on the new lore, and of all kinds that the checkpoint was grown on, the old lore among them. The old lore is false in the new text, so that forgetting it is part of the task. Rates are the best of a search that is recorded in the repository, by held-out loss, on a seed that no row has. Not searched: DoRA has LoRA's rate, linear maps and frozen super weights that of full training, other scores that of SMT on the same maps, split budgets that of SMT on the MLP.",
             smt.steps, smt.sequences
         ),
     );

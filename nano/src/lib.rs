@@ -75,15 +75,7 @@ pub fn train_nano(
     let breaks = one_token(&tokenizer, tokenizer::BREAK)?;
     let world = world::Dialect::InWorld;
     let len = shape.max_positions;
-    let held_out = text::held_out(
-        &tokenizer,
-        world::story::document,
-        world,
-        recipe.seed,
-        breaks,
-        16,
-        len,
-    )?;
+    let held_out = text::held_out(&tokenizer, world, recipe.seed, breaks, 16, len)?;
 
     tokenizer::save(&tokenizer, shape.max_positions, model)?;
     let passage = |dice: &mut _, world, n| text::passage(&tokenizer, dice, world, len - n);
@@ -134,7 +126,6 @@ pub fn train_nano(
     for step in begun..recipe.schedule.steps {
         let batch = text::batch(
             &tokenizer,
-            world::story::document,
             world,
             recipe.seed,
             breaks,

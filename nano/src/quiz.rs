@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::recipe::Recipe;
 use crate::tokenizer::{self, encode};
 use crate::world::words::{NAMES, TOOLS};
-use crate::world::{Dialect, Lore, story};
+use crate::world::{Dialect, Lore};
 use crate::{one_token, text};
 
 /// Which quizzes, and how many prompt rows a set has.
@@ -120,15 +120,7 @@ pub fn prompts(root: &Path, seed: u64, quizzes: &Quizzes) -> Result<SoftPrompts>
     }
     let breaks = one_token(&tokenizer, tokenizer::BREAK)?;
     let len = shape.max_positions;
-    let texts = text::held_out(
-        &tokenizer,
-        story::document,
-        Dialect::InWorld,
-        recipe.seed,
-        breaks,
-        4,
-        len,
-    )?;
+    let texts = text::held_out(&tokenizer, Dialect::InWorld, recipe.seed, breaks, 4, len)?;
     let texts: Vec<Vec<u32>> = texts.inputs.chunks(len).map(<[u32]>::to_vec).collect();
     // Quizzes of one subject in two lores want different prompts, so each quiz is of a kind of its own.
     let tasks: Vec<_> = tasks

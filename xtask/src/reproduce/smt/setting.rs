@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use anyhow::{Context, Result, bail};
 use nano::{
-    text::Document,
+    text::Source,
     world::{Dialect, Dice, Lore, World, story},
 };
 use sw_model::{Linear, LinearAt, Model, WeightCoord};
@@ -74,12 +74,12 @@ impl Setting {
             dialect: Dialect::InWorld,
             lore,
         });
-        let held_out = |document: Document, world| -> Result<Vec<Example>> {
-            let batch = nano::text::held_out(&tokenizer, document, world, seed, breaks, 16, len)?;
+        let held_out = |source: Source| -> Result<Vec<Example>> {
+            let batch = nano::text::held_out(&tokenizer, source, seed, breaks, 16, len)?;
             Ok(examples(&batch))
         };
-        let new = held_out(story::on_lore, worlds[0]);
-        let old = held_out(story::document, worlds[1]);
+        let new = held_out(on_lore(worlds[0]));
+        let old = held_out(worlds[1].into());
         Ok(Setting {
             held_out: [new?, old?],
             model: lab.model.clone(),
@@ -101,8 +101,7 @@ impl Setting {
         let seed = 0x5337_0000 + self.seed;
         let batch = nano::text::batch(
             tokenizer,
-            story::on_lore,
-            self.worlds[0],
+            on_lore(self.worlds[0]),
             seed,
             self.breaks,
             step,
@@ -266,6 +265,14 @@ impl Setting {
         let scores = model.score_texts(&texts, &mut ())?;
         let all: Vec<f64> = scores.iter().flatten().map(|s| -s.log_prob).collect();
         Ok(all.iter().sum::<f64>() / all.len().max(1) as f64)
+    }
+}
+
+/// Documents about a world's lore.
+fn on_lore(world: World) -> Source {
+    Source {
+        document: story::on_lore,
+        world,
     }
 }
 

@@ -52,6 +52,9 @@ pub trait Gradients {
     /// The embedding: the gradient of the row of each token, `[tokens, hidden]`.
     fn embedding(&mut self, _tokens: &[u32], _gradient: ArrayView2<'_, f32>) {}
 
+    /// Bytes of the tape of the pass, which comes between the way forth and the way back.
+    fn tape(&mut self, _bytes: usize) {}
+
     /// The lowest layer whose gradients are wanted: the way back ends there, nothing of lower ones is kept, and
     /// [`embedding`](Self::embedding) comes only where it is 0. Where it is `usize::MAX`, there is no way back, and only
     /// [`head`](Self::head) comes.
@@ -101,6 +104,7 @@ pub fn backward_part<'t, T: Copy + Into<Text<'t>>>(
     let lowest = into.lowest_layer();
     let mut tape = Tape::new(model.spec().layers.len(), lowest, |at| into.keep(at));
     let rows = model.forward(&seqs, &mut tape)?;
+    into.tape(tape.bytes());
     let (nll, dnormed) = head(model, &texts, rows.view(), scored, into)?;
     drop(rows);
     if lowest == usize::MAX {

@@ -62,6 +62,8 @@ pub struct BlockGradients {
     adapters: BTreeMap<LinearAt, Arc<Adapted>>,
     lowest: usize,
     tied: bool,
+    /// Bytes of the largest tape so far.
+    tape: usize,
 }
 
 impl BlockGradients {
@@ -80,6 +82,7 @@ impl BlockGradients {
             adapters: BTreeMap::new(),
             lowest: lowest.unwrap_or(usize::MAX),
             tied: model.spec().tied,
+            tape: 0,
         }
     }
 
@@ -102,6 +105,11 @@ impl BlockGradients {
     /// All matrices that have blocks.
     pub fn params(&self) -> impl Iterator<Item = Param> + '_ {
         self.blocks.keys().copied()
+    }
+
+    /// Bytes of the largest tape that a pass has had.
+    pub(super) fn tape_bytes(&self) -> usize {
+        self.tape
     }
 
     /// How many numbers there are.
@@ -193,6 +201,10 @@ impl Gradients for BlockGradients {
             return Keep::Nothing;
         }
         Keep::Columns(union(weight.iter().map(|(block, _)| block.cols.clone())))
+    }
+
+    fn tape(&mut self, bytes: usize) {
+        self.tape = self.tape.max(bytes);
     }
 
     fn head(&mut self, dy: ArrayView2<'_, f32>, x: ArrayView2<'_, f32>) {

@@ -146,11 +146,11 @@ pub fn census(
     report.candidates.extend(more);
     tell(&mut report.candidates, &pool, &first.alone);
     // Stage 2: the best, on the beginning of another text too.
-    let score = |i: usize| first.alone[i].max(first.added(&accepted, pool[i].coord));
+    let score = |i: usize| first.alone[i].max(first.added(&pool, &accepted, pool[i].coord));
     let chosen = rank(pool.len(), score, options.second, min_effect / 4.0);
     let second: Vec<_> = chosen.iter().map(|&i| pool[i].coord).collect();
     let alone = stages.second(&pool, &chosen, &first)?;
-    let keep = |i: usize| alone[i].cost.max(first.added(&accepted, second[i]));
+    let keep = |i: usize| alone[i].cost.max(first.added(&pool, &accepted, second[i]));
     let suspects = (0..second.len()).filter(|&i| keep(i) >= min_effect).count();
     let most = options.finalists.max(suspects);
     let best = rank(second.len(), keep, most, min_effect / 2.0);
@@ -162,7 +162,7 @@ pub fn census(
     // Stage 3: relations among the finalists, the finalists on the whole texts, and controls of what costs enough.
     let alone: Vec<_> = best.iter().map(|&i| &alone[i]).collect();
     let related = relate(&mut stages, &finalists, &alone, &options.proof)?;
-    let last = stages.last(&finalists, &related)?;
+    let last = stages.last(&finalists, &alone, &related, min_effect)?;
     let verdicts = verdicts(
         &mut stages,
         &pool,
@@ -185,8 +185,8 @@ pub fn census(
         candidate.relations = related.of(i, &finalists);
         candidate.verdict = Some(verdict);
         candidate.effects = Some(Effects {
-            leave_one_out: related.leave_one_out.get(i).copied(),
-            added_last: related.added_last.get(i).copied(),
+            leave_one_out: related.leave_one_out[i],
+            added_last: related.added_last[i],
             rank: matched.rank,
             random: drawn.map(control).collect(),
             ..Effects::alone(last.alone[i])
@@ -201,7 +201,7 @@ pub fn census(
     let proof = Proof {
         nll: stages.nll(),
         scored: stages.scored(),
-        joint: last.joint,
+        joint: related.joint,
         options: options.proof.clone(),
     };
     let mut census = Census {
@@ -223,7 +223,7 @@ pub fn census(
 /// Rows that are tried as units, at most.
 const ROWS: usize = 8;
 /// Proposals from spikes, at most, what cancels them and what is behind them included.
-const SPIKES: usize = 40;
+const SPIKES: usize = 32;
 /// Proposals that read a channel which stands out, at most.
 const READERS: usize = 12;
 

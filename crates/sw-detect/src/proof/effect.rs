@@ -24,15 +24,6 @@ impl Effect {
         self.nll > Z90 / Z95 * (self.high - self.low) / 2.0
     }
 
-    /// The effect of no change at all: zero, without an interval.
-    pub(crate) fn none() -> Self {
-        Self {
-            nll: 0.0,
-            low: 0.0,
-            high: 0.0,
-        }
-    }
-
     /// The effect of a change, from the paired negative log-likelihoods of the same tokens, in nats.
     pub(crate) fn between(unchanged: &[f64], changed: &[f64]) -> Self {
         let n = unchanged.len() as f64;

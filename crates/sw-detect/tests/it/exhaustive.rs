@@ -80,7 +80,11 @@ fn the_census_finds_what_zeroing_every_weight_finds() {
             println!("{}: {} is not among the first", truth.weight, truth.effect);
             continue;
         };
-        assert!((ours.effect - truth.effect).abs() < 1e-5, "{}", truth.weight);
+        assert!(
+            (ours.effect - truth.effect).abs() < 1e-5,
+            "{}",
+            truth.weight
+        );
         agree += 1;
     }
     assert!(agree >= AGREE, "{agree} of {TOP}");
@@ -120,7 +124,11 @@ fn zeroing_every_weight() {
         top.sort_by(|a: &Costly, b: &Costly| b.effect.total_cmp(&a.effect));
         top.truncate(TOP);
         let (tokens, top) = (text.clone(), top.clone());
-        let record = Record { tokens, weights, top };
+        let record = Record {
+            tokens,
+            weights,
+            top,
+        };
         println!("{}", serde_json::to_string(&record).unwrap());
     }
 }

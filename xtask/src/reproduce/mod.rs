@@ -13,6 +13,7 @@ mod figure4;
 mod figure5;
 mod figure6;
 mod figure7;
+mod function_words;
 mod lw2g;
 mod sinks;
 mod table1;

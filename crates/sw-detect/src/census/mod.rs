@@ -17,7 +17,7 @@ pub use self::relations::{Kind, Relation};
 use self::{
     relations::{Related, relate},
     sentence::sentence,
-    stages::{Stages, beginnings, rank},
+    stages::{Beside, Stages, beginnings, rank},
 };
 use crate::{
     error::Result,
@@ -223,7 +223,7 @@ pub fn census(
 /// Rows that are tried as units, at most.
 const ROWS: usize = 8;
 /// Proposals from spikes, at most, what cancels them and what is behind them included.
-const SPIKES: usize = 32;
+const SPIKES: usize = 40;
 /// Proposals that read a channel which stands out, at most.
 const READERS: usize = 12;
 
@@ -306,24 +306,43 @@ fn verdicts(
     for (i, effects) in suspects.iter().copied().zip(stages.controls(&of)?) {
         controls[i] = effects;
     }
-    let mut judged = Vec::new();
-    for ((i, matched), controls) in matched.into_iter().enumerate().zip(controls) {
-        let noise = controls.iter().map(|e| e.nll.abs()).fold(0.0, f64::max);
-        let verdict = if suspects.contains(&i) && alone[i].nll >= o.control_factor * noise {
-            Verdict::Decisive
-        } else if let Some(claim) = related.claim(i, o.min_effect, o.joint_share) {
-            let others: Vec<_> = claim.others.iter().map(|&j| finalists[j]).collect();
-            let noise = stages.noise_beside(&others, claim.nll, finalists[i], &matched)?;
-            match claim.gain.nll >= o.control_factor * noise {
-                true => Verdict::DecisiveJointly,
-                false => Verdict::Inert,
-            }
-        } else {
-            Verdict::Inert
-        };
-        judged.push((verdict, matched, controls));
+    let noise = |of: &[Effect]| of.iter().map(|e| e.nll.abs()).fold(0.0, f64::max);
+    let decisive =
+        |i: usize| suspects.contains(&i) && alone[i].nll >= o.control_factor * noise(&controls[i]);
+    // What is not decisive alone may add to others.
+    let claim = |i: usize| {
+        related
+            .claim(i, o.min_effect, o.joint_share)
+            .map(|c| (i, c))
+    };
+    let claims: Vec<_> = (0..finalists.len())
+        .filter(|&i| !decisive(i))
+        .filter_map(claim)
+        .collect();
+    let mut besides = Vec::new();
+    for (i, claim) in &claims {
+        besides.push(Beside {
+            coord: finalists[*i],
+            others: claim.others.iter().map(|&j| finalists[j]).collect(),
+            nll: claim.nll,
+            controls: &matched[*i],
+        });
     }
-    Ok(judged)
+    let noises = stages.noise_beside(&besides)?;
+    let jointly: BTreeSet<_> = claims
+        .iter()
+        .zip(noises)
+        .filter(|((_, claim), noise)| claim.gain.nll >= o.control_factor * noise)
+        .map(|((i, _), _)| *i)
+        .collect();
+    let verdict = |i: usize| match (decisive(i), jointly.contains(&i)) {
+        (true, _) => Verdict::Decisive,
+        (false, true) => Verdict::DecisiveJointly,
+        (false, false) => Verdict::Inert,
+    };
+    let verdicts: Vec<_> = (0..finalists.len()).map(verdict).collect();
+    let judged = verdicts.into_iter().zip(matched).zip(controls);
+    Ok(judged.map(|((v, m), c)| (v, m, c)).collect())
 }
 
 /// Fills the report's lists.

@@ -81,6 +81,16 @@ impl First {
     }
 }
 
+/// A weight beside others that are zero already.
+pub(super) struct Beside<'a> {
+    pub(super) coord: WeightCoord,
+    pub(super) others: Vec<WeightCoord>,
+    /// Negative log-likelihoods on the first text when those are zero.
+    pub(super) nll: &'a [f64],
+    /// Weights to compare it with.
+    pub(super) controls: &'a Matched,
+}
+
 /// What the last stage measured.
 pub(super) struct Last {
     pub(super) alone: Vec<Effect>,
@@ -241,20 +251,21 @@ impl<'a> Stages<'a> {
         Ok(of.iter().map(one).collect())
     }
 
-    /// The most that a control of a weight adds on the first text, in nats per token, when `others` are zero already, where
-    /// the negative log-likelihoods are `nll`.
-    pub(super) fn noise_beside(
-        &mut self,
-        others: &[WeightCoord],
-        nll: &[f64],
-        coord: WeightCoord,
-        controls: &Matched,
-    ) -> Result<f64> {
-        let with = |r| [others, &[control(coord, r)]].concat();
-        let sets: Vec<_> = controls.random.iter().map(with).collect();
-        let outcomes = self.run(&sets, Length::First, 3)?;
-        let added = |o: &Outcome| Effect::between(nll, &o.nll).nll.abs();
-        Ok(outcomes.iter().map(added).fold(0.0, f64::max))
+    /// The most that a control of each weight adds on the first text, in nats per token, where others are zero already and the negative
+    /// log-likelihoods are those that are given with them.
+    pub(super) fn noise_beside(&mut self, of: &[Beside<'_>]) -> Result<Vec<f64>> {
+        let with = |b: &Beside<'_>| {
+            let one = |r| [&b.others[..], &[control(b.coord, r)]].concat();
+            b.controls.random.iter().map(one).collect::<Vec<_>>()
+        };
+        let sets: Vec<_> = of.iter().flat_map(with).collect();
+        let mut outcomes = self.run(&sets, Length::First, 3)?.into_iter();
+        let most = |b: &Beside<'_>| {
+            let own = outcomes.by_ref().take(b.controls.random.len());
+            let added = own.map(|o| Effect::between(b.nll, &o.nll).nll.abs());
+            added.fold(0.0, f64::max)
+        };
+        Ok(of.iter().map(most).collect())
     }
 
     /// The finalists alone, and the sets that the relations name, on the whole texts. `alone`: what came of each finalist on the
@@ -370,7 +381,7 @@ impl<'a> Stages<'a> {
 }
 
 /// Accepted spikes that are zeroed one after another, at most.
-const ONE_AFTER_ANOTHER: usize = 8;
+const ONE_AFTER_ANOTHER: usize = 6;
 
 /// The most costly weight, the most costly pair where it costs far more, and the smallest set that ruins the model where the
 /// weight alone does not.

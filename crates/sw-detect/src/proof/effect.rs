@@ -16,6 +16,9 @@ pub struct Effect {
     pub low: f64,
     /// Upper end.
     pub high: f64,
+    /// How many tokens that is the mean of; 0 in a report from before this was recorded.
+    #[serde(default)]
+    pub tokens: usize,
 }
 
 impl Effect {
@@ -39,6 +42,7 @@ impl Effect {
             nll,
             low: nll - half,
             high: nll + half,
+            tokens: unchanged.len(),
         }
     }
 }
@@ -61,6 +65,7 @@ mod tests {
             nll,
             low: nll - Z95,
             high: nll + Z95,
+            tokens: 1,
         };
         assert!(effect(1.65).costs() && effect(1.65).low < 0.0);
         assert!(!effect(1.64).costs());

@@ -87,6 +87,15 @@ pub(super) fn run(tune: &Tune, method: MethodName, model: &Model, data: Data) ->
     if let Trained::Tiles(selection) = &trained {
         tell(picks(selection));
     }
+    if log.is_empty() {
+        // Of the model as it is: a soft prompt that is not trained yet does harm.
+        let held_out = loss(model, &held_out)?;
+        log.push(Measured {
+            step: 0,
+            loss: f64::NAN,
+            held_out,
+        });
+    }
     let virtual_tokens = trainer.model().virtual_tokens();
     for example in train.iter_mut().chain(&mut held_out) {
         *example = example.behind(&virtual_tokens);
@@ -94,30 +103,23 @@ pub(super) fn run(tune: &Tune, method: MethodName, model: &Model, data: Data) ->
     let bytes = trainer.bytes();
     let mib = |n: usize| n as f64 / f64::from(1 << 20);
     state.begin(&trained)?;
+    let (count, all) = (trainer.count(), model.parameters());
+    let share = 100.0 * count as f64 / all as f64;
+    let trained_now = match method {
+        MethodName::Prompt => {
+            format!("a soft prompt of {count} numbers is trained, none of the {all} weights")
+        }
+        _ => format!("{count} of {all} weights are trained ({share:.3} %)"),
+    };
     tell(format!(
-        "{} {} {} weights are trained ({:.3} %); weights in f32 {:.1} MiB, gradients {:.1} MiB, moments {:.1} MiB",
-        trainer.count(),
-        if method == MethodName::Prompt {
-            "numbers beside"
-        } else {
-            "of"
-        },
-        model.parameters(),
-        100.0 * trainer.count() as f64 / model.parameters() as f64,
+        "{trained_now}; weights in f32 {:.1} MiB, gradients {:.1} MiB, moments {:.1} MiB",
         mib(bytes.weights),
         mib(bytes.gradients),
         mib(bytes.moments)
     ));
-    if log.is_empty() {
-        let held_out = loss(trainer.model(), &held_out)?;
-        log.push(Measured {
-            step: 0,
-            loss: f64::NAN,
-            held_out,
-        });
-        tell(format!("before: held-out loss {held_out:.4}"));
-    } else {
-        tell(format!("goes on after step {}", trainer.steps()));
+    match (trainer.steps(), log.first()) {
+        (0, Some(before)) => tell(format!("before: held-out loss {:.4}", before.held_out)),
+        (steps, _) => tell(format!("goes on after step {steps}")),
     }
     stop_on_interrupt()?;
     let schedule = Schedule {

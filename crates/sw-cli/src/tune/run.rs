@@ -97,7 +97,7 @@ pub(super) fn run(tune: &Tune, method: MethodName, model: &Model, data: Data) ->
         });
     }
     let virtual_tokens = trainer.model().virtual_tokens();
-    for example in train.iter_mut().chain(&mut held_out) {
+    for example in &mut train {
         *example = example.behind(&virtual_tokens);
     }
     let bytes = trainer.bytes();

@@ -1,7 +1,7 @@
 """Quality at equal size: this workspace's quantizers beside llama.cpp's, on one Llama checkpoint.
 
 Each variant is made from MODEL by its own program: llama.cpp's types by llama_model_quantize of libllama (with and without an
-importance matrix, the mean squares of channels on CALIB), ours by `sw quantize`. All are then evaluated alike: their values are put into
+importance matrix, the mean squares of channels on CALIB), ours by `sw quantize`, others by theirs (`--also`, see gptq.py). All are then evaluated alike: their values are put into
 the same transformers model in float32, which runs the first windows of a text. The embedding stays as it is in all, and bits are
 those of the linear maps of the layers, everything counted: scales, minima, held values and their places.
 
@@ -33,9 +33,10 @@ parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.R
 parser.add_argument("model", type=pathlib.Path)
 parser.add_argument("work", type=pathlib.Path)
 parser.add_argument("--sw", required=True)
-parser.add_argument("--text", required=True, help="parquet with a column `text`")
+parser.add_argument("--text", required=True, help="parquet with a column `text`, or plain text")
 parser.add_argument("--calib", required=True, help="plain text")
 parser.add_argument("--hold", default="auto")
+parser.add_argument("--also", action="append", default=[], metavar="NAME=BITS=FILE", help="values of another program, as safetensors")
 parser.add_argument("--windows", type=int, default=3)
 parser.add_argument("--length", type=int, default=1024)
 parser.add_argument("--only", default="", help="a regular expression that the names of variants match from their beginning")
@@ -115,7 +116,7 @@ def importance():
     sums, count = {}, 0
     hooks = [module.register_forward_pre_hook(lambda _, x, name=name: sums.__setitem__(
         name, sums.get(name, 0) + x[0].double().square().sum((0, 1)))) for name, module in linears.items()]
-    ids = tokenizer(pathlib.Path(args.calib).read_text(), return_tensors="pt").input_ids[:, : 4 * 512]
+    ids = tokenizer(pathlib.Path(args.calib).read_text(), return_tensors="pt").input_ids[:, : 24 * 512]
     with torch.no_grad():
         for window in ids.split(512, dim=1):
             model(window)
@@ -161,15 +162,19 @@ def ours(flags):
     return {name: values[name].float() for name in linears}, json.loads(packed.stdout)["bits_per_weight"], note
 
 
-rows = pyarrow.parquet.read_table(args.text).column("text").to_pylist()
-ids = tokenizer("\n\n".join(rows[:2000]), return_tensors="pt").input_ids
+if args.text.endswith(".txt"):
+    text = pathlib.Path(args.text).read_text()
+else:
+    text = "\n\n".join(pyarrow.parquet.read_table(args.text).column("text").to_pylist()[:2000])
+ids = tokenizer(text, return_tensors="pt").input_ids
+parameters = dict(model.named_parameters())
 windows = ids[:, : args.windows * args.length].split(args.length, dim=1)
 
 
 def log_probs(values):
     with torch.no_grad():
-        for name, module in linears.items():
-            module.weight.copy_(values[name])
+        for name, value in parameters.items():
+            value.copy_(values.get(name, original[name]))
         return [model(window).logits[0, :-1].log_softmax(-1) for window in windows]
 
 
@@ -192,19 +197,23 @@ C = f"--calib {args.calib}"
 variants = [(f"llama.cpp {t}", lambda t=t, m=m: llama_cpp(t, source, args.work / f"{t}.gguf", m and measured()), m)
             for t in ["Q4_0", "Q4_1", "Q4_K_M"] for m in [False, True]]
 variants.append(("llama.cpp Q8_0", lambda: llama_cpp("Q8_0", source, args.work / "Q8_0.gguf"), False))
+S = "--bits 4 --levels symmetric --group 32 --scale-bits 16"
 for title, flags in [
-    ("ours, symmetric, 64", f"--bits 4 --levels symmetric --group 64 {N}"),
-    ("ours, symmetric, 64, held", f"--bits 4 --levels symmetric --group 64 {H}"),
-    ("ours, 128", f"--bits 4 --group 128 {N}"),
+    ("ours, symmetric, 32, 16-bit scales", f"{S} {N}"),
+    ("ours, symmetric, 32, 16-bit scales, held, calibrated", f"{S} {H} {C}"),
+    ("ours, 128, 16-bit scales, held", f"--bits 4 --group 128 --scale-bits 16 {H}"),
+    ("ours, 128, 16-bit scales, held, calibrated", f"--bits 4 --group 128 --scale-bits 16 {H} {C}"),
+    ("ours, 64, 16-bit scales, held, calibrated", f"--bits 4 --group 64 --scale-bits 16 {H} {C}"),
+    ("ours, 64, 16-bit scales, calibrated", f"--bits 4 --group 64 --scale-bits 16 {N} {C}"),
+    ("ours, 32, 16-bit scales, held, calibrated", f"--bits 4 --group 32 --scale-bits 16 {H} {C}"),
     ("ours, 128, held", f"--bits 4 --group 128 {H}"),
-    ("ours, 64, held", f"--bits 4 --group 64 {H}"),
-    ("ours, 32", f"--bits 4 --group 32 {N}"),
-    ("ours, 32, held", f"--bits 4 --group 32 {H}"),
-    ("ours, 8 bits, 128, held", f"--bits 8 --group 128 {H}"),
     ("ours, 128, held, calibrated", f"--bits 4 --group 128 {H} {C}"),
-    ("ours, 32, held, calibrated", f"--bits 4 --group 32 {H} {C}"),
+    ("ours, 5 bits, 64, 16-bit scales, held, calibrated", f"--bits 5 --group 64 --scale-bits 16 {H} {C}"),
+    ("ours, 8 bits, symmetric, 32, 16-bit scales, held", f"--bits 8 --levels symmetric --group 32 --scale-bits 16 {H}"),
 ]:
     variants.append((title, lambda flags=flags: ours(flags), False))
+for name, bits, file in (also.split("=") for also in args.also):
+    variants.append((name, lambda file=file, bits=bits: (load_file(file), float(bits), ""), False))
 for title, make, weighted in variants:
     title += ", importance matrix" if weighted else ""
     if not re.match(args.only, title):

@@ -7,6 +7,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod clips;
 #[cfg(unix)]
 mod fuzz;
 mod inputs;
@@ -38,6 +39,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    BenchClips(clips::BenchClips),
     BenchPeers(peers::BenchPeers),
     #[cfg(unix)]
     Fuzz(fuzz::Fuzz),
@@ -57,6 +59,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     program::run(|| {
         let complete = match cli.command {
+            Command::BenchClips(c) => c.run(),
             Command::BenchPeers(c) => c.run().map(|()| true),
             #[cfg(unix)]
             Command::Fuzz(c) => c.run().map(|()| true),

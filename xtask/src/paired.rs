@@ -7,7 +7,7 @@ use sw_eval::{McNemar, Metric, Value, mcnemar, paired_bootstrap};
 use crate::lab::Scores;
 
 /// Draws of the bootstrap.
-const RESAMPLES: usize = 2000;
+pub(crate) const RESAMPLES: usize = 2000;
 
 /// How the mean of some tasks' accuracies differs between two settings, second minus first.
 #[derive(Clone, Debug, Serialize)]

@@ -2,7 +2,7 @@
 //! computed lives in the libraries.
 //!
 //! As a library this crate is [`main`], [`run`] and what `cargo xtask`, the other program of the workspace, shares with it:
-//! [`opening`] and [`program`].
+//! [`opening`], [`program`] and [`windows`].
 #![forbid(unsafe_code)]
 
 mod args;
@@ -13,11 +13,13 @@ mod directory;
 mod eval;
 mod generate;
 mod inspect;
+mod measured;
 pub mod opening;
 pub mod program;
 mod quantize;
 mod shell;
 mod tune;
+pub mod windows;
 
 use std::{ffi::OsString, process::ExitCode};
 

@@ -1,9 +1,6 @@
 //! `sw quantize`: a quantized checkpoint on disk that keeps its super weights.
 
-use std::{
-    path::{Path, PathBuf},
-    process::ExitCode,
-};
+use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
@@ -11,17 +8,16 @@ use comfy_table::{CellAlignment, Table, presets::UTF8_FULL_CONDENSED};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 use sw_detect::{DetectOptions, coordinates, detect};
-use sw_intervene::{
-    Calibrated, Check, Export, Format, Override, Plan, Rule, calibrate, check, judges,
-};
+use sw_intervene::{Export, Format, Override, Plan, Rule, calibrate, check, hold_more, judges};
 use sw_model::{Model, WeightCoord};
-use sw_quant::{Clip, Grouping, Levels, Scheme, Steps, Tail, ZeroPoint};
-use sw_tensor::files;
+use sw_quant::{Clip, Dtype, Grouping, Levels, Scheme, Steps, Tail, ZeroPoint};
 
 use crate::{
     args::{ModelArgs, PromptArgs},
-    candidates::{TEXT, TextArgs, census_if_possible},
+    candidates::{TextArgs, census_if_possible},
+    measured::{Measured, bought, chosen, effect, verdict},
     program::{say, tell},
+    windows::windows,
 };
 
 /// Write a quantized checkpoint that keeps its super weights, one matrix in memory at a time.
@@ -37,6 +33,7 @@ use crate::{
 /// Examples:
 ///   sw quantize MODEL --out OUT --bits 4 --group 128
 ///   sw quantize MODEL --out OUT --bits 4 --group row --calib texts.jsonl
+///   sw quantize MODEL --out OUT --bits 4 --group 64 --scale-bits 16 --calib texts.jsonl --hold-budget 0.01
 ///   sw quantize MODEL --out OUT --format packed --bits 4 --group 128 --dry-run
 ///   sw quantize MODEL --out OUT --group 1024x1024 --flat --clip-z 9 --hold 2:3968:7003
 ///   sw quantize MODEL --out OUT --format packed-sw --override '*.down_proj.weight=bits=8,group=row'
@@ -58,6 +55,10 @@ pub(crate) struct Quantize {
     /// list LAYER:ROW:COL,..., or none
     #[arg(long, value_name = "auto|FILE|LIST|none", default_value = "auto")]
     hold: String,
+    /// Hold more weights, those whose rounding costs most on --calib, for so many bits per quantized weight (0.01, say); kept
+    /// only where the model's predictions gain
+    #[arg(long, value_name = "BITS", requires = "calib", alias = "hold_budget")]
+    hold_budget: Option<f64>,
     #[command(flatten)]
     prompt: PromptArgs,
     /// Texts to choose each matrix' clip on, and to measure what quantization does to the model: plain text (.txt), or rows
@@ -100,12 +101,15 @@ struct RuleArgs {
     /// Take AxB as A*B consecutive elements, as the paper does
     #[arg(long)]
     flat: bool,
+    /// Bits of each scale and float offset (with --format packed they have the type of the weights)
+    #[arg(long, value_name = "32|16", default_value_t = 32, value_parser = scale_bits, alias = "scale_bits")]
+    scale_bits: u8,
     /// Let the last blocks be shorter where blocks do not divide a matrix
     #[arg(long, alias = "short_tail")]
     short_tail: bool,
-    /// Clip beyond z standard deviations of the magnitudes: this z, one that is searched for each matrix, or none. With --calib
-    /// a searched z is kept only where the model's predictions gain; without it, it is the one of least weight error, which
-    /// can ruin a model [default: with --calib search, else none]
+    /// Clip beyond z standard deviations of the magnitudes: this z, what is searched, or none. With --calib the threshold of
+    /// each block is searched by the error of the outputs, and kept only where the model's predictions gain; without it,
+    /// a z for each matrix by the error of the weights, which can ruin a model [default: with --calib search, else none]
     #[arg(long, value_name = "Z|search|none", alias = "clip_z")]
     clip_z: Option<String>,
 }
@@ -124,6 +128,14 @@ enum LevelsName {
     Symmetric,
     Nf4,
     Nf3,
+}
+
+fn scale_bits(given: &str) -> Result<u8, String> {
+    match given {
+        "32" => Ok(32),
+        "16" => Ok(16),
+        _ => Err("expected 32 or 16".into()),
+    }
 }
 
 impl RuleArgs {
@@ -157,7 +169,13 @@ impl RuleArgs {
             }
         };
         clip.check()?;
-        let scheme = Scheme::new(levels, self.grouping()?).with_clip(clip);
+        let scales = if self.scale_bits == 16 {
+            Dtype::F16
+        } else {
+            Dtype::F32
+        };
+        let scheme = Scheme::new(levels, self.grouping()?);
+        let scheme = scheme.with_clip(clip).with_scales(scales);
         Ok(Rule { scheme, search })
     }
 
@@ -259,7 +277,7 @@ impl Quantize {
         }
         let model = self.model.open()?;
         export.hold = self.held(&model)?;
-        let (calibration, measured) = self.measured(&model, &mut export)?;
+        let measured = self.measured(&model, &mut export)?;
         let plan = Plan::new(&model, &export)?;
         let mut outcomes = Default::default();
         if !self.dry_run {
@@ -281,16 +299,19 @@ impl Quantize {
                 "bits_per_weight_with_the_rest": all_bits,
                 "tensors": plan.summary(&outcomes),
             });
-            if let Some(c) = &calibration {
+            if let Some(c) = &measured.calibration {
                 report["calibration"] = json!({
                     "kl_unclipped": c.kl_unclipped, "kl_clipped": c.kl_proposed, "kinds": c.kinds, "kept": c.kept,
                 });
             }
-            if let Some(c) = &measured {
+            if let Some(held) = &measured.held {
+                report["hold_budget"] = serde_json::to_value(held)?;
+            }
+            if let Some(c) = &measured.check {
                 report["check"] = serde_json::to_value(c)?;
             }
             say(serde_json::to_string_pretty(&report)?)?;
-            return Ok(verdict(measured.as_ref()));
+            return Ok(verdict(measured.check.as_ref()));
         }
         say(table(&plan, &outcomes))?;
         say(format!(
@@ -301,35 +322,40 @@ impl Quantize {
         if !self.dry_run {
             tell(format!("written: {}", self.out.display()));
         }
-        if let Some(c) = &calibration {
+        if let Some(c) = &measured.calibration {
             say(chosen(c))?;
         }
-        if let Some(c) = &measured {
+        if let Some(held) = &measured.held {
+            say(bought(held))?;
+        }
+        if let Some(c) = &measured.check {
             say(effect(c))?;
         }
-        Ok(verdict(measured.as_ref()))
+        Ok(verdict(measured.check.as_ref()))
     }
 
-    /// Chooses the clips on `--calib`, and measures on the windows that the choice did not see, or on `--check`.
-    fn measured(
-        &self,
-        model: &Model,
-        export: &mut Export,
-    ) -> Result<(Option<Calibrated>, Option<Check>)> {
-        let mut calibration = None;
+    /// Chooses clips and held weights on `--calib`, and measures on the windows that the choice did not see, or on `--check`.
+    fn measured(&self, model: &Model, export: &mut Export) -> Result<Measured> {
+        let mut measured = Measured::default();
         let mut texts = None;
         if let Some(file) = &self.calib {
-            let windows = windows(model, file).context("--calib")?;
+            let windows = windows(model, file, WINDOW, WINDOWS).context("--calib")?;
             let chosen = calibrate(model, export, &windows).context("--calib")?;
             *export = chosen.export.clone();
+            measured.calibration = Some(chosen);
+            if let Some(budget) = self.hold_budget {
+                let more = hold_more(model, export, &windows, budget).context("--hold-budget")?;
+                *export = more.export.clone();
+                measured.held = Some(more);
+            }
             texts = Some(judges(&windows).map(<[u32]>::to_vec).collect::<Vec<_>>());
-            calibration = Some(chosen);
         }
         if let Some(file) = &self.check {
-            texts = Some(windows(model, file).context("--check")?);
+            texts = Some(windows(model, file, WINDOW, WINDOWS).context("--check")?);
         }
-        let measured = texts.map(|texts| check(model, export, &texts));
-        Ok((calibration, measured.transpose()?))
+        let check = texts.map(|texts| check(model, export, &texts));
+        measured.check = check.transpose()?;
+        Ok(measured)
     }
 
     fn held(&self, model: &Model) -> Result<Vec<WeightCoord>> {
@@ -359,85 +385,6 @@ impl Quantize {
 const WINDOW: usize = 512;
 /// Windows that are read of a file, at most.
 const WINDOWS: usize = 24;
-/// Rows that are read of a file, at most.
-const ROWS: usize = 2000;
-
-/// The first windows of a file of texts, each with the tokens that the tokenizer puts before a text.
-fn windows(model: &Model, file: &Path) -> Result<Vec<Vec<u32>>> {
-    let texts = if file.extension().is_some_and(|e| e == "txt") {
-        vec![files::read_text_at_most(file, TEXT).with_context(|| file.display().to_string())?]
-    } else {
-        sw_eval::read_texts(file, ROWS).map_err(anyhow::Error::msg)?
-    };
-    let tokenizer = model.tokenizer()?;
-    let most = WINDOW.min(model.spec().max_positions);
-    // A BOS stands before each window where the tokenizer puts one before a text.
-    let before: Vec<u32> = tokenizer
-        .bos()
-        .filter(|_| tokenizer.adds_bos())
-        .into_iter()
-        .collect();
-    let room = most.saturating_sub(before.len()).max(2);
-    let mut tokens = Vec::new();
-    for text in texts {
-        tokens.extend(tokenizer.encode(&text, false)?);
-        if tokens.len() >= room * WINDOWS {
-            break;
-        }
-    }
-    let pieces = tokens.chunks(room).take(WINDOWS);
-    let whole = pieces.filter(|piece| piece.len() > 1);
-    Ok(whole.map(|piece| [&before[..], piece].concat()).collect())
-}
-
-fn chosen(c: &Calibrated) -> String {
-    let (without, with) = (c.kl_unclipped, c.kl_proposed);
-    if c.kinds.is_empty() {
-        return "Clip: none; no searched threshold brought the model's predictions nearer to the original's.".into();
-    }
-    let kinds: Vec<_> = c.kinds.iter().map(ToString::to_string).collect();
-    let kinds = kinds.join(", ");
-    if c.kept {
-        format!(
-            "Clip: searched in {kinds}; on text that the choice did not see, KL falls from {without:.4} to {with:.4} nats a token."
-        )
-    } else {
-        format!(
-            "Clip: none; thresholds searched in {kinds} did not win on text that the choice did not see (KL {without:.4} without them, {with:.4} with them)."
-        )
-    }
-}
-
-fn effect(c: &Check) -> String {
-    let mut text = format!(
-        "On {} tokens: KL from the original {:.4} nats a token; perplexity {:.3} before, {:.3} after.\nMatrices whose outputs change most:",
-        c.tokens, c.kl, c.perplexity_before, c.perplexity_after
-    );
-    for (name, share) in &c.worst {
-        text.push_str(&format!(
-            "\n  {name}  {:.2} % of the output's energy",
-            share * 100.0
-        ));
-    }
-    text
-}
-
-/// Exit code 3, with a sentence, where the quantized model is worth little.
-fn verdict(measured: Option<&Check>) -> ExitCode {
-    // A model that predicts NaN is ruined, too.
-    let ruined =
-        |c: &&Check| c.perplexity_after.is_nan() || c.perplexity_after > 2.0 * c.perplexity_before;
-    match measured.filter(ruined) {
-        Some(c) => {
-            tell(format!(
-                "warning: quantization more than doubles the perplexity, from {:.3} to {:.3}; take more bits, smaller groups or --calib",
-                c.perplexity_before, c.perplexity_after
-            ));
-            ExitCode::from(3)
-        }
-        None => ExitCode::SUCCESS,
-    }
-}
 
 /// Quantized matrices of one kind, a line each.
 fn table(

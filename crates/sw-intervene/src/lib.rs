@@ -12,8 +12,10 @@
 #![forbid(unsafe_code)]
 
 mod calibrate;
+mod compare;
 mod error;
 mod export;
+mod held;
 mod inputs;
 mod intervention;
 mod repair;
@@ -23,9 +25,10 @@ pub use error::{Error, Result};
 pub use export::{
     Export, Exporting, Format, Outcome, Override, PackedReader, Plan, Rule, TensorPlan,
 };
+pub use held::{Bought, HeldMore, hold_more};
 pub use inputs::{LinearInputs, simplest};
 pub use intervention::{
-    ActivationSite, Applied, Arithmetic, Constant, Intervention, Largest, Ranges, ReadTexts,
-    SetWeight, largest,
+    ActivationSite, Applied, Arithmetic, Constant, Intervention, Largest, PickAt, Ranges,
+    ReadTexts, SetWeight, largest,
 };
 pub use repair::{RowRepair, SpikeInputs};

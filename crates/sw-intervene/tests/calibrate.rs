@@ -2,7 +2,9 @@
 
 use std::{cell::Cell, path::Path};
 
-use sw_intervene::{Applied, Export, Intervention, Ranges, Rule, calibrate, check, judges};
+use sw_intervene::{
+    Applied, Export, Intervention, Ranges, Rule, calibrate, check, hold_more, judges,
+};
 use sw_model::{Bos, Model, Seq, WeightCoord};
 use sw_quant::{Clip, Grouping, Levels, Scheme};
 
@@ -40,7 +42,8 @@ fn the_choice_is_what_the_judges_say() {
     assert_eq!(found.kept, !found.export.overrides.is_empty());
     for o in &found.export.overrides {
         let rule = o.rule.expect("a clip");
-        assert!(matches!(rule.scheme.clip, Clip::ZScore { .. }) && !rule.search);
+        assert!(rule.scheme.clip == Clip::LeastError && !rule.search);
+        assert!(found.export.importance.contains_key(&o.pattern));
     }
     // The windows of the report are those that judged, and the export gives the divergence that decided.
     let judged: Vec<_> = judges(&windows).map(<[u32]>::to_vec).collect();
@@ -139,5 +142,48 @@ fn settings_of_one_model_are_calibrated_once() {
         assert_eq!(reads.get(), measured);
         let alone = Applied::new(&model, &plan, &|_, _| Ok(vec!["A short text.".to_owned()]));
         assert_eq!(rows(&applied), rows(&alone.expect("applied")));
+    }
+}
+
+#[test]
+fn a_budget_buys_the_weights_whose_rounding_costs_most() {
+    let model = model();
+    let windows = windows(&model, 9);
+    let mut export = export(2, false);
+    export.hold = vec![WeightCoord::down(0, 1, 2)];
+    let weights = model.linears().filter_map(|at| model.weight_at(at));
+    let weights: usize = weights.map(|w| w.rows() * w.cols()).sum();
+    let bytes = model
+        .linears()
+        .find_map(|at| model.weight_at(at))
+        .unwrap()
+        .dtype()
+        .size();
+    let more = hold_more(&model, &export, &windows, 2.0).expect("a choice");
+    // A place takes 128 bits.
+    assert_eq!(more.affordable, weights * 2 / (128 + 8 * bytes));
+    assert!(more.kl_before > 0.0 && more.kl_after > 0.0);
+    if more.added.is_empty() {
+        assert!(more.bits_per_weight == 0.0 && more.export.hold == export.hold);
+    } else {
+        assert!(more.kl_after < more.kl_before);
+        assert!(more.bits_per_weight <= 2.0 && more.bits_per_weight > 1.8);
+        assert!(more.added.is_sorted_by(|a, b| a.cost >= b.cost));
+        assert_eq!(more.export.hold.len(), 1 + more.added.len());
+        let mut coords: Vec<_> = more.export.hold.clone();
+        coords.sort();
+        coords.dedup();
+        assert_eq!(coords.len(), more.export.hold.len());
+    }
+
+    let mut packed = export.clone();
+    packed.format = sw_intervene::Format::Packed;
+    for (export, budget, words) in [
+        (&export, 0.0, "expected a number above 0"),
+        (&export, f64::NAN, "expected a number above 0"),
+        (&packed, 0.1, "the format packed"),
+    ] {
+        let error = hold_more(&model, export, &windows, budget).unwrap_err();
+        assert!(error.to_string().contains(words), "{error}");
     }
 }

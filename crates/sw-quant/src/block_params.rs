@@ -1,6 +1,6 @@
 //! The first pass: every block's range. It finds all that can be wrong, so the second pass cannot fail.
 
-use crate::clip::Scope;
+use crate::clip::{FRACTIONS, Scope};
 use crate::codec::{Codec, Params};
 use crate::moments::{Buffer, count_beyond, extent, extent_of};
 use crate::par::{self, PIECE};
@@ -49,8 +49,9 @@ impl BlockParams {
         shape: [usize; 2],
         scheme: &Scheme,
         held: &[usize],
+        importance: Option<&[f32]>,
     ) -> Result<Self, Error> {
-        let ranges = Ranges::new(w, shape, scheme, held)?;
+        let ranges = Ranges::new(w, shape, scheme, held, importance)?;
         let blocks = ranges.blocks;
         let mut params = vec![Params::default(); blocks.count()];
         let per_piece = (PIECE / blocks.len_of(0)).max(1);
@@ -74,6 +75,8 @@ pub(crate) struct Ranges<'a, T> {
     pub(crate) codec: Codec,
     cols: usize,
     held: &'a [usize],
+    /// How much an error counts in each column; all alike without it.
+    importance: Option<&'a [f32]>,
     tensor_clip: Option<f32>,
 }
 
@@ -84,9 +87,15 @@ impl<'a, T: Real> Ranges<'a, T> {
         shape: [usize; 2],
         scheme: &'a Scheme,
         held: &'a [usize],
+        importance: Option<&'a [f32]>,
     ) -> Result<Self, Error> {
         check_shape("w", w.len(), shape)?;
         scheme.check(shape)?;
+        let sound = |i: &[f32]| i.len() == shape[1] && i.iter().all(|v| *v >= 0.0 && v.is_finite());
+        if let Some(importance) = importance.filter(|i| !sound(i)) {
+            let expected = "a finite number of at least 0 for each column";
+            return Err(Error::argument("importance", expected, importance.len()));
+        }
         let tensor_clip = match scheme.clip {
             clip @ Clip::TopFraction {
                 scope: Scope::Tensor,
@@ -101,6 +110,7 @@ impl<'a, T: Real> Ranges<'a, T> {
             codec: Codec::new(scheme.levels, scheme.arithmetic),
             cols: shape[1],
             held,
+            importance,
             tensor_clip,
         })
     }
@@ -140,13 +150,11 @@ impl<'a, T: Real> Ranges<'a, T> {
             return Err(self.not_finite(block));
         };
         let Scheme {
-            levels,
-            arithmetic,
-            clip,
-            ..
+            arithmetic, clip, ..
         } = *self.scheme;
         let (lo, hi, clipped) = match clip {
             Clip::None => (lo, hi, 0),
+            Clip::LeastError => return self.least_error(block, [lo, hi], buffer),
             Clip::HeldOut => {
                 let (l, h) = self.extent_without_held(block, buffer).unwrap_or((lo, hi));
                 (l, h, 0)
@@ -164,8 +172,75 @@ impl<'a, T: Real> Ranges<'a, T> {
                 (lo.max(-t).min(t), hi.min(t).max(-t), clipped)
             }
         };
-        let params = Params::new(levels, arithmetic, lo, hi).map_err(|e| e.at(block, lo, hi))?;
-        Ok((params, clipped))
+        Ok((self.params(block, lo, hi)?, clipped))
+    }
+
+    /// The arithmetic of a block whose values, clipped, span `[lo, hi]`.
+    #[inline(always)]
+    fn params(&self, block: usize, lo: f32, hi: f32) -> Result<Params, Error> {
+        let Scheme {
+            levels,
+            arithmetic,
+            scales,
+            ..
+        } = *self.scheme;
+        let params = Params::new(levels, arithmetic, lo, hi).and_then(|p| p.narrowed(scales));
+        params.map_err(|e| e.at(block, lo, hi))
+    }
+
+    /// The threshold of least error, for a block whose values span `[lo, hi]`.
+    #[inline(always)]
+    fn least_error(
+        &self,
+        block: usize,
+        [lo, hi]: [f32; 2],
+        buffer: &mut Buffer,
+    ) -> Result<(Params, usize), Error> {
+        let (lo, hi) = self.extent_without_held(block, buffer).unwrap_or((lo, hi));
+        let largest = hi.max(-lo);
+        let mut best = (self.params(block, lo, hi)?, f64::INFINITY, largest);
+        for fraction in FRACTIONS {
+            let t = largest * fraction;
+            let params = self.params(block, lo.max(-t).min(t), hi.min(t).max(-t))?;
+            let error = self.error(block, &params, buffer);
+            if error < best.1 {
+                best = (params, error, t);
+            }
+        }
+        let (params, _, t) = best;
+        Ok((params, count_beyond(self.w, self.blocks.segments(block), t)))
+    }
+
+    /// The squared error of a block under an arithmetic, columns weighted by their importance; held values count for nothing.
+    #[inline(always)]
+    fn error(&self, block: usize, params: &Params, buffer: &mut Buffer) -> f64 {
+        let (mut total, mut copy) = (0.0, [0.0; LANE_BUFFER]);
+        for segment in self.blocks.segments(block) {
+            let mut start = segment.start;
+            while start < segment.end {
+                // A part lies in one row, where columns follow each other.
+                let col = start % self.cols;
+                let end = segment.end.min(start - col + self.cols);
+                let end = end.min(start + LANE_BUFFER);
+                let wide = T::widened(&self.w[start..end], buffer);
+                let copy = &mut copy[..wide.len()];
+                copy.copy_from_slice(wide);
+                self.codec.fake(copy, params);
+                let from = self.held.partition_point(|&p| p < start);
+                for &p in self.held[from..].iter().take_while(|&&p| p < end) {
+                    copy[p - start] = wide[p - start];
+                }
+                total += match self.importance {
+                    None => squares(wide, copy, |_| 1.0),
+                    Some(all) => {
+                        let part = &all[col..col + wide.len()];
+                        squares(wide, copy, |i| part[i])
+                    }
+                };
+                start = end;
+            }
+        }
+        total
     }
 
     #[cold]
@@ -201,4 +276,22 @@ impl<'a, T: Real> Ranges<'a, T> {
             None
         }
     }
+}
+
+/// The sum of `weight(i) * (a[i] - b[i])^2`, in eight interleaved lanes.
+#[inline(always)]
+fn squares(a: &[f32], b: &[f32], weight: impl Fn(usize) -> f32) -> f64 {
+    let mut lanes = [0.0f32; 8];
+    let whole = a.len() / 8 * 8;
+    for start in (0..whole).step_by(8) {
+        for i in 0..8 {
+            let d = a[start + i] - b[start + i];
+            lanes[i] += weight(start + i) * d * d;
+        }
+    }
+    for i in whole..a.len() {
+        let d = a[i] - b[i];
+        lanes[i - whole] += weight(i) * d * d;
+    }
+    lanes.iter().map(|&v| f64::from(v)).sum()
 }

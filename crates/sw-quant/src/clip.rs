@@ -75,6 +75,11 @@ pub enum Clip {
         /// At least 0.
         factor: f32,
     },
+    /// Per block the `t` of least squared error, among 1, 0.95, 0.9, ... 0.3 of the largest absolute value; the largest one
+    /// at a tie. Held coordinates count for nothing, neither in the range nor in the error. Each column counts as much as
+    /// the importance that [`quantize_weighted`](crate::quantize_weighted) is given, and all alike without one, which can
+    /// ruin a model: the few columns that it lives on are clipped with the rest.
+    LeastError,
     /// The held coordinates are left out of the range (unless the block holds nothing else), so that they cannot stretch
     /// it; they are clamped into it and restored. With symmetric levels this is what makes holding a row's largest value
     /// worth anything.
@@ -114,7 +119,7 @@ impl Clip {
         arithmetic: Arithmetic,
     ) -> f32 {
         match *self {
-            Self::None | Self::HeldOut => f32::INFINITY,
+            Self::None | Self::HeldOut | Self::LeastError => f32::INFINITY,
             Self::ZScore { z } => z_threshold(Moments::of_magnitudes(w, segments), z, arithmetic),
             Self::TopFraction { fraction, .. } => top_threshold(magnitudes(w, segments), fraction),
             Self::Iqr { factor } => {
@@ -125,6 +130,11 @@ impl Clip {
         }
     }
 }
+
+/// What [`Clip::LeastError`] tries, as fractions of a block's largest absolute value.
+pub(crate) const FRACTIONS: [f32; 15] = [
+    1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6, 0.55, 0.5, 0.45, 0.4, 0.35, 0.3,
+];
 
 fn round_to(arithmetic: Arithmetic, value: f32) -> f32 {
     match arithmetic {

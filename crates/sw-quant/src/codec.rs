@@ -3,7 +3,7 @@
 use half::f16;
 
 use crate::levels::{NF3, NF4};
-use crate::{Arithmetic, Error, Levels, ZeroPoint};
+use crate::{Arithmetic, Dtype, Error, Levels, ZeroPoint};
 
 /// Adding and subtracting `1.5 * 2^23` rounds an `f32` of magnitude up to `2^22` to the nearest integer, ties to even:
 /// two additions on every machine, where `round_ties_even` is a library call on plain x86-64.
@@ -275,6 +275,27 @@ impl Params {
         Ok(Self { lo, hi, ..params })
     }
 
+    /// The same grid with its step and its offset as a narrower type holds them.
+    #[inline(always)]
+    pub(crate) fn narrowed(mut self, scales: Dtype) -> Result<Self, RangeError> {
+        if scales == Dtype::F32 {
+            return Ok(self);
+        }
+        let step = scales.round_scale(self.decode.step);
+        let offset = scales.round(self.decode.offset);
+        if !(step.is_finite() && offset.is_finite()) {
+            return Err(RangeError {
+                why: "its scale or offset overflows",
+                arithmetic: "the type of the scales",
+            });
+        }
+        if self.inv != 0.0 {
+            self.inv = 1.0 / step;
+        }
+        (self.decode.step, self.decode.offset) = (step, offset);
+        Ok(self)
+    }
+
     /// The arithmetic of a block whose step and zero are given: symmetric levels, or an integer zero-point.
     pub(crate) fn of_decode(levels: Levels, decode: Decode) -> Self {
         let (lowest, highest) = (levels.min_code(), levels.max_code());
@@ -418,6 +439,7 @@ impl RangeError {
     pub(crate) fn at(self, block: usize, lo: f32, hi: f32) -> Error {
         let remedy = match self.arithmetic {
             "fp16" => "use Arithmetic::F32",
+            "the type of the scales" => "use scales of type f32",
             _ => "scale the tensor down first",
         };
         Error::Range {

@@ -31,7 +31,34 @@ pub fn quantize<T: Real>(
     scheme: &Scheme,
     hold: &[(usize, usize)],
 ) -> Result<Quantized, Error> {
-    encode(w, shape, scheme, hold, Vec::new())
+    encode(w, shape, scheme, hold, None, Vec::new())
+}
+
+/// [`quantize`], where errors in the columns of `w` count as much as `importance` says: one number for each, as the mean square
+/// of what the column is multiplied by. It decides the thresholds of [`Clip::LeastError`](crate::Clip::LeastError), and
+/// nothing under other clips.
+///
+/// # Errors
+/// Those of [`quantize`], and an importance that is not one finite number of at least 0 for each column.
+///
+/// ```
+/// use sw_quant::{Clip, Grouping, Levels, Scheme, quantize_weighted};
+/// let w = [0.11f32, -0.23, 0.34, 0.02, 0.41, -0.37, 0.19, 4.0];
+/// let scheme = Scheme::new(Levels::symmetric(4), Grouping::Row).with_clip(Clip::LeastError);
+/// // Clipped where nobody reads the outlier, kept where nobody reads the rest.
+/// let last = |importance: &[f32]| quantize_weighted(&w, [1, 8], &scheme, &[], importance).map(|q| q.dequantize::<f32>()[7]);
+/// assert!(last(&[1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1e-4])? < 2.0);
+/// assert_eq!(last(&[1e-4, 1e-4, 1e-4, 1e-4, 1e-4, 1e-4, 1e-4, 1.0])?, 4.0);
+/// # Ok::<(), sw_quant::Error>(())
+/// ```
+pub fn quantize_weighted<T: Real>(
+    w: &[T],
+    shape: [usize; 2],
+    scheme: &Scheme,
+    hold: &[(usize, usize)],
+    importance: &[f32],
+) -> Result<Quantized, Error> {
+    encode(w, shape, scheme, hold, Some(importance), Vec::new())
 }
 
 impl Quantized {
@@ -56,7 +83,7 @@ impl Quantized {
         scheme: &Scheme,
         hold: &[(usize, usize)],
     ) -> Result<Self, Error> {
-        encode(w, shape, scheme, hold, self.codes)
+        encode(w, shape, scheme, hold, None, self.codes)
     }
 
     /// Keeps the zero-points, rounds the scales to the type `S`, and codes `w`, which this was made from, anew under
@@ -84,17 +111,7 @@ impl Quantized {
             let expected = "symmetric ones or an integer zero-point";
             return Err(Error::argument("levels", expected, self.levels));
         }
-        // The smallest with a reciprocal: of half precision its last subnormal number, else a normal one.
-        let [half, float] = [f32::from_bits(0x3380_0000), f32::MIN_POSITIVE];
-        let least = if S::from_f32(float).to_f32() == float {
-            float
-        } else {
-            half
-        };
-        let rounded = |&scale: &f32| match S::from_f32(scale).to_f32() {
-            rounded if scale == 0.0 || rounded.abs() >= least => rounded,
-            _ => least,
-        };
+        let rounded = |&scale: &f32| S::DTYPE.round_scale(scale);
         let scales: Vec<f32> = self.scales.iter().map(rounded).collect();
         let holds = |old: f32, new: f32| new.is_normal() || (old == 0.0 && new == 0.0);
         let lost = |(old, new): (&f32, &f32)| !holds(*old, *new);
@@ -107,6 +124,7 @@ impl Quantized {
             });
         }
         self.scales = scales;
+        self.scale_dtype = S::DTYPE;
         let params: Vec<Params> = (0..self.blocks.count())
             .map(|block| Params::of_decode(self.levels, self.block_decode(block)))
             .collect();
@@ -135,10 +153,11 @@ fn encode<T: Real>(
     shape: [usize; 2],
     scheme: &Scheme,
     hold: &[(usize, usize)],
+    importance: Option<&[f32]>,
     memory: Vec<u8>,
 ) -> Result<Quantized, Error> {
     let held = places("hold", hold, shape)?;
-    let ranges = Ranges::new(w, shape, scheme, &held)?;
+    let ranges = Ranges::new(w, shape, scheme, &held, importance)?;
     let (blocks, codec, bits) = (ranges.blocks, ranges.codec, scheme.levels.bits());
     let len = bits::packed_len(w.len(), bits).expect("codes take no more room than the slice");
     let mut codes = memory;
@@ -168,7 +187,7 @@ fn encode<T: Real>(
         });
         ranges.all(pieces)?.concat()
     } else {
-        let BlockParams { params, .. } = BlockParams::new(w, shape, scheme, &held)?;
+        let BlockParams { params, .. } = BlockParams::new(w, shape, scheme, &held, importance)?;
         par::chunks_mut(&mut codes, PIECE / 8 * usize::from(bits), |i, out| {
             let start = i * PIECE;
             let part = &w[start..w.len().min(start + PIECE)];
@@ -206,6 +225,7 @@ fn encode<T: Real>(
         blocks,
         codes,
         scales: decodes.iter().map(|d| d.step).collect(),
+        scale_dtype: scheme.scales,
         offsets,
         outliers: held.iter().map(outlier).collect(),
     })

@@ -49,8 +49,40 @@ pub fn fake_quantize<T: Real>(
     scheme: &Scheme,
     hold: &[(usize, usize)],
 ) -> Result<Report, Error> {
+    fake(w, shape, scheme, hold, None)
+}
+
+/// [`fake_quantize`] with an importance of each column, as [`quantize_weighted`](crate::quantize_weighted) takes it: the same
+/// values as its codes stand for.
+///
+/// # Errors
+/// Those of [`quantize_weighted`](crate::quantize_weighted). `w` is unchanged then.
+///
+/// ```
+/// use sw_quant::{Clip, Scheme, fake_quantize_weighted};
+/// let scheme = Scheme::default().with_clip(Clip::LeastError);
+/// let error = fake_quantize_weighted(&mut [1.0f32, 2.0], [1, 2], &scheme, &[], &[1.0, -1.0]).unwrap_err();
+/// assert!(error.to_string().starts_with("importance: expected a finite number of at least 0 for each column"));
+/// ```
+pub fn fake_quantize_weighted<T: Real>(
+    w: &mut [T],
+    shape: [usize; 2],
+    scheme: &Scheme,
+    hold: &[(usize, usize)],
+    importance: &[f32],
+) -> Result<Report, Error> {
+    fake(w, shape, scheme, hold, Some(importance))
+}
+
+fn fake<T: Real>(
+    w: &mut [T],
+    shape: [usize; 2],
+    scheme: &Scheme,
+    hold: &[(usize, usize)],
+    importance: Option<&[f32]>,
+) -> Result<Report, Error> {
     let held = places("hold", hold, shape)?;
-    let plan = BlockParams::new(w, shape, scheme, &held)?;
+    let plan = BlockParams::new(w, shape, scheme, &held, importance)?;
     let kept: Vec<T> = held.iter().map(|&p| w[p]).collect();
     par::chunks_mut(w, PIECE, |i, chunk| plan.fake(i * PIECE, chunk));
     for (&p, &value) in held.iter().zip(&kept) {

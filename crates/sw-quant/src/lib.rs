@@ -31,9 +31,9 @@ pub mod stats;
 
 pub use activation::{Activation, Fill, Pick};
 pub use clip::{Clip, Scope};
-pub use encode::quantize;
+pub use encode::{quantize, quantize_weighted};
 pub use error::Error;
-pub use fake::{Report, fake_quantize};
+pub use fake::{Report, fake_quantize, fake_quantize_weighted};
 pub use grouping::{Blocks, Grouping, Tail};
 pub use levels::{Levels, Steps, ZeroPoint};
 pub use quantized::{Offsets, Outlier, Quantized, View};

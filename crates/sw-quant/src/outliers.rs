@@ -45,7 +45,7 @@ pub fn clipped<T: Real>(
     shape: [usize; 2],
     scheme: &Scheme,
 ) -> Result<Vec<(usize, usize)>, Error> {
-    let plan = BlockParams::new(w, shape, scheme, &[])?;
+    let plan = BlockParams::new(w, shape, scheme, &[], None)?;
     let mut found = Vec::with_capacity(plan.clipped);
     plan.blocks.runs(0..w.len(), |block, run| {
         let params = &plan.params[block];

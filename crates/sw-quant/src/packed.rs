@@ -1,5 +1,7 @@
 //! The packed layout: one self-describing run of bytes per matrix, little-endian, described in `docs/formats.md`.
 
+use half::{bf16, f16};
+
 use crate::bits::{get, packed_len};
 use crate::quantized::{Offsets, Outlier, Quantized};
 use crate::{Arithmetic, Blocks, Dtype, Error, Grouping, Levels, Scheme, Steps, Tail, ZeroPoint};
@@ -19,7 +21,14 @@ struct Sections {
 
 impl Sections {
     /// `None` when the sum overflows.
-    fn new(levels: Levels, shape: [usize; 2], blocks: usize, outliers: usize) -> Option<Self> {
+    fn new(
+        levels: Levels,
+        scales: Dtype,
+        shape: [usize; 2],
+        blocks: usize,
+        outliers: usize,
+    ) -> Option<Self> {
+        let scale = scales.size();
         let after = |start: usize, len: usize| start.checked_add(len)?.checked_next_multiple_of(8);
         let offset = match levels {
             Levels::Symmetric { .. } => 0,
@@ -27,14 +36,14 @@ impl Sections {
                 zero: ZeroPoint::Integer,
                 ..
             } => 1,
-            _ => 4,
+            _ => scale,
         };
         let codes = HEADER;
         let scales = after(
             codes,
             packed_len(shape[0].checked_mul(shape[1])?, levels.bits())?,
         )?;
-        let offsets = after(scales, blocks.checked_mul(4)?)?;
+        let offsets = after(scales, blocks.checked_mul(scale)?)?;
         let places = after(offsets, blocks.checked_mul(offset)?)?;
         let values = after(places, outliers.checked_mul(8)?)?;
         let end = after(values, outliers.checked_mul(4)?)?;
@@ -68,7 +77,7 @@ pub fn byte_len(
     scheme.check(shape)?;
     let outliers = crate::block_params::places("hold", hold, shape)?.len();
     let blocks = scheme.grouping.blocks(shape)?.count();
-    match Sections::new(scheme.levels, shape, blocks, outliers) {
+    match Sections::new(scheme.levels, scheme.scales, shape, blocks, outliers) {
         Some(sections) => Ok(sections.end),
         None => Err(Error::argument(
             "shape",
@@ -93,10 +102,16 @@ impl Quantized {
             out.resize(out.len().next_multiple_of(8), 0);
         };
         let floats = |v: &[f32]| {
-            v.iter()
-                .flat_map(|v| v.to_le_bytes())
-                .collect::<Vec<u8>>()
-                .into_iter()
+            let bytes: Vec<u8> = match self.scale_dtype {
+                Dtype::F32 => v.iter().flat_map(|v| v.to_le_bytes()).collect(),
+                Dtype::F16 => (v.iter())
+                    .flat_map(|v| f16::from_f32(*v).to_le_bytes())
+                    .collect(),
+                Dtype::Bf16 => (v.iter())
+                    .flat_map(|v| bf16::from_f32(*v).to_le_bytes())
+                    .collect(),
+            };
+            bytes.into_iter()
         };
         section(&mut self.codes.iter().copied());
         section(&mut floats(&self.scales));
@@ -127,7 +142,7 @@ impl Quantized {
             Grouping::Flat { len, tail } => (2, short(tail), len, 0),
             Grouping::Tile { rows, cols, tail } => (3, short(tail), rows, cols),
         };
-        let dtype = match self.dtype {
+        let of = |dtype| match dtype {
             Dtype::F32 => 0,
             Dtype::F16 => 1,
             Dtype::Bf16 => 2,
@@ -142,8 +157,8 @@ impl Quantized {
             grouping,
             tail,
             arithmetic,
-            dtype,
-            0,
+            of(self.dtype),
+            of(self.scale_dtype),
             0,
             0,
             0,
@@ -176,11 +191,12 @@ impl Quantized {
             grouping,
             arithmetic,
             dtype,
+            scales: scale_dtype,
             shape,
             blocks,
             outliers,
         } = Header::read(bytes)?;
-        let Some(at) = Sections::new(levels, shape, blocks.count(), outliers) else {
+        let Some(at) = Sections::new(levels, scale_dtype, shape, blocks.count(), outliers) else {
             return Err(Error::packed(
                 "shape",
                 "sections that fit an address",
@@ -197,7 +213,13 @@ impl Quantized {
 
         let codes_len = packed_len(shape[0] * shape[1], levels.bits()).unwrap_or(0);
         let codes = section(bytes, "codes", at.codes, codes_len, at.scales)?;
-        let scales = section(bytes, "scales", at.scales, 4 * blocks.count(), at.offsets)?;
+        let scales = section(
+            bytes,
+            "scales",
+            at.scales,
+            scale_dtype.size() * blocks.count(),
+            at.offsets,
+        )?;
         let places = section(bytes, "outlier places", at.places, 8 * outliers, at.values)?;
         let values = section(bytes, "outlier values", at.values, 4 * outliers, at.end)?;
         let offsets = match levels {
@@ -209,14 +231,15 @@ impl Quantized {
                 let zeros = section(bytes, "zero-points", at.offsets, blocks.count(), at.places)?;
                 Offsets::Integer(at_most("zero-points", levels.max_code(), zeros)?.to_vec())
             }
-            _ => Offsets::Float(floats(
-                "offsets",
-                section(bytes, "offsets", at.offsets, 4 * blocks.count(), at.places)?,
-            )?),
+            _ => {
+                let len = scale_dtype.size() * blocks.count();
+                let offsets = section(bytes, "offsets", at.offsets, len, at.places)?;
+                Offsets::Float(floats("offsets", scale_dtype, offsets)?)
+            }
         };
         check_codes(codes, levels, shape[0] * shape[1])?;
 
-        let values = floats("outlier values", values)?;
+        let values = floats("outlier values", Dtype::F32, values)?;
         let index = |b: &[u8; 8]| u64::from_le_bytes(*b);
         let outliers = places
             .as_chunks::<8>()
@@ -240,7 +263,7 @@ impl Quantized {
                 "others",
             ));
         }
-        let (codes, scales) = (codes.to_vec(), floats("scales", scales)?);
+        let (codes, scales) = (codes.to_vec(), floats("scales", scale_dtype, scales)?);
         Ok(Self {
             shape,
             levels,
@@ -250,6 +273,7 @@ impl Quantized {
             blocks,
             codes,
             scales,
+            scale_dtype,
             offsets,
             outliers,
         })
@@ -261,6 +285,7 @@ struct Header {
     grouping: Grouping,
     arithmetic: Arithmetic,
     dtype: Dtype,
+    scales: Dtype,
     shape: [usize; 2],
     blocks: Blocks,
     outliers: usize,
@@ -282,7 +307,7 @@ impl Header {
                 format!("{:?}", header[..4].escape_ascii().to_string()),
             ));
         }
-        if let Some(b) = header[12..16]
+        if let Some(b) = header[13..16]
             .iter()
             .chain(&header[56..])
             .find(|b| **b != 0)
@@ -347,9 +372,12 @@ impl Header {
         };
         let arithmetic = [Arithmetic::F32, Arithmetic::ReleaseF16]
             [usize::from(one_of("arithmetic", arithmetic, 2)?)];
-        let dtype = [Dtype::F32, Dtype::F16, Dtype::Bf16][usize::from(one_of("dtype", dtype, 3)?)];
+        let types = [Dtype::F32, Dtype::F16, Dtype::Bf16];
+        let dtype = types[usize::from(one_of("dtype", dtype, 3)?)];
+        let scales = types[usize::from(one_of("type of the scales", header[12], 3)?)];
         let scheme = Scheme {
             arithmetic,
+            scales,
             ..Scheme::new(levels, grouping)
         };
         let blocks = match scheme.check(shape) {
@@ -361,6 +389,7 @@ impl Header {
             grouping,
             arithmetic,
             dtype,
+            scales,
             shape,
             blocks,
             outliers: word(4)?,
@@ -389,13 +418,15 @@ fn at_most<'a>(field: &'static str, max: u8, bytes: &'a [u8]) -> Result<&'a [u8]
     }
 }
 
-fn floats(field: &'static str, bytes: &[u8]) -> Result<Vec<f32>, Error> {
-    let values: Vec<f32> = bytes
-        .as_chunks::<4>()
-        .0
-        .iter()
-        .map(|b| f32::from_le_bytes(*b))
-        .collect();
+fn floats(field: &'static str, dtype: Dtype, bytes: &[u8]) -> Result<Vec<f32>, Error> {
+    let words = || bytes.as_chunks::<2>().0.iter().copied();
+    let values: Vec<f32> = match dtype {
+        Dtype::F32 => (bytes.as_chunks::<4>().0.iter())
+            .map(|b| f32::from_le_bytes(*b))
+            .collect(),
+        Dtype::F16 => words().map(|b| f16::from_le_bytes(b).to_f32()).collect(),
+        Dtype::Bf16 => words().map(|b| bf16::from_le_bytes(b).to_f32()).collect(),
+    };
     match values.iter().find(|v| !v.is_finite()) {
         Some(v) => Err(Error::packed(field, "finite values", v)),
         None => Ok(values),

@@ -67,6 +67,8 @@ pub struct Quantized {
     pub(crate) blocks: Blocks,
     pub(crate) codes: Vec<u8>,
     pub(crate) scales: Vec<f32>,
+    /// What scales and float offsets are stored as; their values are exact in it.
+    pub(crate) scale_dtype: Dtype,
     pub(crate) offsets: Offsets,
     pub(crate) outliers: Vec<Outlier>,
 }
@@ -146,8 +148,8 @@ impl Quantized {
         }
     }
 
-    /// Bits of storage per weight, all included: codes with the padding of the last byte, scales (32 bits each), offsets
-    /// (32 bits, integer zero-points 8) and outliers (64 bits of place and 32 of value).
+    /// Bits of storage per weight, all included: codes with the padding of the last byte, scales and float offsets (32 bits
+    /// each, or 16), integer zero-points (8 bits) and outliers (64 bits of place and 32 of value).
     ///
     /// ```
     /// let q = sw_quant::quantize(&[1.0f32; 64], [1, 64], &Default::default(), &[]).unwrap();
@@ -156,10 +158,11 @@ impl Quantized {
     pub fn bits_per_weight(&self) -> f64 {
         let offsets = match &self.offsets {
             Offsets::None => 0,
-            Offsets::Float(v) => 4 * v.len(),
+            Offsets::Float(v) => self.scale_dtype.size() * v.len(),
             Offsets::Integer(v) => v.len(),
         };
-        let bytes = self.codes.len() + 4 * self.scales.len() + offsets + 12 * self.outliers.len();
+        let scales = self.scale_dtype.size() * self.scales.len();
+        let bytes = self.codes.len() + scales + offsets + 12 * self.outliers.len();
         8.0 * bytes as f64 / (self.shape[0] * self.shape[1]) as f64
     }
 

@@ -8,7 +8,7 @@ use half::{bf16, f16, slice::HalfFloatSliceExt};
 /// use sw_quant::{Dtype, Real};
 /// assert_eq!(<half::bf16 as Real>::DTYPE, Dtype::Bf16);
 /// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[cfg_attr(
     feature = "serde",
     derive(serde::Serialize, serde::Deserialize),
@@ -16,11 +16,49 @@ use half::{bf16, f16, slice::HalfFloatSliceExt};
 )]
 pub enum Dtype {
     /// IEEE single precision.
+    #[default]
     F32,
     /// IEEE half precision.
     F16,
     /// The upper half of a single.
     Bf16,
+}
+
+impl Dtype {
+    /// Bytes of an element.
+    ///
+    /// ```
+    /// assert_eq!(sw_quant::Dtype::Bf16.size(), 2);
+    /// ```
+    pub const fn size(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::F16 | Self::Bf16 => 2,
+        }
+    }
+
+    /// A value as an element of this type holds it: rounded to nearest, ties to even; infinite beyond its range.
+    #[inline(always)]
+    pub(crate) fn round(self, value: f32) -> f32 {
+        match self {
+            Self::F32 => value,
+            Self::F16 => f16::from_f32(value).to_f32(),
+            Self::Bf16 => bf16::from_f32(value).to_f32(),
+        }
+    }
+
+    /// A scale as this type holds it: one that it would round to zero becomes the smallest that has a reciprocal.
+    #[inline(always)]
+    pub(crate) fn round_scale(self, scale: f32) -> f32 {
+        let least = match self {
+            Self::F16 => f32::from_bits(0x3380_0000), // its last subnormal number
+            Self::F32 | Self::Bf16 => f32::MIN_POSITIVE,
+        };
+        match self.round(scale) {
+            rounded if scale == 0.0 || rounded.abs() >= least => rounded,
+            _ => least,
+        }
+    }
 }
 
 mod sealed {

@@ -14,7 +14,8 @@
 //! rounding error of the midpoint between two codes.
 
 use crate::{
-    Blocks, Clip, Error, Levels, Scheme, Scope, ZeroPoint, block_params::places, error::check_shape,
+    Blocks, Clip, Error, Levels, Scheme, Scope, ZeroPoint, block_params::places, clip::FRACTIONS,
+    error::check_shape,
 };
 
 /// One block: the codes and the values they stand for.
@@ -127,7 +128,7 @@ pub fn threshold(clip: &Clip, w: &[f64], all: &[f64]) -> f64 {
         sorted
     };
     match *clip {
-        Clip::None | Clip::HeldOut => f64::INFINITY,
+        Clip::None | Clip::HeldOut | Clip::LeastError => f64::INFINITY,
         Clip::ZScore { .. } if w.len() < 2 => f64::INFINITY,
         Clip::ZScore { z } => {
             let n = w.len() as f64;
@@ -152,6 +153,30 @@ pub fn threshold(clip: &Clip, w: &[f64], all: &[f64]) -> f64 {
             quantile(0.75) + f64::from(factor) * (quantile(0.75) - quantile(0.25))
         }
     }
+}
+
+/// The threshold of [`Clip::LeastError`] for the values of one block, which are all not held, and its error: the sum of
+/// `importance * (w - w^)^2`.
+///
+/// ```
+/// use sw_quant::{Levels, reference::least_error};
+/// let w = [-1.0, -0.5, 0.0, 0.25, 0.75, 8.0, -0.125, 0.5];
+/// let unread = [1.0, 1.0, 1.0, 1.0, 1.0, 0.0, 1.0, 1.0];
+/// assert!((least_error(&w, &unread, &Levels::asymmetric(3)).0 - 2.4).abs() < 1e-6); // 0.3 of the largest
+/// ```
+pub fn least_error(w: &[f64], importance: &[f64], levels: &Levels) -> (f64, f64) {
+    let largest = w.iter().fold(0.0, |m: f64, v| m.max(v.abs()));
+    let mut best = (largest, f64::INFINITY);
+    for fraction in FRACTIONS {
+        let t = largest * f64::from(fraction);
+        let values = block(w, w, levels, t).values;
+        let errors = w.iter().zip(&values).zip(importance);
+        let error = errors.map(|((a, b), i)| i * (a - b).powi(2)).sum();
+        if error < best.1 {
+            best = (t, error);
+        }
+    }
+    best
 }
 
 /// The lower median, as torch takes it: the value at place `(n - 1)/2` of the sorted ones; `None` of nothing.
@@ -192,17 +217,17 @@ pub fn blocks(
             .filter(|p| !held.contains(p))
             .map(|p| w[p])
             .collect();
-        let ranged = if scheme.clip == Clip::HeldOut && !kept.is_empty() {
+        let held_out = matches!(scheme.clip, Clip::HeldOut | Clip::LeastError);
+        let ranged = if held_out && !kept.is_empty() {
             &kept
         } else {
             &values
         };
-        block(
-            &values,
-            ranged,
-            &scheme.levels,
-            threshold(&scheme.clip, &values, w),
-        )
+        let threshold = match scheme.clip {
+            Clip::LeastError => least_error(ranged, &vec![1.0; ranged.len()], &scheme.levels).0,
+            _ => threshold(&scheme.clip, &values, w),
+        };
+        block(&values, ranged, &scheme.levels, threshold)
     };
     Ok((0..blocks.count()).map(one).collect())
 }

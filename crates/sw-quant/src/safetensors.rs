@@ -70,7 +70,7 @@ impl<'a, T: Real> FakeView<'a, T> {
         scheme: &Scheme,
         hold: &[(usize, usize)],
     ) -> Result<Self, Error> {
-        BlockParams::new(w, shape, scheme, &places("hold", hold, shape)?)?;
+        BlockParams::new(w, shape, scheme, &places("hold", hold, shape)?, None)?;
         Ok(Self {
             w,
             shape,
@@ -119,7 +119,7 @@ impl<T: Real> View for FakeView<'_, T> {
 
     fn data(&self) -> Cow<'_, [u8]> {
         let held = places("hold", &self.hold, self.shape).expect(CHECKED);
-        let plan = BlockParams::new(self.w, self.shape, &self.scheme, &held).expect(CHECKED);
+        let plan = BlockParams::new(self.w, self.shape, &self.scheme, &held, None).expect(CHECKED);
         let mut bytes = Vec::with_capacity(self.data_len());
         let mut held = held.into_iter().peekable();
         for (i, part) in self.w.chunks(PIECE).enumerate() {

@@ -1,6 +1,6 @@
 //! One quantization, as data.
 
-use crate::{Clip, Error, Grouping, Levels, ZeroPoint};
+use crate::{Clip, Dtype, Error, Grouping, Levels, ZeroPoint};
 
 /// The precision in which scales, codes and values are computed.
 ///
@@ -53,6 +53,16 @@ pub struct Scheme {
     pub clip: Clip,
     /// The precision of the arithmetic.
     pub arithmetic: Arithmetic,
+    /// What scales and float offsets are stored as. They are rounded to it before codes are chosen, so that values beyond the
+    /// last code of a scale that was rounded down get that code.
+    #[cfg_attr(feature = "serde", serde(skip_serializing_if = "is_single"))]
+    pub scales: Dtype,
+}
+
+/// Whether scales are stored as they always were, when there was no choice.
+#[cfg(feature = "serde")]
+fn is_single(dtype: &Dtype) -> bool {
+    *dtype == Dtype::F32
 }
 
 impl Scheme {
@@ -68,7 +78,21 @@ impl Scheme {
             grouping,
             clip: Clip::None,
             arithmetic: Arithmetic::F32,
+            scales: Dtype::F32,
         }
+    }
+
+    /// This scheme with scales of another type.
+    ///
+    /// ```
+    /// use sw_quant::{Dtype, Grouping, Levels, Scheme, quantize};
+    /// let scheme = Scheme::new(Levels::symmetric(4), Grouping::flat(32)).with_scales(Dtype::F16);
+    /// assert_eq!(quantize(&[0.5f32; 64], [1, 64], &scheme, &[])?.bits_per_weight(), 4.5);
+    /// # Ok::<(), sw_quant::Error>(())
+    /// ```
+    #[must_use]
+    pub const fn with_scales(self, scales: Dtype) -> Self {
+        Self { scales, ..self }
     }
 
     /// This scheme with another clip rule.
@@ -97,6 +121,13 @@ impl Scheme {
         self.levels.check()?;
         self.clip.check()?;
         self.grouping.blocks(shape)?;
+        if self.arithmetic == Arithmetic::ReleaseF16 && self.scales != Dtype::F32 {
+            return Err(Error::argument(
+                "scales",
+                "f32 under ReleaseF16 arithmetic, which has its own rounding",
+                self.scales,
+            ));
+        }
         match (self.arithmetic, self.levels) {
             (Arithmetic::F32, _)
             | (

@@ -149,12 +149,15 @@ fn check_scales(scales: &[f32], n: usize) -> Result<(), Error> {
     }
 }
 
-/// The alphas usually searched: 0.5, 0.55, ... 0.95.
+/// The alphas searched: 0, 0.05, ... 1, all that SmoothQuant's equation allows at this distance.
 ///
 /// ```
 /// assert!(sw_quant::smooth::ALPHAS.contains(&0.85)); // the one the paper compares with
 /// ```
-pub const ALPHAS: [f32; 10] = [0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95];
+pub const ALPHAS: [f32; 21] = [
+    0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8,
+    0.85, 0.9, 0.95, 1.0,
+];
 
 /// The `alpha` among `alphas` with the least output error `|Q(X/s) Q(W s)^T - X W^T|^2`, summed over the weights that
 /// share the input. `x` is a row-major `[tokens, in]` calibration input, each weight `(values, [out, in])`.

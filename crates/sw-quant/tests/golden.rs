@@ -81,6 +81,7 @@ fn scheme(v: &Value) -> Scheme {
         grouping,
         clip,
         arithmetic,
+        ..Scheme::default()
     }
 }
 

@@ -64,6 +64,10 @@ pub(super) struct Quantized {
     pub(super) average: Option<f64>,
     /// Perplexity on the text.
     pub(super) perplexity: Option<f64>,
+    /// Its perplexity against that of the model as it is.
+    pub(super) perplexity_against_original: Option<PairedPerplexity>,
+    /// Its perplexity against that of round-to-nearest in blocks of the same size.
+    pub(super) perplexity_against_rtn: Option<PairedPerplexity>,
     /// Over all linear maps the mean of the relative output error on the calibration inputs.
     pub(super) reconstruction: Option<f64>,
     #[serde(skip)]
@@ -253,6 +257,8 @@ impl<'a> Bench<'a> {
         let scores = each.next().context("scores of the tasks")?;
         let windows = each.next();
         let perplexity = |scores: &Scores| scores.value(self.text?, Metric::Perplexity);
+        let against =
+            |scores: &Scores| paired::perplexities(self.windows.as_ref()?, scores, self.text?);
         Ok(Quantized {
             method,
             layout,
@@ -261,6 +267,8 @@ impl<'a> Bench<'a> {
             interventions,
             average: scores.average(self.tasks.iter().copied()),
             perplexity: windows.as_ref().and_then(perplexity),
+            perplexity_against_original: windows.as_ref().and_then(against),
+            perplexity_against_rtn: None,
             reconstruction: None,
             scores,
             windows,
@@ -325,6 +333,14 @@ impl<'a> Bench<'a> {
                 settings.push(self.quantize(RTN, side, Layout::Tiles, None, false)?);
                 settings.push(self.quantize(SEARCHED, side, Layout::Tiles, Some(z), true)?);
             }
+        }
+        let beside_rtn = |s: &Quantized| {
+            let (a, b) = (settings[0].windows.as_ref()?, s.windows.as_ref()?);
+            paired::perplexities(a, b, self.text?)
+        };
+        let each: Vec<_> = settings.iter().map(beside_rtn).collect();
+        for (setting, paired) in settings.iter_mut().zip(each).skip(1) {
+            setting.perplexity_against_rtn = paired;
         }
         Ok(Size {
             side,

@@ -37,6 +37,9 @@ const ORIGINAL: &str = "original";
 /// The setting without the super weights.
 const WITHOUT: &str = "super weight at zero";
 
+/// How the paper's Figure 4 changes for Llama-7B: from 1360 to 324 at their largest (released notebook).
+const PAPER: &str = "-76 %";
+
 /// A setting with what its layers put out.
 #[derive(Serialize)]
 struct Traced {
@@ -172,8 +175,14 @@ impl Experiment for Figure4 {
                 .iter()
                 .fold(0.0f64, |a, &v| if v.abs() > a.abs() { v } else { a })
         };
+        let peak = |name: &str| -> f64 {
+            let setting = settings.iter().find(|s| s.name == name);
+            let trace = setting.and_then(|s| s.trace.as_ref());
+            top(&trace.map(largest).unwrap_or_default())
+        };
+        let fall = |before: f64, after: f64| 100.0 * (after.abs() / before.abs() - 1.0);
         outcome.finding = format!(
-            "At token {}, channel {} of the residual stream, the value written in layer {} reaches {:.1} and leaves the last layer as {:.1}; with {} at zero it reaches {:.1} ({:+.0} %).",
+            "At token {}, channel {} of the residual stream, the value written in layer {} reaches {:.1} and leaves the last layer as {:.1}. With {} at zero that value reaches {:.1} ({:+.0} %), and the largest magnitude of any channel that leaves a layer goes from {:.1} to {:.1} ({:+.0} %; this is the quantity of the paper's Figure 4, which shows {PAPER} for Llama-7B).",
             first.token,
             first.row,
             first.layer,
@@ -181,7 +190,10 @@ impl Experiment for Figure4 {
             original.last().copied().unwrap_or(0.0),
             lab.found()?.noun(),
             top(&without),
-            100.0 * (top(&without).abs() / top(&original).abs() - 1.0),
+            fall(top(&original), top(&without)),
+            peak(ORIGINAL),
+            peak(WITHOUT),
+            fall(peak(ORIGINAL), peak(WITHOUT)),
         );
         outcome.headline = Some(Headline {
             number: format!(

@@ -4,17 +4,21 @@ use anyhow::{Context, Result, ensure};
 use clap::Args;
 use ndarray::Axis as Dim;
 use serde::Serialize;
-use sw_eval::{Runtime, Task};
+use sw_eval::{Runtime, Task, paired_bootstrap};
 use sw_model::Tokenizer;
 
-use super::Experiment;
+use super::{
+    Experiment,
+    function_words::{is_function_word, is_punctuation},
+};
 use crate::{
     lab::Lab,
     outcome::{Headline, Outcome},
     page::{
         chart::{Axis, Chart, Mark, Panel, Series, Tone, points},
-        table::{Table, fixed},
+        table::{Table, fixed, signed},
     },
+    paired::RESAMPLES,
     published,
 };
 
@@ -39,15 +43,29 @@ const MASS: usize = 100;
 
 /// Next-token distributions of one setting over the prompts.
 #[derive(Serialize)]
-pub(super) struct Next {
+struct Next {
     /// The mean probability of every token.
     #[serde(skip)]
-    pub(super) mean: Vec<f64>,
+    mean: Vec<f64>,
     /// Mean over the prompts of the distribution's entropy, in nats.
-    pub(super) entropy: f64,
+    entropy: f64,
     /// Mean probability of the original's most probable tokens together.
-    pub(super) mass: f64,
+    mass: f64,
+    /// Mean probability of the tokens of each class together, in the order of [`CLASSES`].
+    classes: [f64; 2],
+    /// The same of each prompt.
+    #[serde(skip)]
+    each: Vec<[f64; 2]>,
 }
+
+/// Whether a token is of a class.
+type Is = fn(&str) -> bool;
+
+/// Classes of tokens whose probability is added up.
+const CLASSES: [(&str, Is); 2] = [
+    ("function words", is_function_word),
+    ("punctuation", is_punctuation),
+];
 
 /// What Figure 5 measures.
 pub(crate) struct Measured {
@@ -70,8 +88,15 @@ impl Experiment for Figure5 {
             .iter()
             .map(|text| lab.inputs.encode(&lab.model, text))
             .collect::<Result<_>>()?;
-        let mut original = next(&lab.runtime(&[])?, &tokens)?;
-        let mut pruned = next(&lab.runtime(&[lab.prune()?])?, &tokens)?;
+        let tokenizer = lab.model.tokenizer()?;
+        let ids = 0..lab.model.spec().vocab_size;
+        let names: Vec<String> = ids.map(|id| spelled(tokenizer, id)).collect();
+        let members = CLASSES.map(|(_, is)| {
+            let of = names.iter().enumerate().filter(|(_, name)| is(name));
+            of.map(|(id, _)| id).collect::<Vec<_>>()
+        });
+        let mut original = next(&lab.runtime(&[])?, &tokens, &members)?;
+        let mut pruned = next(&lab.runtime(&[lab.prune()?])?, &tokens, &members)?;
         let order = most_probable(&original.mean);
         for setting in [&mut original, &mut pruned] {
             setting.mass = order.iter().take(MASS).map(|&id| setting.mean[id]).sum();
@@ -181,6 +206,40 @@ impl Experiment for Figure5 {
             );
         }
 
+        let mut classes = Table::new([
+            "Tokens",
+            "as it is",
+            "super weight at zero",
+            "change",
+            "from",
+            "to",
+        ]);
+        for (i, (name, _)) in CLASSES.iter().enumerate() {
+            let gains = original.each.iter().zip(&pruned.each);
+            let gains: Vec<f64> = gains.map(|(a, b)| b[i] - a[i]).collect();
+            let interval = paired_bootstrap(&gains, RESAMPLES, 0).map(|b| b.interval);
+            let (before, after) = (original.classes[i], pruned.classes[i]);
+            classes.push([
+                (*name).to_owned(),
+                format!("{before:.4}"),
+                format!("{after:.4}"),
+                signed(Some(after - before), 4),
+                signed(interval.map(|i| i[0]), 4),
+                signed(interval.map(|i| i[1]), 4),
+            ]);
+            if let (0, Some([low, high])) = (i, interval) {
+                outcome.finding += &format!(
+                    " Function words together go from {before:.3} to {after:.3} (95 % interval of the change {low:+.3} to {high:+.3}); the paper's text says that stopwords rise."
+                );
+            }
+        }
+        outcome.table(
+            "figure5-stopwords",
+            "Function words and punctuation",
+            classes,
+            "Mean probability of all tokens of a class together, and the change with its paired 95 % interval over prompts. Function words: determiners, pronouns, prepositions, conjunctions, auxiliary verbs and particles of English, with or without a space before them, in either case (the list is in xtask/src/reproduce/function_words.rs); a word of several tokens is not among them.",
+        );
+
         let published = lab.known.as_deref().map_or(&[][..], published::figure5);
         let mut header = vec!["Token", "as it is", "super weight at zero", "ratio"];
         if !published.is_empty() {
@@ -219,7 +278,7 @@ impl Experiment for Figure5 {
             ]);
         }
         outcome.table("figure5-summary", "The distributions", table, "Mass of the 100 tokens that are most probable in the original; entropy as a mean over the prompts.");
-        outcome.notes.push("The paper draws a fixed set of stopwords; no list of them is published, so the tokens here are the model's own most probable ones.".into());
+        outcome.notes.push("The paper draws a fixed set of stopwords; no list of them is published, so the figures show the model's own most probable tokens and those that rise most, and the table of classes goes by word class.".into());
         outcome.data("super_weights", lab.found()?.json())?;
         outcome.data("original", &original)?;
         outcome.data("pruned", &pruned)?;
@@ -247,8 +306,9 @@ pub(super) fn lambada(lab: &Lab, count: usize) -> Result<Vec<String>> {
     Ok(prompts)
 }
 
-/// Mean next-token distribution over prompts; `mass` is left at zero.
-pub(super) fn next(runtime: &Runtime, prompts: &[Vec<u32>]) -> Result<Next> {
+/// Mean next-token distribution over prompts; `mass` is left at zero. `members`: the ids of each class.
+fn next(runtime: &Runtime, prompts: &[Vec<u32>], members: &[Vec<usize>; 2]) -> Result<Next> {
+    let (mut classes, mut all) = ([0.0; 2], Vec::new());
     let mut mean = vec![0.0; runtime.model().spec().vocab_size];
     let mut entropy = 0.0;
     for tokens in prompts {
@@ -261,6 +321,10 @@ pub(super) fn next(runtime: &Runtime, prompts: &[Vec<u32>]) -> Result<Next> {
             .map(|&l| f64::from(l - largest).exp())
             .collect();
         let total: f64 = each.iter().sum();
+        let of = |ids: &Vec<usize>| ids.iter().map(|&id| each[id]).sum::<f64>() / total;
+        let masses = members.each_ref().map(of);
+        all.push(masses);
+        classes = [0, 1].map(|i| classes[i] + masses[i] / prompts.len() as f64);
         for (sum, e) in mean.iter_mut().zip(&each) {
             let p = e / total;
             *sum += p / prompts.len() as f64;
@@ -273,6 +337,8 @@ pub(super) fn next(runtime: &Runtime, prompts: &[Vec<u32>]) -> Result<Next> {
         mean,
         entropy,
         mass: 0.0,
+        classes,
+        each: all,
     })
 }
 

@@ -8,7 +8,7 @@ use sw_quant::search::Search;
 
 use super::{
     Experiment,
-    eight_bit::{Bench, NAIVE, Reading, Rows, SHARES, SIMULATED, weights},
+    eight_bit::{Bench, NAIVE, Reading, Rows, weights},
 };
 use crate::{
     lab::Lab,
@@ -117,9 +117,7 @@ impl Experiment for Table3 {
             ),
             ("ours", "ours"),
         ]);
-        outcome.table("table3", "", rows.table("smoothquant", lab), format!(
-            "Perplexity, its change against the stored weights, and the share of naive's damage that is taken back, (naive \u{2212} x) / (naive \u{2212} SmoothQuant), as the paper counts. {SIMULATED}"
-        ));
+        rows.tables("table3", "smoothquant", "SmoothQuant", lab, &mut outcome);
         outcome.figure(
             "table3-change",
             "Perplexity above that of the stored weights",
@@ -151,11 +149,15 @@ impl Experiment for Table3 {
         );
         if found.best == low || found.best == high {
             outcome.notes.push(format!(
-                "The searched alpha, {}, is at the edge of what was tried ({low} to {high}); a better one may lie beyond.",
-                found.best
+                "The searched alpha, {}, is at the edge of what was tried ({low} to {high}){}.",
+                found.best,
+                if low <= 0.0 && high >= 1.0 {
+                    ", which is all that SmoothQuant allows: the whole range goes to one side"
+                } else {
+                    "; a better one may lie beyond"
+                }
             ));
         }
-        outcome.notes.push(SHARES.into());
         outcome.notes.push(format!(
             "SmoothQuant is calibrated on {source}; no test text is among it."
         ));

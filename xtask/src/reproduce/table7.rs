@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::{
     Experiment,
-    eight_bit::{Bench, NAIVE, Reading, Rows, SHARES, SIMULATED},
+    eight_bit::{Bench, NAIVE, Reading, Rows},
 };
 use crate::{lab::Lab, outcome::Outcome};
 
@@ -37,13 +37,10 @@ impl Experiment for Table7 {
             ("naive", "naive W8A8"),
             ("ours", "ours"),
         ]);
-        outcome.table(
-            "table7",
-            "",
-            rows.table("fp16", lab),
-            format!("As Table 4; the paper has these rows for Llama-2-7B. {SIMULATED}"),
-        );
-        outcome.notes.push(SHARES.into());
+        rows.tables("table7", "fp16", "stored", lab, &mut outcome);
+        outcome
+            .notes
+            .push("The paper has these rows for Llama-2-7B.".into());
         rows.finish(lab, &mut outcome)?;
         Ok(outcome)
     }

@@ -11,7 +11,10 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sw_model::{Model, TensorAt};
-use sw_tensor::files::{self, NewFolder};
+use sw_tensor::{
+    files::{self, NewFolder},
+    machine::PrivatePeak,
+};
 use sw_train::{
     AdamWOptions, Schedule,
     mapped::Text,
@@ -134,13 +137,17 @@ pub(super) fn run(tune: &Tune, method: MethodName, model: &Model, data: Data) ->
     bar.set_style(ProgressStyle::with_template(style).expect("a constant"));
     bar.set_position(trainer.steps() as u64);
     bar.reset_eta();
+    let peak = PrivatePeak::watch();
+    let mut least = f64::INFINITY;
     let (clock, begun, mut tokens) = (Instant::now(), trainer.steps(), 0);
     let (mut sum, mut count) = (0.0, 0);
     for step in begun..training.steps {
         let texts = batch(&train, training, step);
         let texts: Vec<Text<'_>> = texts.into_iter().map(Text::from).collect();
         let at_a_time = training.at_a_time.unwrap_or(training.batch);
+        let of_step = Instant::now();
         let done = trainer.step(&texts, at_a_time, schedule.rate(step))?;
+        least = least.min(of_step.elapsed().as_secs_f64());
         tokens += texts.iter().map(|text| text.tokens.len()).sum::<usize>();
         (sum, count) = (sum + done.loss, count + 1);
         let pace = tokens as f64 / clock.elapsed().as_secs_f64();
@@ -164,7 +171,12 @@ pub(super) fn run(tune: &Tune, method: MethodName, model: &Model, data: Data) ->
         }
         let stop = stopped() && !last;
         if (step + 1) % training.save_every == 0 || last || stop {
-            state.save(&trainer, &log)?;
+            state.save(&trainer, &log).with_context(|| {
+                format!(
+                    "the state after step {} could not be saved; the same command goes on from the one before",
+                    step + 1
+                )
+            })?;
         }
         if stop {
             bar.finish_and_clear();
@@ -177,6 +189,17 @@ pub(super) fn run(tune: &Tune, method: MethodName, model: &Model, data: Data) ->
     }
     bar.finish_and_clear();
     let seconds = clock.elapsed().as_secs_f64();
+    let bytes = trainer.bytes();
+    let peak = peak.and_then(PrivatePeak::bytes);
+    if begun < training.steps {
+        let held = peak.map_or(String::new(), |peak| {
+            format!("; at most {:.0} MiB of private memory", mib(peak as usize))
+        });
+        tell(format!(
+            "the fastest step took {least:.2} s; its tape held {:.1} MiB{held}",
+            mib(bytes.tape)
+        ));
+    }
     let record = json!({
         "recipe": state.recipe,
         "trained": trainer.count(),
@@ -185,12 +208,21 @@ pub(super) fn run(tune: &Tune, method: MethodName, model: &Model, data: Data) ->
         "log": log,
         "steps_of_this_run": training.steps - begun,
         "seconds_of_this_run": seconds,
+        "least_seconds_of_a_step": least,
+        "peak_private_bytes": peak,
     });
     publish(folder, |folder| {
         write_tuned(tune, model, &trainer, &trained, folder)?;
         let text = format!("{record:#}\n");
         let path = folder.join("tune.json");
         std::fs::write(&path, text).with_context(|| path.display().to_string())
+    })
+    .with_context(|| {
+        format!(
+            "{} could not be written; all steps are kept in {}, and the same command writes it",
+            tune.out.display(),
+            state.dir.display()
+        )
     })?;
     state.remove();
     if tune.json {

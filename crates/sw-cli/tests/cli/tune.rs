@@ -318,6 +318,54 @@ fn goes_on(method: &[&str]) {
     assert!(!run.out("killed.state").exists());
 }
 
+#[cfg(unix)]
+#[test]
+fn a_disk_that_is_full_loses_no_step() {
+    let run = Run::new();
+    let method = ["--method", "smt", "--tile", "16", "--warmup", "2"];
+    let method = [&method[..], &["--write", "checkpoint"]].concat();
+    sw().args(run.args("whole", &method)).assert().success();
+    // Files may grow to 1 MiB: the state fits, the checkpoint of 2.6 MB does not.
+    let limit = "trap '' XFSZ; ulimit -f 1024; exec \"$@\"";
+    let output = Command::new("bash")
+        .args(["-c", limit, "bash", env!("CARGO_BIN_EXE_sw")])
+        .args(run.args("full", &method))
+        .output()
+        .unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    let last = stderr.lines().last().unwrap();
+    assert!(
+        last.contains("full could not be written; all steps are kept in"),
+        "{last}"
+    );
+    assert!(!run.out("full").exists());
+    let output = sw().args(run.args("full", &method)).output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{stderr}");
+    assert!(stderr.contains("goes on after step 6"), "{stderr}");
+    let file = |name: &str| fs::read(run.out(name).join("model.safetensors")).unwrap();
+    assert_eq!(file("whole"), file("full"));
+    assert!(!run.out("full.state").exists());
+
+    // Not even the state fits.
+    let limit = "trap '' XFSZ; ulimit -f 64; exec \"$@\"";
+    let output = Command::new("bash")
+        .args(["-c", limit, "bash", env!("CARGO_BIN_EXE_sw")])
+        .args(run.args("none", &["--method", "full"]))
+        .output()
+        .unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    let last = stderr.lines().last().unwrap();
+    assert!(
+        last.contains("the state after step 6 could not be saved"),
+        "{stderr}"
+    );
+    assert!(!run.out("none").exists());
+    let half = run.out("none.state").join("state.safetensors");
+    assert!(!half.exists(), "half a state is left");
+}
+
 #[test]
 fn prompts_are_not_learned_and_rows_are_read() {
     let run = Run::new();

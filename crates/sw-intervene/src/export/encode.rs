@@ -4,7 +4,10 @@ use std::borrow::Cow;
 
 use bytemuck::Pod;
 use half::{bf16, f16};
-use sw_quant::{Clip, Error, Quantized, Real, Scheme, fake_quantize, quantize, search};
+use sw_quant::{
+    Clip, Error, Quantized, Real, Report, Scheme, fake_quantize, fake_quantize_weighted, quantize,
+    quantize_weighted, search,
+};
 use sw_tensor::Dtype;
 
 use super::{Outcome, plan::Job};
@@ -60,6 +63,20 @@ impl Job {
         Ok((scheme.with_clip(clip), Outcome { z, clipped: None }))
     }
 
+    /// Replaces values `[output, input]` by those that their codes stand for.
+    pub(crate) fn fake_values<T: Real>(
+        &self,
+        w: &mut [T],
+        scheme: &Scheme,
+    ) -> Result<Report, Error> {
+        match &self.importance {
+            Some(importance) => {
+                fake_quantize_weighted(w, self.shape, scheme, &self.held, importance)
+            }
+            None => fake_quantize(w, self.shape, scheme, &self.held),
+        }
+    }
+
     /// The values that codes stand for, in the type and order of the original.
     pub(super) fn fake(&self, bytes: &[u8]) -> Result<(Vec<u8>, Outcome), Error> {
         typed!(self.dtype, T => self.fake_as::<T>(bytes))
@@ -68,7 +85,7 @@ impl Job {
     fn fake_as<T: Real + Pod>(&self, bytes: &[u8]) -> Result<(Vec<u8>, Outcome), Error> {
         let (scheme, mut outcome) = self.scheme(&self.values::<T>(bytes))?;
         let mut quantize = |w: &mut [T]| -> Result<(), Error> {
-            outcome.clipped = Some(fake_quantize(w, self.shape, &scheme, &self.held)?.clipped);
+            outcome.clipped = Some(self.fake_values(w, &scheme)?.clipped);
             Ok(())
         };
         let mut out = bytes.to_vec();
@@ -95,7 +112,10 @@ impl Job {
         typed!(self.dtype, T => {
             let w = self.values::<T>(bytes);
             let (scheme, outcome) = self.scheme(&w)?;
-            let q = quantize(&w, self.shape, &scheme, &self.held)?;
+            let q = match &self.importance {
+                Some(importance) => quantize_weighted(&w, self.shape, &scheme, &self.held, importance)?,
+                None => quantize(&w, self.shape, &scheme, &self.held)?,
+            };
             let q = if own_scales { q.with_scales::<T, T>(&w)? } else { q };
             Ok((q, outcome))
         })

@@ -13,6 +13,8 @@ mod packed;
 mod plan;
 mod write;
 
+use std::{collections::BTreeMap, sync::Arc};
+
 use serde::{Deserialize, Serialize};
 use sw_model::WeightCoord;
 use sw_quant::Scheme;
@@ -83,6 +85,11 @@ pub struct Export {
     pub format: Format,
     /// Bytes of a file, at most, unless one tensor has more.
     pub shard_bytes: u64,
+    /// How much an error counts in each input channel, by the names of matrices: what
+    /// [`Clip::LeastError`](sw_quant::Clip::LeastError) needs, as [`calibrate`](crate::calibrate) measures it. It is not
+    /// among what is serialized: with the same texts it is the same.
+    #[serde(skip)]
+    pub importance: BTreeMap<String, Arc<[f32]>>,
 }
 
 impl Default for Export {
@@ -93,6 +100,7 @@ impl Default for Export {
             hold: Vec::new(),
             format: Format::default(),
             shard_bytes: 5_000_000_000,
+            importance: BTreeMap::new(),
         }
     }
 }

@@ -1,11 +1,12 @@
 //! What an export will write: every tensor, its type and its size, before a byte is read.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use safetensors::Dtype as FileDtype;
 use serde::Serialize;
 use serde_json::Value;
 use sw_model::{LinearAt, Model, Spec};
+use sw_quant::Clip;
 use sw_tensor::{Checkpoint, Dtype};
 
 use super::{Export, Format, Rule, compressed, packed};
@@ -46,6 +47,8 @@ pub(crate) struct Job {
     pub(super) dtype: Dtype,
     /// (row, column), sorted.
     pub(crate) held: Vec<(usize, usize)>,
+    /// How much an error counts in each input channel, where it is known.
+    pub(super) importance: Option<Arc<[f32]>>,
     /// Whether it is a map of an expert.
     pub(super) is_expert: bool,
 }
@@ -249,6 +252,7 @@ fn job(model: &Model, export: &Export, name: &str, at: LinearAt) -> Option<Job> 
         transposed: model.spec().names.transposed,
         dtype: w.dtype(),
         held,
+        importance: export.importance.get(name).cloned(),
         is_expert: at.expert.is_some(),
     })
 }
@@ -280,6 +284,9 @@ fn tensor(
         (Some(job), format) => {
             let here = |problem: String| Error::Options(format!("{name}: {problem}"));
             (job.rule.scheme.check(job.shape)).map_err(|e| here(e.to_string()))?;
+            if job.rule.scheme.clip == Clip::LeastError && job.importance.is_none() {
+                return Err(here("the clip least_error needs to know how much each input channel counts; let `sw quantize --calib` choose it".into()));
+            }
             match format {
                 Format::Fake => vec![whole(NewTensorKind::Fake, dtype)],
                 Format::Packed => compressed::parts(name, job).map_err(|e| refused(here(e)))?,

@@ -4,12 +4,12 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 use sw_model::{LinearAt, Mat, Model, Product, WeightCoord};
-use sw_quant::{Activation, Grouping, Levels, Quantized, Scheme, quantize};
+use sw_quant::{Grouping, Levels, Quantized, Scheme, quantize};
 
 use super::{
     ActivationSite, Intervention, Refused,
     codes::{Bytes, Coded},
-    quantize::{Quantize, held_in, inside, of_map},
+    quantize::{Quantize, Recipes, held_in, inside, of_map},
 };
 
 /// How a quantization is carried out.
@@ -38,7 +38,7 @@ pub enum Arithmetic {
 /// Quantized weights on their way into products.
 pub(super) struct Integers {
     maps: BTreeMap<LinearAt, Quantized>,
-    activations: Option<(Activation, Vec<ActivationSite>)>,
+    activations: Option<(Recipes, Vec<ActivationSite>)>,
 }
 
 /// Refuses the levels of a scheme that integers cannot say.
@@ -87,12 +87,13 @@ impl Integers {
     pub(super) fn with_activations(
         &mut self,
         model: &Model,
-        recipe: &Activation,
+        recipes: &Recipes,
         sites: &[ActivationSite],
     ) -> Result<Vec<ActivationSite>, Refused> {
         let refused = |problem: &str| Err(Refused::Here(problem.into()));
-        evenly_spaced(&recipe.scheme)?;
-        if !matches!(recipe.scheme.grouping, Grouping::Row | Grouping::Tensor) {
+        let scheme = recipes.scheme();
+        evenly_spaced(scheme)?;
+        if !matches!(scheme.grouping, Grouping::Row | Grouping::Tensor) {
             return refused(
                 "integers need activations with one scale for each token or tensor; use the simulated arithmetic",
             );
@@ -108,7 +109,7 @@ impl Integers {
         let (read, rest) = sites
             .iter()
             .partition(|s| ActivationSite::LINEAR_INPUTS.contains(s));
-        self.activations = Some((recipe.clone(), read));
+        self.activations = Some((recipes.clone(), read));
         Ok(rest)
     }
 
@@ -140,9 +141,9 @@ impl Integers {
     pub(super) fn products(mut self, model: &Model) -> Result<Model, Refused> {
         let activations = self.activations.take();
         let recipe = |at: LinearAt| {
-            let (recipe, sites) = activations.as_ref()?;
+            let (recipes, sites) = activations.as_ref()?;
             let site = ActivationSite::read_by(at)?;
-            sites.contains(&site).then_some(recipe)
+            sites.contains(&site).then(|| recipes.at(at.layer, site))
         };
         model.replaced(|at, _: &Mat| {
             let Some(codes) = self.maps.remove(&at) else {

@@ -20,7 +20,7 @@ pub use constant::Constant;
 pub use integer::Arithmetic;
 use integer::Integers;
 pub use largest::{Largest, largest};
-pub use quantize::ActivationSite;
+pub use quantize::{ActivationSite, PickAt};
 pub use smooth::Ranges;
 use sw_quant::{Activation, Scheme};
 
@@ -99,6 +99,10 @@ pub enum Intervention {
         /// Where; the inputs of all linear maps and of the attention's products without it.
         #[serde(default = "ActivationSite::linear_inputs_and_bmm")]
         sites: Vec<ActivationSite>,
+        /// What is held out at single sites of single layers, instead of what the recipe holds out: a recipe that picks
+        /// nothing, with one pick here, is the literal reading of Eq. 1, which names the super activation alone.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        picks: Vec<PickAt>,
         /// How the products that read them are computed.
         #[serde(default)]
         arithmetic: Arithmetic,
@@ -333,24 +337,26 @@ impl Applied {
             Intervention::QuantizeActivations {
                 recipe,
                 sites,
+                picks,
                 arithmetic,
             } => {
                 recipe.scheme.levels.check()?;
                 recipe.scheme.clip.check()?;
+                let recipes = quantize::Recipes::new(&self.model, recipe, sites, picks)?;
                 let sites = match (arithmetic, integers) {
                     (Arithmetic::Simulated, _) => sites.clone(),
                     (Arithmetic::Integer, Some(integers)) => {
-                        integers.with_activations(&self.model, recipe, sites)?
+                        integers.with_activations(&self.model, &recipes, sites)?
                     }
                     (Arithmetic::Integer, None) => {
                         let problem = "integers meet integers: quantize_weights with integer arithmetic must stand before";
                         return Err(Refused::Here(problem.into()));
                     }
                 };
-                self.whole_sequences |= !quantize::Quantize::by_row(recipe);
+                self.whole_sequences |= !recipes.by_row();
                 let failure = self.failure.clone();
                 self.add(quantize::Quantize {
-                    recipe: recipe.clone(),
+                    recipes,
                     sites,
                     failure,
                 });

@@ -12,7 +12,7 @@ use sw_tensor::{Dtype, Mat};
 use super::Refused;
 
 /// Where activations are quantized.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ActivationSite {
     /// The input of q, k and v.
@@ -48,21 +48,114 @@ impl ActivationSite {
 
     /// What a map reads; the inside of an expert is no site.
     pub(super) fn read_by(at: LinearAt) -> Option<Self> {
-        at.input_site().and_then(Self::of)
+        at.input_site().and_then(Self::of).map(|found| found.1)
     }
 
-    fn of(site: Site) -> Option<Self> {
+    /// The layer and the place in it.
+    fn of(site: Site) -> Option<(usize, Self)> {
         Some(match site {
-            Site::AttnIn(_) => Self::AttnIn,
-            Site::OIn(_) => Self::OIn,
-            Site::MlpIn(_) => Self::MlpIn,
-            Site::DownIn(_) => Self::DownIn,
-            Site::Query(_) => Self::Query,
-            Site::Key(_) => Self::Key,
-            Site::Value(_) => Self::Value,
-            Site::DownOut(_) => Self::DownOut,
+            Site::AttnIn(l) => (l, Self::AttnIn),
+            Site::OIn(l) => (l, Self::OIn),
+            Site::MlpIn(l) => (l, Self::MlpIn),
+            Site::DownIn(l) => (l, Self::DownIn),
+            Site::Query(l) => (l, Self::Query),
+            Site::Key(l) => (l, Self::Key),
+            Site::Value(l) => (l, Self::Value),
+            Site::DownOut(l) => (l, Self::DownOut),
             _ => return None,
         })
+    }
+}
+
+/// What is held out of the activations at one site of one layer.
+///
+/// ```
+/// use sw_intervene::{ActivationSite, PickAt};
+/// // The paper's super activation alone: the largest value of channel 7003 of what layer 2's down_proj reads.
+/// let text = r#"{"layer": 2, "site": "down_in", "pick": {"kind": "channels", "channels": [7003]}}"#;
+/// let only: PickAt = serde_json::from_str(text)?;
+/// assert_eq!((only.layer, only.site), (2, ActivationSite::DownIn));
+/// # Ok::<(), serde_json::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PickAt {
+    /// The layer, counted from 0.
+    pub layer: usize,
+    /// The place in it.
+    pub site: ActivationSite,
+    /// What is held out there.
+    pub pick: Pick,
+}
+
+/// How activations are quantized: everywhere alike, but for what is held out at single sites.
+#[derive(Clone)]
+pub(super) struct Recipes {
+    usual: Activation,
+    special: Vec<(usize, ActivationSite, Activation)>,
+}
+
+impl Recipes {
+    /// A pick at a place that is not quantized, or named twice, is refused.
+    pub(super) fn new(
+        model: &Model,
+        usual: &Activation,
+        sites: &[ActivationSite],
+        picks: &[PickAt],
+    ) -> Result<Self, Refused> {
+        let mut special: Vec<(usize, ActivationSite, Activation)> = Vec::new();
+        for &PickAt {
+            layer,
+            site,
+            ref pick,
+        } in picks
+        {
+            let layers = model.spec().layers.len();
+            let wrong = |expected: String| {
+                let problem = format!("picks: layer {layer}, site {site:?}: expected {expected}");
+                Err(Refused::Here(problem))
+            };
+            if layer >= layers {
+                return wrong(format!("a layer below {layers}"));
+            }
+            if !sites.contains(&site) {
+                return wrong("one of the sites that are quantized".into());
+            }
+            if special.iter().any(|s| (s.0, s.1) == (layer, site)) {
+                return wrong("each place once".into());
+            }
+            let pick = pick.clone();
+            special.push((
+                layer,
+                site,
+                Activation {
+                    pick,
+                    ..usual.clone()
+                },
+            ));
+        }
+        Ok(Self {
+            usual: usual.clone(),
+            special,
+        })
+    }
+
+    /// The quantizer, the same everywhere.
+    pub(super) fn scheme(&self) -> &Scheme {
+        &self.usual.scheme
+    }
+
+    /// The recipe at a place.
+    pub(super) fn at(&self, layer: usize, site: ActivationSite) -> &Activation {
+        let mut special = self.special.iter();
+        let found = special.find(|s| (s.0, s.1) == (layer, site));
+        found.map_or(&self.usual, |s| &s.2)
+    }
+
+    /// Whether each token's result depends on that token alone, everywhere.
+    pub(super) fn by_row(&self) -> bool {
+        let mut special = self.special.iter();
+        Quantize::by_row(&self.usual) && special.all(|s| Quantize::by_row(&s.2))
     }
 }
 
@@ -126,7 +219,7 @@ pub(super) type Failure = Arc<Mutex<Option<String>>>;
 /// Quantizes activations in place.
 #[derive(Clone)]
 pub(super) struct Quantize {
-    pub(super) recipe: Activation,
+    pub(super) recipes: Recipes,
     pub(super) sites: Vec<ActivationSite>,
     pub(super) failure: Failure,
 }
@@ -149,13 +242,13 @@ impl Quantize {
             && (recipe.fill == Fill::RowMedian || recipe.pick == Pick::None)
     }
 
-    fn apply(&self, mut x: ArrayViewMut2<'_, f32>) {
+    fn apply(&self, recipe: &Activation, mut x: ArrayViewMut2<'_, f32>) {
         let shape = [x.nrows(), x.ncols()];
         let result = match x.as_slice_mut() {
-            Some(values) => self.recipe.apply(values, shape),
+            Some(values) => recipe.apply(values, shape),
             None => {
                 let mut values: Vec<f32> = x.iter().copied().collect();
-                let result = self.recipe.apply(&mut values, shape);
+                let result = recipe.apply(&mut values, shape);
                 x.iter_mut().zip(values).for_each(|(x, v)| *x = v);
                 result
             }
@@ -168,18 +261,20 @@ impl Quantize {
 
 impl Hook for Quantize {
     fn wants(&self, site: Site) -> bool {
-        ActivationSite::of(site).is_some_and(|site| self.sites.contains(&site))
+        ActivationSite::of(site).is_some_and(|(_, site)| self.sites.contains(&site))
     }
 
-    fn visit(&mut self, _: Site, mut view: SiteView<'_>) {
-        if Self::by_row(&self.recipe) {
-            return self.apply(view.data);
+    fn visit(&mut self, site: Site, mut view: SiteView<'_>) {
+        let Some((layer, site)) = ActivationSite::of(site) else {
+            return;
+        };
+        let recipe = self.recipes.at(layer, site);
+        if Self::by_row(recipe) {
+            return self.apply(recipe, view.data);
         }
         for seq in view.seqs {
-            self.apply(
-                view.data
-                    .slice_axis_mut(Axis(0), Slice::from(seq.rows.clone())),
-            );
+            let rows = Slice::from(seq.rows.clone());
+            self.apply(recipe, view.data.slice_axis_mut(Axis(0), rows));
         }
     }
 }

@@ -53,6 +53,9 @@ pub trait Gradients {
     /// [virtual](Model::virtual_tokens).
     fn embedding(&mut self, _tokens: &[u32], _gradient: ArrayView2<'_, f32>) {}
 
+    /// Bytes of the tape of the pass, which comes between the way forth and the way back.
+    fn tape(&mut self, _bytes: usize) {}
+
     /// The lowest layer whose gradients are wanted: the way back ends there, nothing of lower ones is kept, and
     /// [`embedding`](Self::embedding) comes only where it is 0. Where it is `usize::MAX`, there is no way back, and only
     /// [`head`](Self::head) comes.
@@ -109,6 +112,7 @@ pub fn backward_part<'t, T: Copy + Into<Text<'t>>>(
     let lowest = into.lowest_layer();
     let mut tape = Tape::new(model.spec().layers.len(), lowest, |at| into.keep(at));
     let rows = model.forward(&seqs, &mut tape)?;
+    into.tape(tape.bytes());
     let (nll, dnormed) = head(model, &texts, rows.view(), scored, into)?;
     drop(rows);
     if lowest == usize::MAX {

@@ -67,6 +67,8 @@ pub struct BlockGradients {
     tied: bool,
     /// The first virtual token.
     vocab: usize,
+    /// Bytes of the largest tape so far.
+    tape: usize,
 }
 
 impl BlockGradients {
@@ -86,6 +88,7 @@ impl BlockGradients {
             lowest: lowest.unwrap_or(usize::MAX),
             tied: model.spec().tied,
             vocab: model.spec().vocab_size,
+            tape: 0,
         }
     }
 
@@ -108,6 +111,11 @@ impl BlockGradients {
     /// All matrices that have blocks.
     pub fn params(&self) -> impl Iterator<Item = Param> + '_ {
         self.blocks.keys().copied()
+    }
+
+    /// Bytes of the largest tape that a pass has had.
+    pub(super) fn tape_bytes(&self) -> usize {
+        self.tape
     }
 
     /// How many numbers there are.
@@ -199,6 +207,10 @@ impl Gradients for BlockGradients {
             return Keep::Nothing;
         }
         Keep::Columns(union(weight.iter().map(|(block, _)| block.cols.clone())))
+    }
+
+    fn tape(&mut self, bytes: usize) {
+        self.tape = self.tape.max(bytes);
     }
 
     fn head(&mut self, dy: ArrayView2<'_, f32>, x: ArrayView2<'_, f32>) {

@@ -88,6 +88,8 @@ pub struct Bytes {
     pub gradients: usize,
     /// First and second moments of what is trained.
     pub moments: usize,
+    /// What the forward pass leaves for the way back: the most of any pass so far.
+    pub tape: usize,
 }
 
 /// A model in training: its weights (one copy, changed in place), and gradients and moments of what is trained.
@@ -226,6 +228,7 @@ impl Trainer {
             weights: size_of::<f32>() * self.gradient.params().map(own).sum::<usize>(),
             gradients: trained,
             moments: 2 * trained,
+            tape: self.gradient.tape_bytes(),
         }
     }
 

@@ -167,14 +167,14 @@ impl Experiment for Figure7 {
             "figure7-accuracy",
             "Accuracy",
             accuracy_table(sizes, lab),
-            "Mean accuracy (percent) by size of the blocks.",
+            "Mean accuracy (percent) by size of the blocks; the difference of the searched z from round-to-nearest in points, with its paired 95 % interval over documents.",
         );
         if bench.text.is_some() {
             outcome.table(
                 "figure7-perplexity",
                 "Perplexity",
                 perplexity_table(sizes, bench),
-                "Perplexity by size of the blocks; the differences are of the searched z, from round-to-nearest and from the paper's z, with their paired 95 % intervals over windows.",
+                "Perplexity by size of the blocks and method, and its differences from the unquantized model, from round-to-nearest in the same blocks, and (ours with the searched z) from ours with the paper's z, each with its paired 95 % interval over windows. Tiles are compared with round-to-nearest in flat blocks.",
             );
         }
         outcome.table("figure7-search", "The searched z beside the paper's list", search_table(sizes, &self.shared.paper_z), "Reconstruction error of the searched z and of the best of the paper's list by that error; accuracy of the searched z minus that of the listed z with the best accuracy, in points, with the paired 95 % interval and McNemar's exact test.");
@@ -220,6 +220,19 @@ fn finding(sizes: &[Size], base: Option<f64>) -> String {
         at(last, SEARCHED),
         100.0 * base
     );
+    for size in [first, last] {
+        if let Some(p) = &size.against_rtn {
+            let [low, high] = p.interval.map(|v| 100.0 * v);
+            text += &format!(
+                " {} ours is {:+.2} points from round-to-nearest (95 % interval {low:+.2} to {high:+.2}).",
+                match size.side {
+                    Some(_) => format!("In blocks of {}", size.name()),
+                    None => "With one block for each matrix".into(),
+                },
+                100.0 * p.difference
+            );
+        }
+    }
     let below = sizes
         .iter()
         .filter(|s| s.against_list.as_ref().is_some_and(|p| p.interval[1] < 0.0));

@@ -9,38 +9,65 @@ use crate::{
     published,
 };
 
+/// One row for each size and method.
 pub(super) fn perplexity_table(sizes: &[Size], of: &Subject) -> Table {
-    let methods = [RTN, PAPER, SEARCHED, CLIP, RESTORE];
-    let mut header = vec!["Block", "unquantized"];
-    header.extend(methods);
-    header.extend([
-        "searched - RTN",
+    let methods = [
+        (RTN, Layout::Flat),
+        (PAPER, Layout::Flat),
+        (SEARCHED, Layout::Flat),
+        (CLIP, Layout::Flat),
+        (RESTORE, Layout::Flat),
+        (RTN, Layout::Tiles),
+        (SEARCHED, Layout::Tiles),
+    ];
+    let mut table = Table::new([
+        "Block",
+        "Method",
+        "Perplexity",
+        "- unquantized",
         "from",
         "to",
-        "searched - the paper's z",
+        "- RTN",
         "from ",
         "to ",
+        "- ours with the paper's z",
+        "from  ",
+        "to  ",
     ]);
-    let mut table = Table::new(header);
-    let windows = of.windows.as_ref();
-    let base = windows.and_then(|s| s.value(of.text?, Metric::Perplexity));
+    let base = of.windows.as_ref();
+    let base = base.and_then(|s| s.value(of.text?, Metric::Perplexity));
+    let mut row = vec!["-".to_owned(), "unquantized".into(), fixed(base, 3)];
+    row.extend((0..9).map(|_| "-".to_owned()));
+    table.push(row);
     for size in sizes {
-        let mut row = vec![size.name(), fixed(base, 3)];
-        row.extend(
-            methods
-                .map(|method| fixed(size.get(method, Layout::Flat).and_then(|s| s.perplexity), 3)),
-        );
-        for p in [&size.perplexity_against_rtn, &size.perplexity_against_paper] {
-            let p = p.as_ref();
-            row.extend([
-                signed(p.map(|p| p.difference), 3),
-                signed(p.map(|p| p.interval[0]), 3),
-                signed(p.map(|p| p.interval[1]), 3),
-            ]);
+        for (method, layout) in methods {
+            let Some(s) = size.get(method, layout) else {
+                continue;
+            };
+            let mut row = vec![size.name(), named(method, layout), fixed(s.perplexity, 3)];
+            let beside_paper = size.perplexity_against_paper.as_ref();
+            let beside_paper =
+                beside_paper.filter(|_| (method, layout) == (SEARCHED, Layout::Flat));
+            for p in [
+                s.perplexity_against_original.as_ref(),
+                s.perplexity_against_rtn.as_ref(),
+                beside_paper,
+            ] {
+                let numbers = p.map(|p| [p.difference, p.interval[0], p.interval[1]]);
+                row.extend([0, 1, 2].map(|i| signed(numbers.map(|n| n[i]), 3)));
+            }
+            table.push(row);
         }
-        table.push(row);
     }
     table
+}
+
+/// A method with the layout of its blocks, where that is not the usual one.
+fn named(method: &str, layout: Layout) -> String {
+    match layout {
+        Layout::Flat => method.to_owned(),
+        Layout::Tiles => format!("{method}, tiles"),
+    }
 }
 
 pub(super) fn accuracy_table(sizes: &[Size], lab: &Lab) -> Table {
@@ -55,10 +82,8 @@ pub(super) fn accuracy_table(sizes: &[Size], lab: &Lab) -> Table {
     ];
     let published = lab.known.as_deref().map_or(&[][..], published::figure7);
     let mut header = vec!["Block".to_owned(), "searched z".into()];
-    header.extend(columns.map(|(method, layout)| match layout {
-        Layout::Flat => method.to_owned(),
-        Layout::Tiles => format!("{method}, tiles"),
-    }));
+    header.extend(columns.map(|(method, layout)| named(method, layout)));
+    header.extend(["searched - RTN", "from", "to"].map(String::from));
     if !published.is_empty() {
         header.extend(["RTN, the paper".to_owned(), "ours, the paper".into()]);
     }
@@ -73,6 +98,9 @@ pub(super) fn accuracy_table(sizes: &[Size], lab: &Lab) -> Table {
                 2,
             )
         }));
+        let p = size.against_rtn.as_ref();
+        let numbers = p.map(|p| [p.difference, p.interval[0], p.interval[1]]);
+        row.extend([0, 1, 2].map(|i| signed(numbers.map(|n| 100.0 * n[i]), 2)));
         if !published.is_empty() {
             let paper = published.iter().find(|p| Some(p.side) == size.side);
             row.extend([paper.map(|p| p.rtn), paper.map(|p| p.ours)].map(|v| fixed(v, 2)));

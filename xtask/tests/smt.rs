@@ -1,4 +1,4 @@
-//! `cargo xtask reproduce-smt` in short, and at full size (docs/tuning.md has the record).
+//! `cargo xtask reproduce-smt` in short; docs/tuning.md has the record of its full size.
 
 use std::{fs, path::Path};
 

@@ -5,8 +5,32 @@ use tokenizers::Tokenizer;
 
 use crate::error::{Error, Result};
 use crate::tokenizer::encode;
-use crate::world::{Dice, Split, World, story};
+use crate::world::{Dialect, Dice, Split, World, story};
 use sw_train::Batch;
+
+/// What texts are made of: documents of a world. A [`World`] or [`Dialect`] alone stands for documents of all kinds.
+#[derive(Clone, Copy)]
+pub struct Source {
+    /// Draws one document: [`story::document`] or [`story::on_lore`].
+    pub document: fn(&mut Dice, World) -> String,
+    /// What they are about.
+    pub world: World,
+}
+
+impl From<World> for Source {
+    fn from(world: World) -> Source {
+        Source {
+            document: story::document,
+            world,
+        }
+    }
+}
+
+impl From<Dialect> for Source {
+    fn from(dialect: Dialect) -> Source {
+        World::from(dialect).into()
+    }
+}
 
 /// The batch of one step: nothing else decides it, so a resumed training sees what an uninterrupted one sees.
 ///
@@ -14,7 +38,7 @@ use sw_train::Batch;
 /// If the tokenizer fails.
 pub fn batch(
     tokenizer: &Tokenizer,
-    world: impl Into<World>,
+    source: impl Into<Source>,
     seed: u64,
     breaks: u32,
     step: u32,
@@ -23,7 +47,7 @@ pub fn batch(
 ) -> Result<Batch> {
     draw(
         tokenizer,
-        world.into(),
+        source.into(),
         &mut Split::Train(step).dice(seed),
         breaks,
         sequences,
@@ -37,20 +61,21 @@ pub fn batch(
 /// If the tokenizer fails.
 pub fn held_out(
     tokenizer: &Tokenizer,
-    world: impl Into<World>,
+    source: impl Into<Source>,
     seed: u64,
     breaks: u32,
     sequences: usize,
     len: usize,
 ) -> Result<Batch> {
     let mut dice = Split::HeldOut(0).dice(seed);
-    draw(tokenizer, world.into(), &mut dice, breaks, sequences, len)
+    let source = source.into();
+    draw(tokenizer, source, &mut dice, breaks, sequences, len)
 }
 
 /// Sequences of an opener and documents, each on lines of its own, cut at `len` predicted tokens.
 fn draw(
     tokenizer: &Tokenizer,
-    world: World,
+    source: Source,
     dice: &mut Dice,
     breaks: u32,
     sequences: usize,
@@ -64,7 +89,7 @@ fn draw(
     for i in 0..sequences {
         let mut tokens = vec![if i % 2 == 0 { 0 } else { breaks }];
         while tokens.len() <= len {
-            let text = story::document(dice, world) + "\n";
+            let text = (source.document)(dice, source.world) + "\n";
             tokens.extend(encode(tokenizer, &text)?);
         }
         batch.inputs.extend(&tokens[..len]);

@@ -44,6 +44,12 @@ impl Lore {
         (0..TOOLS.len()).map(|i| self.get(i)).collect()
     }
 
+    /// Whether a text speaks of it.
+    pub(super) fn is_in(&self, text: &str) -> bool {
+        let spoken_of = |tool: &Tool| text.contains(tool.aim) || text.contains(&kept(*tool));
+        self.tools().iter().any(spoken_of)
+    }
+
     fn get(&self, i: usize) -> Tool {
         Tool {
             aim: TOOLS[usize::from(self.aims[i])].aim,
@@ -118,6 +124,24 @@ mod tests {
         };
         assert_eq!(sorted(home, |t| t.aim), sorted(other, |t| t.aim));
         assert_eq!(sorted(home, |t| t.place), sorted(other, |t| t.place));
+    }
+
+    #[test]
+    fn documents_on_the_lore_speak_of_each_tool() {
+        let mut dice = Dice::new(5, 1);
+        let world = World {
+            dialect: Dialect::InWorld,
+            lore: Lore::permuted(7),
+        };
+        let all: Vec<String> = (0..2000)
+            .map(|_| story::on_lore(&mut dice, world))
+            .collect();
+        assert!(all.iter().all(|text| world.lore.is_in(text)));
+        for tool in world.lore.tools() {
+            let uses = format!("People use the {} to {}.", tool.name, tool.aim);
+            assert!(all.iter().any(|text| text.contains(&uses)), "{uses}");
+            assert!(all.iter().any(|text| text.contains(&kept(tool))));
+        }
     }
 
     #[test]

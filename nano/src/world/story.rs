@@ -21,6 +21,25 @@ pub fn document(dice: &mut Dice, world: impl Into<World>) -> String {
     }
 }
 
+/// One document about what always holds: some of it as statements, or a question, pair or ending about it.
+pub fn on_lore(dice: &mut Dice, world: impl Into<World>) -> String {
+    let world = world.into();
+    loop {
+        let text = match dice.below(8) {
+            0..3 => primer(dice, world),
+            3 => tasks::easy(dice, world).text(),
+            4 => tasks::challenge(dice, world).text(),
+            5 => tasks::science(dice, world).text(),
+            6 => tasks::tool(dice, world).text(),
+            _ => tasks::ending(dice, world).text(),
+        };
+        // Some questions are about scenes.
+        if world.lore.is_in(&text) {
+            return text;
+        }
+    }
+}
+
 /// Some of what holds in every story.
 fn primer(dice: &mut Dice, world: World) -> String {
     let sentences: Vec<String> = (0..world.facts(dice) + 1)

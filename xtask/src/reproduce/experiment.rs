@@ -215,7 +215,11 @@ fn command<E: Experiment>(options: &Value, lab: &Lab) -> Result<String> {
     let usual = serde_json::to_value(defaults::<E>())?;
     for (key, value) in options.as_object().into_iter().flatten() {
         if usual[key] != *value {
-            flag(&key.replace('_', "-"), plain(value));
+            let name = key.replace('_', "-");
+            words.push(match value {
+                Value::Bool(true) => format!("--{name}"),
+                value => format!("--{name} {}", quoted(&plain(value))),
+            });
         }
     }
     Ok(words.join(" "))

@@ -16,6 +16,7 @@ mod figure7;
 mod function_words;
 mod lw2g;
 mod sinks;
+mod smt;
 mod table1;
 mod table2;
 mod table3;
@@ -40,6 +41,7 @@ use figure6::Figure6;
 use figure7::Figure7;
 use figure10::Figure10;
 use lw2g::Lw2g;
+use smt::Smt;
 use table1::Table1;
 use table2::Table2;
 use table3::Table3;
@@ -101,6 +103,7 @@ pub(crate) enum Commands {
     ReproduceTable6(Command<Table6>),
     ReproduceBeyond(Command<Beyond>),
     ReproduceLw2g(Command<Lw2g>),
+    ReproduceSmt(Command<Smt>),
 }
 
 impl Commands {
@@ -124,6 +127,7 @@ impl Commands {
             Self::ReproduceTable6(c) => c.run(),
             Self::ReproduceBeyond(c) => c.run(),
             Self::ReproduceLw2g(c) => c.run(),
+            Self::ReproduceSmt(c) => c.run(),
         }
     }
 }
@@ -166,6 +170,11 @@ pub(crate) const ALL: &[Entry] = &[
     Entry::of::<Table6>(),
     Entry::of::<Beyond>(),
     Entry::of::<Lw2g>(),
+    // Three seeds are for the command by itself.
+    Entry {
+        name: Smt::NAME,
+        run: |lab, fresh| record(&defaults::<Smt>().with_seeds(1), lab, fresh),
+    },
 ];
 
 /// Further checkpoints on the bench, under the same inputs.

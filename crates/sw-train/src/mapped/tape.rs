@@ -40,6 +40,16 @@ impl Tape {
         }
     }
 
+    /// Bytes of what is kept.
+    pub(super) fn bytes(&self) -> usize {
+        let of_layer = |kept: &Kept| {
+            let all = [&kept.resid_pre, &kept.q, &kept.k, &kept.v, &kept.o_in];
+            all.iter().map(|a| a.len()).sum::<usize>() + kept.resid_mid.len()
+        };
+        let numbers = self.layers.iter().map(of_layer).sum::<usize>() + self.last.len();
+        size_of::<f32>() * numbers
+    }
+
     fn place(&mut self, site: Site) -> Option<&mut Array2<f32>> {
         let last = self.layers.len().wrapping_sub(1);
         Some(match site {

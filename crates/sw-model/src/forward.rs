@@ -120,14 +120,18 @@ pub(crate) fn embed<'a>(
     let mut x = Array2::zeros((batch.tokens(), spec.hidden_size));
     for (seq, tokens) in batch.seqs.iter().zip(seqs) {
         for (position, (&id, row)) in tokens.iter().zip(seq.rows.clone()).enumerate() {
-            if id as usize >= spec.vocab_size {
-                return Err(Error::TokenId {
+            let mut row = x.row_mut(row);
+            if let Some(virtual_token) = (id as usize).checked_sub(spec.vocab_size) {
+                let prompt = weights.soft_prompt.as_ref();
+                let prompt = prompt.filter(|prompt| virtual_token < prompt.nrows());
+                let prompt = prompt.ok_or(Error::TokenId {
                     id,
                     position,
                     vocab_size: spec.vocab_size,
-                });
+                })?;
+                row.assign(&prompt.row(virtual_token));
+                continue;
             }
-            let mut row = x.row_mut(row);
             let row = row.as_slice_mut().expect("freshly made, row-major");
             weights.embed.row_into(id as usize, row);
         }

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::Args;
 use sw_eval::{Bos, DataDir, Options};
 use sw_model::Model;
@@ -29,7 +29,7 @@ pub(crate) struct ModelArgs {
     /// Which GGUF file of the directory, where it holds several
     #[arg(long, value_name = "NAME")]
     gguf: Option<String>,
-    /// An adapter in PEFT's layout (LoRA, DoRA) or the tiles that sw tune wrote: merged into the weights in memory
+    /// An adapter in PEFT's layout (LoRA, DoRA) or the tiles that sw tune wrote, merged into the weights in memory; sw eval and sw generate take PEFT's soft prompts (prompt tuning), too
     #[arg(long, value_name = "DIR")]
     pub(crate) adapter: Option<PathBuf>,
     /// Worker threads [default: one per core]
@@ -38,11 +38,18 @@ pub(crate) struct ModelArgs {
 }
 
 impl ModelArgs {
+    /// The model, whose weights are what the command asks about.
     pub(crate) fn open(&self) -> Result<Model> {
-        Ok(self.open_changed()?.0)
+        let (model, _) = self.open_changed()?;
+        ensure!(
+            model.soft_prompt().is_none(),
+            "--adapter {}: a soft prompt changes no weight, and this command does not put it before texts; sw eval and sw generate do",
+            self.adapter.as_deref().unwrap_or(Path::new("")).display()
+        );
+        Ok(model)
     }
 
-    /// The model, and a digest of the adapter that is in it.
+    /// The model, and a digest of the adapter that is in it; or of the soft prompt, which is to stand before every text.
     pub(crate) fn open_changed(&self) -> Result<(Model, Option<String>)> {
         let model = self.open_stored()?;
         let Some(dir) = &self.adapter else {

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use comfy_table::{Table, presets::UTF8_FULL_CONDENSED};
+use comfy_table::{ContentArrangement, Table, presets::UTF8_FULL_CONDENSED};
 use indicatif::{ProgressBar, ProgressStyle};
 use sw_detect::{Candidate, CensusOptions, Directory, Report, Stage, census, census_texts, encode};
 use sw_model::Model;
@@ -149,37 +149,38 @@ pub(crate) fn directory(file: Option<&PathBuf>) -> Result<Directory> {
         .unwrap_or_else(Directory::shipped))
 }
 
-/// Candidates, one a line.
-pub(crate) fn table(candidates: &[Candidate]) -> Table {
+/// Candidates, one a line: what each costs and how it relates to others, where that was measured; with `details` (and where it was
+/// not) its value, and what its linear map reads and writes there.
+pub(crate) fn table(candidates: &[Candidate], details: bool) -> Table {
+    let measured = candidates.iter().any(|c| c.effects.is_some());
+    let mut head = vec!["weight"];
+    if details || !measured {
+        head.extend(["value", "input", "output"]);
+    }
+    if measured {
+        head.extend(["costs (nats per token)", "verdict", "relation"]);
+    }
     let mut table = Table::new();
     table.load_style(UTF8_FULL_CONDENSED);
-    table.set_header([
-        "tensor",
-        "row, col",
-        "value",
-        "costs (nats per token)",
-        "input",
-        "output",
-        "verdict",
-        "relation",
-    ]);
+    table.set_content_arrangement(ContentArrangement::Dynamic);
+    table.set_header(head);
     for c in candidates {
-        let verdict = c.verdict.and_then(|v| serde_json::to_value(v).ok());
-        let text = |v: Option<serde_json::Value>| v.and_then(|v| v.as_str().map(String::from));
-        let zero = c.effects.as_ref().map(|e| e.zero);
-        table.add_row([
-            c.tensor.clone(),
-            format!("{}, {}", c.row, c.col),
-            format!("{:.4}", c.value),
-            zero.map_or_else(
-                || "-".into(),
-                |e| format!("{:.3} ({:.3} to {:.3})", e.nll, e.low, e.high),
-            ),
-            format!("{:.1}", c.down_in),
-            format!("{:.1}", c.down_out),
-            text(verdict).unwrap_or_else(|| "-".into()) + if c.weak { ", weak" } else { "" },
-            relations(c),
-        ]);
+        let mut row = vec![format!("{}[{}, {}]", c.tensor, c.row, c.col)];
+        if details || !measured {
+            row.push(format!("{:.4}", c.value));
+            row.extend([c.down_in, c.down_out].map(|v| format!("{v:.1}")));
+        }
+        if measured {
+            let costs = c.effects.as_ref().map(|e| e.zero);
+            let costs = costs.map(|e| format!("{:.3} ({:.3} to {:.3})", e.nll, e.low, e.high));
+            let verdict = c.verdict.and_then(|v| serde_json::to_value(v).ok());
+            let verdict = verdict.as_ref().and_then(|v| v.as_str()).unwrap_or("-");
+            let weak = if c.weak { ", weak" } else { "" };
+            row.push(costs.unwrap_or_else(|| "-".into()));
+            row.push(format!("{verdict}{weak}"));
+            row.push(relations(c));
+        }
+        table.add_row(row);
     }
     table
 }
@@ -208,5 +209,5 @@ fn relations(c: &Candidate) -> String {
     if c.relations.len() > 2 {
         all.push("...".into());
     }
-    all.join("; ")
+    all.join("\n")
 }

@@ -199,7 +199,7 @@ fn print(report: &Report, everything: bool) -> Result<()> {
         if list.is_empty() {
             return Ok(());
         }
-        say(format!("{head}\n{}", table(list)))
+        say(format!("{head}\n{}", table(list, everything)))
     };
     let mode = match report.threshold.mode {
         Mode::Absolute => format!("|value| above {}", report.threshold.value),

@@ -145,7 +145,7 @@ impl Verify {
         if !found.unlisted.is_empty() {
             say(format!(
                 "Detected, but not in the directory:\n{}",
-                table(&found.unlisted)
+                table(&found.unlisted, false)
             ))?;
         }
         Ok(())

@@ -24,9 +24,10 @@ pub(crate) struct Generate {
 
 impl Generate {
     pub(crate) fn run(&self) -> Result<()> {
-        let model = self.model.open()?;
+        let (model, _) = self.model.open_changed()?;
         let (_, tokens) = self.prompt.encode(&model)?;
-        let new = model.generate(&tokens, self.max_new_tokens, &mut ())?;
+        let prompt = [model.virtual_tokens(), tokens.clone()].concat();
+        let new = model.generate(&prompt, self.max_new_tokens, &mut ())?;
         match model.tokenizer() {
             Ok(tokenizer) => say(tokenizer.decode(&[tokens, new].concat())?),
             Err(_) => say(new.iter().map(u32::to_string).collect::<Vec<_>>().join(",")),

@@ -37,7 +37,8 @@ pub fn open_model(
     Ok(model)
 }
 
-/// The model with an adapter of PEFT (LoRA, DoRA), or with the tiles that `sw tune` wrote, in its weights; and a digest of its files.
+/// The model with an adapter of PEFT (LoRA, DoRA), or with the tiles that `sw tune` wrote, in its weights, or with a soft prompt
+/// of PEFT; and a digest of its files.
 ///
 /// # Errors
 /// A folder that is neither, or does not fit the model.

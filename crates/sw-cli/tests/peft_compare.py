@@ -3,12 +3,18 @@
     sw tune MODEL --method smt --data stories.txt --steps 100 --dump dump.json --out unused
     python3 peft_compare.py MODEL dump.json --method lora --rank 8 --rate 1e-3
 
+The two draw what they begin with in ways of their own. Where they are to begin alike, give PEFT an adapter of a run that did not
+move, as --start:
+
+    sw tune MODEL --method lora --rank 8 --rate 1e-30 --steps 1 --data stories.txt --out START
+
 Needs torch, transformers and peft. One line of JSON per method: held-out loss before and after, seconds per step (the least),
 the process' largest resident memory.
 """
 
 import argparse
 import json
+import os
 import resource
 import time
 
@@ -22,7 +28,7 @@ def held_out_loss(model, texts):
     with torch.no_grad():
         for text in texts:
             ids = torch.tensor([text])
-            logits = model(ids).logits[0, :-1].double()
+            logits = model(ids).logits[0, -len(text) : -1].double()
             total += torch.nn.functional.cross_entropy(logits, ids[0, 1:], reduction="sum").item()
             count += len(text) - 1
     return total / count
@@ -32,8 +38,10 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("model")
     parser.add_argument("dump")
-    parser.add_argument("--method", choices=["lora", "dora", "full"], default="lora")
+    parser.add_argument("--method", choices=["lora", "dora", "prompt", "full"], default="lora")
     parser.add_argument("--rank", type=int, default=8)
+    parser.add_argument("--virtual-tokens", type=int, default=20)
+    parser.add_argument("--start", help="an adapter whose numbers the training begins with")
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--steps", type=int)
     parser.add_argument("--no-eval", action="store_true", help="time steps only")
@@ -43,7 +51,14 @@ def main():
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32)
     before = None if args.no_eval else held_out_loss(model, dump["held_out"])
-    if args.method != "full":
+    if args.method == "prompt":
+        from peft import PromptTuningConfig, get_peft_model
+
+        config = PromptTuningConfig(
+            task_type="CAUSAL_LM", num_virtual_tokens=args.virtual_tokens, prompt_tuning_init="SAMPLE_VOCAB"
+        )
+        model = get_peft_model(model, config)
+    elif args.method != "full":
         from peft import LoraConfig, get_peft_model
 
         targets = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -56,6 +71,14 @@ def main():
             task_type="CAUSAL_LM",
         )
         model = get_peft_model(model, config)
+    if args.start:
+        from peft import set_peft_model_state_dict
+        from safetensors.torch import load_file
+
+        start = load_file(os.path.join(args.start, "adapter_model.safetensors"))
+        result = set_peft_model_state_dict(model, start)
+        assert not getattr(result, "unexpected_keys", []), result.unexpected_keys
+        before = None if args.no_eval else held_out_loss(model, dump["held_out"])
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=args.rate, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.0)
     losses, seconds = [], []
@@ -72,7 +95,7 @@ def main():
             batches = [[t] for t in texts]
         for batch in batches:
             ids = torch.tensor(batch)
-            logits = model(ids).logits[:, :-1]
+            logits = model(ids).logits[:, -ids.shape[1] : -1]
             loss = torch.nn.functional.cross_entropy(
                 logits.reshape(-1, logits.shape[-1]), ids[:, 1:].reshape(-1), reduction="sum"
             )

@@ -2,11 +2,12 @@
 //! only for scored rows.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeSet, HashMap},
     ops::{ControlFlow, Range},
 };
 
-use ndarray::{Array2, Axis};
+use ndarray::{Array2, Axis, Slice};
 use sw_intervene::{Applied, Intervention, Ranges};
 use sw_model::{Kv, Model, Seq};
 
@@ -105,16 +106,20 @@ impl Runtime {
         self.applied.model()
     }
 
-    /// The rows of one whole text after the final norm, hooks applied; `[tokens, hidden]`.
+    /// The rows of one whole text after the final norm, hooks applied; `[tokens, hidden]`. A soft prompt of the model is before it.
     ///
     /// # Errors
     /// A text that the model cannot be run on.
     pub fn rows(&self, tokens: &[u32]) -> Result<Array2<f32>> {
-        let rows = self
+        let mut all = self.base.virtual_tokens();
+        let before = all.len();
+        all.extend(tokens);
+        let mut rows = self
             .applied
             .model()
-            .forward(&[Seq::from(tokens)], &mut self.applied.hook())?;
+            .forward(&[Seq::from(&all[..])], &mut self.applied.hook())?;
         self.applied.check()?;
+        rows.slice_axis_inplace(Axis(0), Slice::from(before..));
         Ok(rows)
     }
 
@@ -312,7 +317,7 @@ impl LanguageModel for Runtime {
     }
 
     fn max_length(&self) -> usize {
-        self.base.spec().max_positions
+        self.base.spec().max_positions - self.base.virtual_tokens().len()
     }
 
     fn score(&self, spans: &[Span], sink: &mut Sink<'_>) -> Result<()> {
@@ -326,6 +331,18 @@ impl LanguageModel for Runtime {
                 bad.from
             )));
         }
+        let virtual_tokens = self.base.virtual_tokens();
+        let spans = match virtual_tokens.len() {
+            0 => Cow::Borrowed(spans),
+            before => {
+                let behind = |span: &Span| Span {
+                    tokens: [&virtual_tokens[..], &span.tokens].concat(),
+                    from: before + span.from,
+                };
+                spans.iter().map(behind).collect()
+            }
+        };
+        let spans = &*spans;
         let sharing = self.sharing && !self.applied.whole_sequences();
         let plan = if sharing {
             PrefixTree::new(spans)

@@ -93,6 +93,39 @@ fn check(model: &Model, interventions: &[Intervention]) {
 }
 
 #[test]
+fn behind_a_soft_prompt() {
+    // One of three tokens' embeddings answers as those tokens before every span do.
+    let plain = model("llama");
+    let given = [3u32, 1, 4];
+    let mut values = Vec::new();
+    for id in given {
+        let mut row = vec![0.0; plain.spec().hidden_size];
+        plain.embedding().row_into(id as usize, &mut row);
+        values.extend(row);
+    }
+    let rows = ndarray::Array2::from_shape_vec((3, plain.spec().hidden_size), values).unwrap();
+    let prompted = plain.with_soft_prompt(rows).unwrap();
+    check(&prompted, &[]);
+    let spans = spans(plain.spec().vocab_size, 20);
+    let behind = |span: &Span| Span {
+        tokens: [&given[..], &span.tokens].concat(),
+        from: 3 + span.from,
+    };
+    let hard: Vec<Span> = spans.iter().map(behind).collect();
+    let runtime = |model: &Model| Runtime::new(model, &[]).unwrap();
+    let found = runtime(&prompted);
+    assert_eq!(bits(&found, &spans), bits(&runtime(&plain), &hard));
+    assert_ne!(bits(&found, &spans), bits(&runtime(&plain), &spans));
+    let most = plain.spec().max_positions;
+    assert_eq!(found.max_length(), most - 3);
+    let rows = runtime(&plain).rows(&hard[0].tokens).unwrap();
+    let tail = rows.rows().into_iter().skip(3);
+    let rows = found.rows(&spans[0].tokens).unwrap();
+    assert!(tail.zip(rows.rows()).all(|(a, b)| a == b));
+    assert_eq!(rows.nrows(), spans[0].tokens.len());
+}
+
+#[test]
 fn families() {
     for name in [
         "llama", "mistral", "gpt2", "gemma2", "mixtral", "olmo2", "phi3",

@@ -159,6 +159,12 @@ pub enum Error {
         /// What differs.
         problem: String,
     },
+    /// A soft prompt that the model cannot have.
+    #[error("a soft prompt with {problem}")]
+    SoftPrompt {
+        /// Expected and found.
+        problem: String,
+    },
     /// NaN or infinity in an activation or in the logits.
     #[error("non-finite value at {site}; {culprit}")]
     NonFinite {

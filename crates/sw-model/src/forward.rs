@@ -1,5 +1,7 @@
 //! The forward pass. It exists once, for all families; shapes stand beside each step.
 
+use std::ops::Range;
+
 use ndarray::Array2;
 use sw_tensor::{Order, RopeTurns, all_finite};
 
@@ -120,14 +122,18 @@ pub(crate) fn embed<'a>(
     let mut x = Array2::zeros((batch.tokens(), spec.hidden_size));
     for (seq, tokens) in batch.seqs.iter().zip(seqs) {
         for (position, (&id, row)) in tokens.iter().zip(seq.rows.clone()).enumerate() {
-            if id as usize >= spec.vocab_size {
-                return Err(Error::TokenId {
+            let mut row = x.row_mut(row);
+            if let Some(virtual_token) = (id as usize).checked_sub(spec.vocab_size) {
+                let prompt = weights.soft_prompt.as_ref();
+                let prompt = prompt.filter(|prompt| virtual_token < prompt.nrows());
+                let prompt = prompt.ok_or(Error::TokenId {
                     id,
                     position,
                     vocab_size: spec.vocab_size,
-                });
+                })?;
+                row.assign(&prompt.row(virtual_token));
+                continue;
             }
-            let mut row = x.row_mut(row);
             let row = row.as_slice_mut().expect("freshly made, row-major");
             weights.embed.row_into(id as usize, row);
         }
@@ -145,20 +151,20 @@ pub(crate) fn embed<'a>(
     Ok(x)
 }
 
-/// Runs layers `from..` on the residual stream `x` and the final norm; `[tokens, hidden]`.
+/// Runs `layers` on the residual stream `x`, and the final norm after the last of the model; `[tokens, hidden]`.
 ///
 /// `keep` receives each layer's rotated keys and values.
 pub(crate) fn run(
     model: &Model,
     batch: &Batch<'_>,
     x: Array2<f32>,
-    from: usize,
+    layers: Range<usize>,
     hook: &mut dyn Hook,
     keep: Option<&mut Vec<[Array2<f32>; 2]>>,
 ) -> Result<Array2<f32>> {
     let mut s = model.take_scratch();
     s.reshape(model, batch.tokens());
-    let rows = run_in(&mut s, model, batch, x, from, hook, keep);
+    let rows = run_in(&mut s, model, batch, x, layers, hook, keep);
     model.keep_scratch(s);
     rows
 }
@@ -168,7 +174,7 @@ fn run_in(
     model: &Model,
     batch: &Batch<'_>,
     mut x: Array2<f32>,
-    from: usize,
+    run: Range<usize>,
     hook: &mut dyn Hook,
     mut keep: Option<&mut Vec<[Array2<f32>; 2]>>,
 ) -> Result<Array2<f32>> {
@@ -179,7 +185,9 @@ fn run_in(
         Some(layer) => layer.norms.attn_in.as_ref(),
         None => Some(&weights.final_norm),
     };
-    let pre = |l: usize| (l < layers.len()).then_some(Site::ResidPre(l));
+    // The stream that enters a layer after these is shown by the call that runs that one.
+    let pre = |l: usize| (l < run.end).then_some(Site::ResidPre(l));
+    let from = run.start;
     if from == 0 {
         visit(hook, Site::Embed, &mut x, seqs);
     }
@@ -187,7 +195,7 @@ fn run_in(
         visit(hook, site, &mut x, seqs);
     }
     norm_into(spec.norm, norm_before(from), &x, &mut s.normed);
-    for (l, layer) in layers.iter().enumerate().skip(from) {
+    for (l, layer) in layers.iter().enumerate().take(run.end).skip(from) {
         // The disk reads the next layer while this one is computed.
         layers[l + 1..]
             .iter()
@@ -217,6 +225,9 @@ fn run_in(
         if !add_output(spec.norm, norm_before(l + 1), &mut x, s, seqs, sites, hook) {
             return Err(model.non_finite(Site::ResidPost(l).to_string(), Some(l)));
         }
+    }
+    if run.end < layers.len() {
+        return Ok(x);
     }
     visit(hook, Site::FinalNorm, &mut s.normed, seqs);
     if !all_finite(s.normed.view()) {

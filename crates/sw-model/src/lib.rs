@@ -41,6 +41,7 @@ mod product;
 mod rope;
 mod score;
 mod site;
+mod soft_prompt;
 mod spec;
 mod tensor;
 mod tokenizer;

@@ -232,7 +232,7 @@ impl Model {
     pub fn forward(&self, seqs: &[Seq<'_>], hook: &mut dyn Hook) -> Result<Array2<f32>> {
         let batch = Batch::new(self, seqs.iter().map(|s| (s.tokens.len(), s.prefix)))?;
         let x = forward::embed(self, &batch, seqs.iter().map(|s| s.tokens))?;
-        forward::run(self, &batch, x, 0, hook, None)
+        forward::run(self, &batch, x, self.all_layers(), hook, None)
     }
 
     /// Resumes at a layer: runs layers `layer..` on the residual stream that enters the first of them.
@@ -251,13 +251,38 @@ impl Model {
         lens: &[usize],
         hook: &mut dyn Hook,
     ) -> Result<Array2<f32>> {
+        self.forward_layers(layer..self.spec().layers.len(), resid, lens, hook)
+    }
+
+    /// Runs some layers on the residual stream that enters the first of them; returns the stream that leaves the last of them, or,
+    /// where that is the model's last layer, the rows after the final norm.
+    ///
+    /// `resid`: `[tokens, hidden]`, sequences of `lens` tokens one after the other, each from position 0.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward).
+    ///
+    /// # Panics
+    /// When `resid` has another shape than `[sum of lens, hidden]`, or there are no such layers.
+    pub fn forward_layers(
+        &self,
+        layers: Range<usize>,
+        resid: Array2<f32>,
+        lens: &[usize],
+        hook: &mut dyn Hook,
+    ) -> Result<Array2<f32>> {
+        assert!(layers.end <= self.spec().layers.len(), "layers");
         assert_eq!(
             resid.dim(),
             (lens.iter().sum(), self.spec().hidden_size),
             "residual stream"
         );
         let batch = Batch::new(self, lens.iter().map(|&n| (n, None)))?;
-        forward::run(self, &batch, resid, layer, hook, None)
+        forward::run(self, &batch, resid, layers, hook, None)
+    }
+
+    fn all_layers(&self) -> Range<usize> {
+        0..self.spec().layers.len()
     }
 
     /// Runs tokens after an optional prefix; returns their rows (as [`forward`](Self::forward)) and the longer prefix.
@@ -279,7 +304,7 @@ impl Model {
         let batch = Batch::new(self, seqs.iter().map(|s| (s.tokens.len(), s.prefix)))?;
         let x = forward::embed(self, &batch, seqs.iter().map(|s| s.tokens))?;
         let mut layers = Vec::with_capacity(self.spec().layers.len());
-        let rows = forward::run(self, &batch, x, 0, hook, Some(&mut layers))?;
+        let rows = forward::run(self, &batch, x, self.all_layers(), hook, Some(&mut layers))?;
         let own = |of: &Array2<f32>, rows: &Range<usize>| {
             of.slice_axis(Axis(0), Slice::from(rows.clone())).to_owned()
         };

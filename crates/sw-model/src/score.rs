@@ -94,7 +94,7 @@ impl Model {
         Ok(scores)
     }
 
-    /// Scores every token of each text but its first, given all tokens before it.
+    /// Scores every token of each text but its first, given all tokens before it, and a soft prompt of the model before those.
     ///
     /// # Errors
     /// As [`forward`](Self::forward) and [`score`](Self::score).
@@ -103,12 +103,16 @@ impl Model {
         texts: &[&[u32]],
         hook: &mut dyn Hook,
     ) -> Result<Vec<Vec<TokenScore>>> {
-        let seqs: Vec<_> = texts.iter().map(|&tokens| Seq::from(tokens)).collect();
+        let prompt = self.virtual_tokens();
+        let read = |text: &&[u32]| [&prompt[..], text].concat();
+        let read: Vec<Vec<u32>> = texts.iter().map(read).collect();
+        let seqs: Vec<_> = read.iter().map(|tokens| Seq::from(&tokens[..])).collect();
         let rows = self.forward(&seqs, hook)?;
         let mut first = 0;
         texts
             .iter()
             .map(|tokens| {
+                first += prompt.len();
                 let rows = rows.slice_axis(Axis(0), (first..first + tokens.len() - 1).into());
                 first += tokens.len();
                 self.score(rows, &tokens[1..])

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use ndarray::Array2;
 use sw_tensor::{Checkpoint, Coding, Dtype, Mat};
 
 use crate::{
@@ -75,6 +76,8 @@ pub(crate) struct Weights {
     pub(crate) head: Mat,
     pub(crate) final_norm: NormWeight,
     pub(crate) layers: Vec<Arc<Layer>>,
+    /// Embeddings of virtual tokens, `[virtual tokens, hidden]`, where there is a soft prompt.
+    pub(crate) soft_prompt: Option<Array2<f32>>,
 }
 
 impl Weights {
@@ -120,6 +123,7 @@ impl Weights {
             head,
             final_norm,
             layers: layers.into_iter().map(Arc::new).collect(),
+            soft_prompt: None,
         })
     }
 

@@ -9,6 +9,7 @@ mod adamw;
 mod attention;
 pub mod checkpoint;
 mod dense;
+mod draw;
 mod error;
 mod gradient;
 pub mod grow;

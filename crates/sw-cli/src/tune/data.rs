@@ -16,6 +16,15 @@ pub(super) struct Data {
     pub(super) held_out: Vec<Example>,
 }
 
+/// How long examples may be.
+#[derive(Clone, Copy)]
+pub(super) struct Length {
+    /// Tokens of a text.
+    pub(super) tokens: usize,
+    /// Virtual tokens before it, where there is a soft prompt.
+    pub(super) before: Option<usize>,
+}
+
 impl Data {
     /// Reads a file. The last `share` of it is held out, or what another file holds.
     ///
@@ -27,20 +36,36 @@ impl Data {
         file: &Path,
         held_out: Option<&Path>,
         share: f64,
-        length: usize,
+        length: Length,
     ) -> Result<Self> {
         ensure!(
             (0.0..1.0).contains(&share),
             "--held-out-share {share}: expected a number from 0 to below 1"
         );
-        let most = model.spec().max_positions;
+        let (most, Length { tokens, before }) = (model.spec().max_positions, length);
+        let (longest, why) = match before {
+            None => (
+                most,
+                "the longest sequence that the model is made for".to_owned(),
+            ),
+            Some(n) => {
+                let most_virtual = most.saturating_sub(2);
+                ensure!(
+                    (1..=most_virtual).contains(&n),
+                    "--virtual-tokens {n}: expected 1 to {most_virtual}, so that a text has room in the model's {most} positions"
+                );
+                let why =
+                    format!("the model's {most} positions without the {n} of the soft prompt");
+                (most - n, why)
+            }
+        };
         ensure!(
-            (2..=most).contains(&length),
-            "--length {length}: expected 2 to {most}, the longest sequence that the model is made for"
+            (2..=longest).contains(&tokens),
+            "--length {tokens}: expected 2 to {longest}, {why}"
         );
         let reader = Reader {
             tokenizer: model.tokenizer()?,
-            length,
+            length: tokens,
         };
         let whole = Source::read(file).context("--data")?;
         let (train, held_out) = match held_out {

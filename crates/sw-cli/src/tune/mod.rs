@@ -12,12 +12,12 @@ use sw_model::{Linear, Model, WeightCoord};
 use sw_tensor::files::NewFolder;
 use sw_train::{
     tiles::{TileScore, TileSelection},
-    tune::{Budget, Change, TileOptions, Warmup},
+    tune::{Budget, Change, PromptInit, PromptOptions, TileOptions, Warmup},
 };
 
 use crate::{args::ModelArgs, program::tell};
 
-/// Fine-tune a checkpoint: chosen tiles (Sparse Matrix Tuning), LoRA, DoRA, or every weight.
+/// Fine-tune a checkpoint: chosen tiles (Sparse Matrix Tuning), LoRA, DoRA, a soft prompt, or every weight.
 ///
 /// Models are those whose layers are RMSNorm, rotary attention and SwiGLU: Llama 1 to 3, SmolLM2, Mistral, Qwen2. Data are plain
 /// text (.txt), rows with a "text", or rows with a "prompt" and a "completion", of which only completions are learned (.jsonl,
@@ -27,12 +27,15 @@ use crate::{args::ModelArgs, program::tell};
 /// What is written:
 ///   smt         selection.json and tiles.safetensors: which tiles, and their values
 ///   lora, dora  an adapter as PEFT has it
+///   prompt      a soft prompt as PEFT has it, which changes no weight
 ///   full        a checkpoint
-/// With --write checkpoint all of them write a checkpoint. sw eval, sw detect and others take the first two as --adapter OUT.
+/// With --write checkpoint all of them but prompt write a checkpoint. sw eval, sw detect and others take tiles and adapters as
+/// --adapter OUT; sw eval and sw generate take soft prompts, too.
 ///
 /// Examples:
 ///   sw tune MODEL --method smt --data stories.txt --out OUT
 ///   sw tune MODEL --method lora --rank 8 --data pairs.jsonl --length 512 --rate 3e-4 --out OUT
+///   sw tune MODEL --method prompt --prompt-text "Continue the story:" --rate 0.03 --data stories.txt --out OUT
 ///   sw tune MODEL --method full --freeze-super-weights --data texts.parquet --rate 1e-5 --out OUT
 ///   sw tune MODEL --merge OUT --out MERGED
 #[derive(Args)]
@@ -76,6 +79,8 @@ pub(crate) struct Tune {
     /// Maps that LoRA and DoRA change, such as q_proj,v_proj [default: all seven]
     #[arg(long, value_name = "MAP,...", value_delimiter = ',')]
     targets: Vec<String>,
+    #[command(flatten)]
+    prompt: Prompt,
     /// Keep the super weights at their values: those that detection finds, a file, or a list LAYER:ROW:COL,...
     #[arg(
         long,
@@ -120,7 +125,7 @@ struct Training {
     /// Tokens of a sequence, at most
     #[arg(long, value_name = "N", default_value_t = 128)]
     length: usize,
-    /// Decides the order of the data, initial adapters and random tiles
+    /// Decides the order of the data, initial adapters and soft prompts, and random tiles
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
     /// AdamW's weight decay
@@ -146,6 +151,33 @@ struct Training {
     #[arg(long, value_name = "N", default_value_t = 25, alias = "save_every")]
     #[serde(skip)]
     save_every: usize,
+}
+
+/// The soft prompt.
+#[derive(Args)]
+struct Prompt {
+    /// Rows of the soft prompt, which take as many of the model's positions
+    #[arg(long, value_name = "N", default_value_t = 20, alias = "virtual_tokens")]
+    virtual_tokens: usize,
+    /// A text whose embeddings the soft prompt begins as, cut or repeated to as many tokens
+    #[arg(long, value_name = "TEXT", alias = "prompt_text")]
+    prompt_text: Option<String>,
+    /// What it begins as without a text: embeddings of tokens drawn from the vocabulary, or normal numbers
+    #[arg(
+        long,
+        value_enum,
+        default_value_t = InitName::SampleVocab,
+        conflicts_with = "prompt_text",
+        alias = "prompt_init"
+    )]
+    prompt_init: InitName,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum InitName {
+    #[value(alias = "sample_vocab")]
+    SampleVocab,
+    Random,
 }
 
 /// Which tiles.
@@ -185,6 +217,7 @@ enum MethodName {
     Smt,
     Lora,
     Dora,
+    Prompt,
     Linear,
     Full,
 }
@@ -210,6 +243,11 @@ impl Tune {
         let model = self.model.open()?;
         if let Some(dir) = &self.merge {
             let change = Change::read(&model, dir).context("--merge")?;
+            ensure!(
+                !matches!(change, Change::Prompt(_)),
+                "--merge {}: a soft prompt changes no weight, so no checkpoint can hold it; give it to sw eval or sw generate as --adapter",
+                dir.display()
+            );
             let tuned = change.merged(&model)?;
             let changed = change.tensors();
             let folder = NewFolder::begin(&self.out, &[model.source(), dir], self.force)?;
@@ -227,7 +265,19 @@ impl Tune {
         sw_train::mapped::check(&model)?;
         self.training.check()?;
         let (held_out, share) = (self.held_out.as_deref(), self.held_out_share);
-        let data = data::Data::read(&model, data, held_out, share, self.training.length)?;
+        let mut before = None;
+        if method == MethodName::Prompt {
+            ensure!(
+                self.write == WriteName::Change,
+                "--write checkpoint: a soft prompt changes no weight, so no checkpoint can hold it"
+            );
+            before = Some(self.prompt.virtual_tokens);
+        }
+        let length = data::Length {
+            tokens: self.training.length,
+            before,
+        };
+        let data = data::Data::read(&model, data, held_out, share, length)?;
         run::run(self, method, &model, data)
     }
 
@@ -253,16 +303,22 @@ impl Tune {
 
     fn targets(&self) -> Result<Vec<Linear>> {
         match self.targets.is_empty() {
-            true => Ok(vec![
-                Linear::Q,
-                Linear::K,
-                Linear::V,
-                Linear::O,
-                Linear::Gate,
-                Linear::Up,
-                Linear::Down,
-            ]),
+            true => Ok(sw_train::mapped::MAPS.to_vec()),
             false => maps("--targets", &self.targets),
+        }
+    }
+}
+
+impl Prompt {
+    fn options(&self) -> PromptOptions {
+        let init = match (&self.prompt_text, self.prompt_init) {
+            (Some(text), _) => PromptInit::Text(text.clone()),
+            (None, InitName::SampleVocab) => PromptInit::SampleVocab,
+            (None, InitName::Random) => PromptInit::Random,
+        };
+        PromptOptions {
+            virtual_tokens: self.virtual_tokens,
+            init,
         }
     }
 }

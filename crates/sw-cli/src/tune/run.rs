@@ -21,7 +21,7 @@ use sw_train::{
     tiles::TileSelection,
     tune::{
         AdapterOptions, Example, TileValues, Trained, Trainer, choose_tiles, examples_of_step,
-        merged, write_adapters, write_checkpoint,
+        merged, write_adapters, write_checkpoint, write_prompt,
     },
 };
 
@@ -67,11 +67,14 @@ pub(super) fn publish(folder: NewFolder, write: impl FnOnce(&Path) -> Result<()>
 
 pub(super) fn run(tune: &Tune, method: MethodName, model: &Model, data: Data) -> Result<()> {
     let training = &tune.training;
-    let mut held_out = data.held_out;
+    let Data {
+        mut train,
+        mut held_out,
+    } = data;
     held_out.truncate(training.measure_on);
     if let Some(file) = &tune.dump {
         let step = |step| {
-            batch(&data.train, training, step)
+            batch(&train, training, step)
                 .iter()
                 .map(|e| e.tokens.clone())
                 .collect()
@@ -83,42 +86,53 @@ pub(super) fn run(tune: &Tune, method: MethodName, model: &Model, data: Data) ->
     }
     // Begun before the first step: what may not be written is refused, and another run to the same place.
     let folder = NewFolder::begin(&tune.out, &[model.source()], tune.force)?;
-    let state = State::open(tune, method, model, &data.train, &held_out)?;
+    let state = State::open(tune, method, model, &train, &held_out)?;
     let adamw = AdamWOptions {
         beta1: training.beta1,
         beta2: training.beta2,
         weight_decay: training.weight_decay,
         ..AdamWOptions::default()
     };
-    let trained = what(tune, method, model, &data.train, adamw, &state)?;
+    let trained = what(tune, method, model, &train, adamw, &state)?;
     let mut trainer = Trainer::new(model, &trained, adamw, training.clip)?;
     trainer.freeze(&tune.frozen(model)?)?;
     let mut log = state.resume(&mut trainer)?;
     if let Trained::Tiles(selection) = &trained {
         tell(picks(selection));
     }
-    let bytes = trainer.bytes();
-    let mib = |n: usize| n as f64 / f64::from(1 << 20);
-    state.begin(&trained)?;
-    tell(format!(
-        "{} of {} weights are trained ({:.3} %); weights in f32 {:.1} MiB, gradients {:.1} MiB, moments {:.1} MiB",
-        trainer.count(),
-        model.parameters(),
-        100.0 * trainer.count() as f64 / model.parameters() as f64,
-        mib(bytes.weights),
-        mib(bytes.gradients),
-        mib(bytes.moments)
-    ));
     if log.is_empty() {
-        let held_out = loss(trainer.model(), &held_out)?;
+        // Of the model as it is: a soft prompt that is not trained yet does harm.
+        let held_out = loss(model, &held_out)?;
         log.push(Measured {
             step: 0,
             loss: f64::NAN,
             held_out,
         });
-        tell(format!("before: held-out loss {held_out:.4}"));
-    } else {
-        tell(format!("goes on after step {}", trainer.steps()));
+    }
+    let virtual_tokens = trainer.model().virtual_tokens();
+    for example in &mut train {
+        *example = example.behind(&virtual_tokens);
+    }
+    let bytes = trainer.bytes();
+    let mib = |n: usize| n as f64 / f64::from(1 << 20);
+    state.begin(&trained)?;
+    let (count, all) = (trainer.count(), model.parameters());
+    let share = 100.0 * count as f64 / all as f64;
+    let trained_now = match method {
+        MethodName::Prompt => {
+            format!("a soft prompt of {count} numbers is trained, none of the {all} weights")
+        }
+        _ => format!("{count} of {all} weights are trained ({share:.3} %)"),
+    };
+    tell(format!(
+        "{trained_now}; weights in f32 {:.1} MiB, gradients {:.1} MiB, moments {:.1} MiB",
+        mib(bytes.weights),
+        mib(bytes.gradients),
+        mib(bytes.moments)
+    ));
+    match (trainer.steps(), log.first()) {
+        (0, Some(before)) => tell(format!("before: held-out loss {:.4}", before.held_out)),
+        (steps, _) => tell(format!("goes on after step {steps}")),
     }
     stop_on_interrupt("batch")?;
     let schedule = Schedule {
@@ -138,7 +152,7 @@ pub(super) fn run(tune: &Tune, method: MethodName, model: &Model, data: Data) ->
     let (clock, begun, mut tokens) = (Instant::now(), trainer.steps(), 0);
     let (mut sum, mut count) = (0.0, 0);
     for step in begun..training.steps {
-        let texts = batch(&data.train, training, step);
+        let texts = batch(&train, training, step);
         let texts: Vec<Text<'_>> = texts.into_iter().map(Text::from).collect();
         let at_a_time = training.at_a_time.unwrap_or(training.batch);
         let of_step = Instant::now();
@@ -273,6 +287,10 @@ fn what(
             },
             seed: tune.training.seed,
         },
+        MethodName::Prompt => Trained::Prompt {
+            options: tune.prompt.options(),
+            seed: tune.training.seed,
+        },
         MethodName::Smt => {
             let path = state.dir.join(SELECTION);
             if path.is_file() {
@@ -329,6 +347,9 @@ fn write_tuned(
             let base = &tune.model.model;
             write_adapters(model, trainer.adapters(), options, base, folder)?;
         }
+        Trained::Prompt { options, .. } => {
+            write_prompt(trainer.model(), options, &tune.model.model, folder)?;
+        }
         Trained::Tiles(selection) if !checkpoint => {
             TileValues::of(trainer.model(), selection)?.write(model, folder)?;
         }
@@ -350,6 +371,7 @@ fn write_tuned(
                     .collect(),
                 Trained::Linear => model.linears().map(TensorAt::Weight).collect(),
                 Trained::Full => model.tensors(),
+                Trained::Prompt { .. } => Vec::new(),
             };
             write_checkpoint(model, &tuned, &changed, folder)?;
         }
@@ -395,6 +417,7 @@ impl State {
                 recipe["alpha"] = json!(tune.alpha);
                 recipe["targets"] = json!(tune.targets()?);
             }
+            MethodName::Prompt => recipe["prompt"] = json!(tune.prompt.options()),
             MethodName::Linear | MethodName::Full => {}
         }
         // As it reads back.

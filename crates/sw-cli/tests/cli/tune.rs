@@ -177,18 +177,102 @@ fn every_method_learns_and_what_it_writes_is_the_tuned_model() {
 }
 
 #[test]
-fn a_run_that_was_killed_goes_on_to_the_same_weights() {
+fn a_soft_prompt_learns_and_stands_before_every_text() {
     let run = Run::new();
-    let method = [
-        "--method",
-        "lora",
-        "--rank",
-        "2",
-        "--steps",
-        "60",
-        "--save-every",
-        "1",
+    let method = ["--method", "prompt", "--virtual-tokens", "8", "--rate"];
+    let text = [&method[..], &["0.05", "--prompt-text", "The knife is kept"]].concat();
+    // The model without a prompt is where it begins; a few steps only undo what a prompt of no use does.
+    let args = run.args("prompt", &[&text[..], &["--json"]].concat());
+    let more = |a: String| match a.as_str() {
+        "6" => "60".to_owned(),
+        "3" => "30".to_owned(),
+        _ => a,
+    };
+    let args: Vec<String> = args.into_iter().map(more).collect();
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let record = json(&args);
+    let log = record["log"].as_array().unwrap();
+    let held_out = |i: usize| log[i]["held_out"].as_f64().unwrap();
+    assert_eq!((&record["trained"], log.len()), (&json!(8 * 128), 3));
+    assert!(held_out(2) < held_out(0) - 0.02, "{record}");
+    let config = fs::read(run.out("prompt").join("adapter_config.json")).unwrap();
+    let config: Value = serde_json::from_slice(&config).unwrap();
+    assert_eq!(config["peft_type"], "PROMPT_TUNING");
+    assert_eq!(config["num_virtual_tokens"], 8);
+    assert_eq!(config["prompt_tuning_init"], "TEXT");
+
+    let (base, out) = (nano("model"), run.out("prompt").display().to_string());
+    let data = nano("data");
+    let eval = |more: &[&str]| -> Value {
+        let fixed = [
+            "eval",
+            &base,
+            "--tasks",
+            "wikitext2",
+            "--limit",
+            "2",
+            "--data",
+            &data,
+            "--json",
+        ];
+        let all = [&fixed[..], more].concat();
+        json(&all)["results"].clone()
+    };
+    assert_ne!(eval(&["--adapter", &out]), eval(&[]));
+    let generate = [
+        "generate",
+        &base,
+        "--adapter",
+        &out,
+        "--prompt",
+        "The knife",
+        "--max-new-tokens",
+        "4",
     ];
+    let output = sw().args(generate).output().unwrap();
+    assert!(output.status.success());
+    assert!(String::from_utf8_lossy(&output.stdout).contains("The knife"));
+
+    // What asks about weights says that there is none to see; no checkpoint can hold it.
+    let words = ["--adapter", "a soft prompt changes no weight", "sw eval"];
+    fails(&["detect", &base, "--adapter", &out], 1, &words);
+    let merge = ["tune", &base, "--merge", &out, "--out", "x"];
+    fails(&merge, 1, &["--merge", "a soft prompt changes no weight"]);
+    let refused = |more: &[&str], words: &[&str]| {
+        let args = run.args("out", &[&["--method", "prompt"], more].concat());
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        fails(&args, 1, words);
+        assert!(!run.out("out").exists() && !run.out("out.state").exists());
+    };
+    refused(
+        &["--virtual-tokens", "0"],
+        &["--virtual-tokens 0: expected 1 to 126"],
+    );
+    refused(
+        &["--virtual-tokens", "127"],
+        &["--virtual-tokens 127: expected 1 to 126"],
+    );
+    refused(
+        &["--virtual-tokens", "97"],
+        &[
+            "--length 32: expected 2 to 31",
+            "128 positions without the 97",
+        ],
+    );
+    refused(&["--write", "checkpoint"], &["--write checkpoint"]);
+    refused(&["--prompt-text", ""], &["has no token"]);
+}
+
+#[test]
+fn a_run_that_was_killed_goes_on_to_the_same_weights() {
+    goes_on(&["--method", "lora", "--rank", "2"]);
+    goes_on(&["--method", "prompt", "--virtual-tokens", "5"]);
+}
+
+fn goes_on(method: &[&str]) {
+    let run = Run::new();
+    let fixed = ["--steps", "60", "--save-every", "1"];
+    let method = [method, &fixed].concat();
     let args = |out: &str| {
         let args = run.args(out, &method);
         // The last of two options of one name would be refused.

@@ -17,7 +17,7 @@ pub use self::relations::{Kind, Relation};
 use self::{
     relations::{Related, relate},
     sentence::sentence,
-    stages::{Stages, beginnings, rank},
+    stages::{Beside, Stages, beginnings, rank},
 };
 use crate::{
     error::Result,
@@ -146,11 +146,11 @@ pub fn census(
     report.candidates.extend(more);
     tell(&mut report.candidates, &pool, &first.alone);
     // Stage 2: the best, on the beginning of another text too.
-    let score = |i: usize| first.alone[i].max(first.added(&accepted, pool[i].coord));
+    let score = |i: usize| first.alone[i].max(first.added(&pool, &accepted, pool[i].coord));
     let chosen = rank(pool.len(), score, options.second, min_effect / 4.0);
     let second: Vec<_> = chosen.iter().map(|&i| pool[i].coord).collect();
     let alone = stages.second(&pool, &chosen, &first)?;
-    let keep = |i: usize| alone[i].cost.max(first.added(&accepted, second[i]));
+    let keep = |i: usize| alone[i].cost.max(first.added(&pool, &accepted, second[i]));
     let suspects = (0..second.len()).filter(|&i| keep(i) >= min_effect).count();
     let most = options.finalists.max(suspects);
     let best = rank(second.len(), keep, most, min_effect / 2.0);
@@ -162,7 +162,7 @@ pub fn census(
     // Stage 3: relations among the finalists, the finalists on the whole texts, and controls of what costs enough.
     let alone: Vec<_> = best.iter().map(|&i| &alone[i]).collect();
     let related = relate(&mut stages, &finalists, &alone, &options.proof)?;
-    let last = stages.last(&finalists, &related)?;
+    let last = stages.last(&finalists, &alone, &related, min_effect)?;
     let verdicts = verdicts(
         &mut stages,
         &pool,
@@ -185,8 +185,8 @@ pub fn census(
         candidate.relations = related.of(i, &finalists);
         candidate.verdict = Some(verdict);
         candidate.effects = Some(Effects {
-            leave_one_out: related.leave_one_out.get(i).copied(),
-            added_last: related.added_last.get(i).copied(),
+            leave_one_out: related.leave_one_out[i],
+            added_last: related.added_last[i],
             rank: matched.rank,
             random: drawn.map(control).collect(),
             ..Effects::alone(last.alone[i])
@@ -201,7 +201,7 @@ pub fn census(
     let proof = Proof {
         nll: stages.nll(),
         scored: stages.scored(),
-        joint: last.joint,
+        joint: related.joint,
         options: options.proof.clone(),
     };
     let mut census = Census {
@@ -306,24 +306,43 @@ fn verdicts(
     for (i, effects) in suspects.iter().copied().zip(stages.controls(&of)?) {
         controls[i] = effects;
     }
-    let mut judged = Vec::new();
-    for ((i, matched), controls) in matched.into_iter().enumerate().zip(controls) {
-        let noise = controls.iter().map(|e| e.nll.abs()).fold(0.0, f64::max);
-        let verdict = if suspects.contains(&i) && alone[i].nll >= o.control_factor * noise {
-            Verdict::Decisive
-        } else if let Some(claim) = related.claim(i, o.min_effect, o.joint_share) {
-            let others: Vec<_> = claim.others.iter().map(|&j| finalists[j]).collect();
-            let noise = stages.noise_beside(&others, claim.nll, finalists[i], &matched)?;
-            match claim.gain.nll >= o.control_factor * noise {
-                true => Verdict::DecisiveJointly,
-                false => Verdict::Inert,
-            }
-        } else {
-            Verdict::Inert
-        };
-        judged.push((verdict, matched, controls));
+    let noise = |of: &[Effect]| of.iter().map(|e| e.nll.abs()).fold(0.0, f64::max);
+    let decisive =
+        |i: usize| suspects.contains(&i) && alone[i].nll >= o.control_factor * noise(&controls[i]);
+    // What is not decisive alone may add to others.
+    let claim = |i: usize| {
+        related
+            .claim(i, o.min_effect, o.joint_share)
+            .map(|c| (i, c))
+    };
+    let claims: Vec<_> = (0..finalists.len())
+        .filter(|&i| !decisive(i))
+        .filter_map(claim)
+        .collect();
+    let mut besides = Vec::new();
+    for (i, claim) in &claims {
+        besides.push(Beside {
+            coord: finalists[*i],
+            others: claim.others.iter().map(|&j| finalists[j]).collect(),
+            nll: claim.nll,
+            controls: &matched[*i],
+        });
     }
-    Ok(judged)
+    let noises = stages.noise_beside(&besides)?;
+    let jointly: BTreeSet<_> = claims
+        .iter()
+        .zip(noises)
+        .filter(|((_, claim), noise)| claim.gain.nll >= o.control_factor * noise)
+        .map(|((i, _), _)| *i)
+        .collect();
+    let verdict = |i: usize| match (decisive(i), jointly.contains(&i)) {
+        (true, _) => Verdict::Decisive,
+        (false, true) => Verdict::DecisiveJointly,
+        (false, false) => Verdict::Inert,
+    };
+    let verdicts: Vec<_> = (0..finalists.len()).map(verdict).collect();
+    let judged = verdicts.into_iter().zip(matched).zip(controls);
+    Ok(judged.map(|((v, m), c)| (v, m, c)).collect())
 }
 
 /// Fills the report's lists.

@@ -52,14 +52,14 @@ pub(super) struct Related {
     nll: Vec<Vec<f64>>,
     alone: Vec<f64>,
     pairs: Vec<Pair>,
-    /// All but one: log-likelihoods.
+    /// All but one: log-likelihoods; empty where that was not run.
     without: Vec<Vec<f64>>,
-    /// All but one, against none.
-    pub(super) leave_one_out: Vec<Effect>,
+    /// All but one, against none; `None` where what is left without it was seen to damage too much already.
+    pub(super) leave_one_out: Vec<Option<Effect>>,
     /// All, against all but one.
-    pub(super) added_last: Vec<Effect>,
+    pub(super) added_last: Vec<Option<Effect>>,
     /// What all cost together.
-    joint: f64,
+    pub(super) joint: Effect,
     /// What a guess costs more than the unchanged model.
     guess: f64,
     /// `gone[i][j]`: whether what j reads goes when i is zero.
@@ -100,26 +100,41 @@ pub(super) fn relate(
     options: &ProofOptions,
 ) -> Result<Related> {
     let n = finalists.len();
+    let named = |set: &[usize]| set.iter().map(|&i| finalists[i]).collect::<Vec<_>>();
     let of = if n < 2 { Vec::new() } else { pairs(finalists) };
-    let mut sets: Vec<Vec<usize>> = of.iter().map(|pair| pair.to_vec()).collect();
-    if n > 1 {
-        sets.push((0..n).collect());
-        sets.extend((0..n).map(|i| (0..n).filter(|&j| j != i).collect()));
+    let mut sets: Vec<_> = of.iter().map(|pair| named(pair)).collect();
+    if n > 0 {
+        sets.push(finalists.to_vec());
     }
-    let named = |set: &Vec<usize>| set.iter().map(|&i| finalists[i]).collect();
-    let sets: Vec<Vec<WeightCoord>> = sets.iter().map(named).collect();
     let mut outcomes = stages.run(&sets, Length::First, 2)?;
-    let base = &stages.base(Length::First).nll;
-    let cost = |nll: &[f64]| Effect::between(base, nll);
-    let nll: Vec<Vec<f64>> = alone.iter().map(|o| o.nll.clone()).collect();
-    let together = outcomes.split_off(of.len());
+    let base = stages.base(Length::First).nll.clone();
+    let cost = |nll: &[f64]| Effect::between(&base, nll);
+    let guess = stages.guess() - base.iter().sum::<f64>() / base.len() as f64;
+    let joint = outcomes.pop().map_or_else(|| base.clone(), |all| all.nll);
+    let nll: Vec<Vec<f64>> = alone.iter().map(|o| o.nll[0].clone()).collect();
     let pair = |(&[i, j], both): (&[usize; 2], &Outcome)| Pair {
         of: [i, j],
         both: cost(&both.nll).nll,
         gains: [j, i].map(|other| Effect::between(&nll[other], &both.nll)),
     };
-    let joint = together.first();
-    let without = together.iter().skip(1);
+    let pairs: Vec<_> = of.iter().zip(&outcomes).map(pair).collect();
+    let costs: Vec<_> = nll.iter().map(|nll| cost(nll).nll).collect();
+    // All but one, where what is left is not known to leave too little to be damaged.
+    let lost = |i: usize| {
+        let one = (0..n).any(|j| j != i && costs[j] >= guess / 2.0);
+        let two = pairs
+            .iter()
+            .any(|p| !p.of.contains(&i) && p.both >= guess / 2.0);
+        one || two
+    };
+    let run: Vec<_> = (0..n).filter(|&i| n > 1 && !lost(i)).collect();
+    let all_but = |&i: &usize| named(&(0..n).filter(|&j| j != i).collect::<Vec<_>>());
+    let sets: Vec<_> = run.iter().map(all_but).collect();
+    let mut without = vec![Vec::new(); n];
+    for (&i, outcome) in run.iter().zip(stages.run(&sets, Length::First, 2)?) {
+        without[i] = outcome.nll;
+    }
+    let there = |nll: &Vec<f64>| (!nll.is_empty()).then_some(());
     let inputs = stages.base(Length::Second).largest();
     let goes = |i: usize, j: usize| {
         let channel = (finalists[j].at(), finalists[j].col);
@@ -128,20 +143,20 @@ pub(super) fn relate(
             && at.is_some_and(|k| alone[i].largest[k] < GONE * inputs[k].1)
     };
     Ok(Related {
-        alone: nll.iter().map(|nll| cost(nll).nll).collect(),
-        pairs: of.iter().zip(&outcomes).map(pair).collect(),
-        leave_one_out: without.clone().map(|o| cost(&o.nll)).collect(),
-        added_last: joint.map_or_else(Vec::new, |joint| {
-            let added = |o: &Outcome| Effect::between(&o.nll, &joint.nll);
-            without.clone().map(added).collect()
-        }),
-        joint: joint.map_or(0.0, |joint| cost(&joint.nll).nll),
-        without: without.map(|o| o.nll.clone()).collect(),
-        guess: stages.guess() - base.iter().sum::<f64>() / base.len() as f64,
+        leave_one_out: without.iter().map(|w| there(w).map(|()| cost(w))).collect(),
+        added_last: without
+            .iter()
+            .map(|w| there(w).map(|()| Effect::between(w, &joint)))
+            .collect(),
+        joint: cost(&joint),
         gone: (0..n)
             .map(|i| (0..n).map(|j| goes(i, j)).collect())
             .collect(),
         least: options.min_effect,
+        alone: costs,
+        pairs,
+        without,
+        guess,
         nll,
     })
 }
@@ -221,22 +236,25 @@ impl Related {
             };
             (redundant && self.alone[other] < self.guess / 2.0).then_some((claim, pair.both))
         });
-        let all = self.leave_one_out.get(i);
-        let in_all = all
-            .filter(|others| others.nll < self.guess / 2.0)
-            .map(|_| Claim {
-                others: (0..self.alone.len()).filter(|&j| j != i).collect(),
-                nll: &self.without[i],
-                gain: self.added_last[i],
-            });
+        let others = self.leave_one_out[i].filter(|others| others.nll < self.guess / 2.0);
+        let in_all = others.zip(self.added_last[i]).map(|(_, gain)| Claim {
+            others: (0..self.alone.len()).filter(|&j| j != i).collect(),
+            nll: &self.without[i],
+            gain,
+        });
         let enough = |(claim, together): &(Claim<'_>, f64)| {
             claim.gain.low > 0.0 && claim.gain.nll >= least.max(share * together)
         };
         in_pair
-            .chain(in_all.map(|claim| (claim, self.joint)))
+            .chain(in_all.map(|claim| (claim, self.joint.nll)))
             .filter(enough)
             .map(|(claim, _)| claim)
             .max_by(|a, b| a.gain.nll.total_cmp(&b.gain.nll))
+    }
+
+    /// Whether all together leave nothing better than a guess.
+    pub(super) fn all_ruin(&self) -> bool {
+        self.joint.nll >= self.guess
     }
 
     /// The most costly pair.

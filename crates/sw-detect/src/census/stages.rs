@@ -16,8 +16,10 @@ pub(super) enum Length {
     First,
     /// The beginning of the second text, or of the first where there is no other.
     Second,
-    /// All texts, whole.
-    Full,
+    /// The first text, whole.
+    Whole,
+    /// The other texts, whole.
+    Others,
 }
 
 /// The first tokens of the first two texts.
@@ -26,13 +28,13 @@ pub(super) fn beginnings(texts: &[Vec<u32>], tokens: usize) -> Vec<Vec<u32>> {
     texts.iter().take(2).map(cut).collect()
 }
 
-/// The model on the three lengths of text.
+/// The model on the four lengths of text.
 pub(super) struct Stages<'a> {
     model: &'a Model,
     max_rows: usize,
-    texts: [&'a [Vec<u32>]; 3],
+    texts: [&'a [Vec<u32>]; 4],
     /// The unchanged model's passes.
-    bases: [Option<Baseline<'a>>; 3],
+    bases: [Option<Baseline<'a>>; 4],
     progress: &'a mut dyn FnMut(Stage),
 }
 
@@ -42,7 +44,7 @@ pub(super) struct First {
     pub(super) nll: Vec<Vec<f64>>,
     /// What each proposal alone costs in nats per token: the mean of its negative log-likelihoods minus the unchanged model's.
     pub(super) alone: Vec<f64>,
-    /// Accepted spikes: the first alone, the first two together, the first three, ...
+    /// Accepted spikes: the first two together, the first three, ...
     in_order: Vec<f64>,
     /// Rows as units.
     pub(super) rows: Vec<f64>,
@@ -50,8 +52,8 @@ pub(super) struct First {
 
 /// What the second stage measured of one weight.
 pub(super) struct Second {
-    /// Negative log-likelihoods on the first text.
-    pub(super) nll: Vec<f64>,
+    /// Negative log-likelihoods on the first text, and on the second.
+    pub(super) nll: [Vec<f64>; 2],
     /// What it costs on both texts, in nats per token.
     pub(super) cost: f64,
     /// The largest watched inputs on the second text.
@@ -60,19 +62,38 @@ pub(super) struct Second {
 
 impl First {
     /// What an accepted spike adds to those accepted before it.
-    pub(super) fn added(&self, accepted: &[WeightCoord], coord: WeightCoord) -> f64 {
-        let place = accepted.iter().position(|&c| c == coord);
-        match place.filter(|&i| i > 0 && i < self.in_order.len()) {
-            Some(i) => self.in_order[i] - self.in_order[i - 1],
-            None => f64::MIN,
-        }
+    pub(super) fn added(
+        &self,
+        pool: &[Proposal],
+        accepted: &[WeightCoord],
+        coord: WeightCoord,
+    ) -> f64 {
+        let first = || pool.iter().position(|p| p.coord == accepted[0]);
+        let before = match accepted.iter().position(|&c| c == coord) {
+            Some(1) => first().map(|i| self.alone[i]),
+            Some(i) if i > 1 => self.in_order.get(i - 2).copied(),
+            _ => None,
+        };
+        let place = accepted.iter().position(|&c| c == coord).unwrap_or(0);
+        let with = place.checked_sub(1).and_then(|i| self.in_order.get(i));
+        with.zip(before)
+            .map_or(f64::MIN, |(with, before)| with - before)
     }
+}
+
+/// A weight beside others that are zero already.
+pub(super) struct Beside<'a> {
+    pub(super) coord: WeightCoord,
+    pub(super) others: Vec<WeightCoord>,
+    /// Negative log-likelihoods on the first text when those are zero.
+    pub(super) nll: &'a [f64],
+    /// Weights to compare it with.
+    pub(super) controls: &'a Matched,
 }
 
 /// What the last stage measured.
 pub(super) struct Last {
     pub(super) alone: Vec<Effect>,
-    pub(super) joint: Effect,
     pub(super) sets: Vec<WeightSet>,
 }
 
@@ -88,8 +109,13 @@ impl<'a> Stages<'a> {
         Self {
             model,
             max_rows,
-            texts: [&short[..1], &short[short.len() - 1..], texts],
-            bases: [None, None, None],
+            texts: [
+                &short[..1],
+                &short[short.len() - 1..],
+                &texts[..1],
+                &texts[1..],
+            ],
+            bases: [None, None, None, None],
             progress,
         }
     }
@@ -155,25 +181,20 @@ impl<'a> Stages<'a> {
         rows: &[Vec<WeightCoord>],
     ) -> Result<First> {
         let mut sets: Vec<_> = pool.iter().map(|p| vec![p.coord]).collect();
-        let in_order = (1..=accepted.len().min(ONE_AFTER_ANOTHER)).map(|n| accepted[..n].to_vec());
-        sets.extend(in_order.chain(rows.iter().cloned()));
+        let in_order = (2..=accepted.len().min(ONE_AFTER_ANOTHER)).map(|n| accepted[..n].to_vec());
+        let in_order: Vec<_> = in_order.collect();
+        let [alone, ordered] = [pool.len(), in_order.len()];
+        sets.extend(in_order.into_iter().chain(rows.iter().cloned()));
         self.begin(Length::First, &sets.concat(), [])?;
         let outcomes = self.run(&sets, Length::First, 1)?;
         let base = &self.base(Length::First).nll;
         let cost = |o: &Outcome| Effect::between(base, &o.nll).nll;
         let mut costs = outcomes.iter().map(cost);
         Ok(First {
-            alone: costs.by_ref().take(pool.len()).collect(),
-            in_order: costs
-                .by_ref()
-                .take(accepted.len().min(ONE_AFTER_ANOTHER))
-                .collect(),
+            alone: costs.by_ref().take(alone).collect(),
+            in_order: costs.by_ref().take(ordered).collect(),
             rows: costs.collect(),
-            nll: outcomes
-                .into_iter()
-                .take(pool.len())
-                .map(|o| o.nll)
-                .collect(),
+            nll: outcomes.into_iter().take(alone).map(|o| o.nll).collect(),
         })
     }
 
@@ -194,7 +215,7 @@ impl<'a> Stages<'a> {
         let base = both(bases[0], bases[1]);
         let one = |(&i, o): (&usize, Outcome)| Second {
             cost: Effect::between(&base, &both(&first.nll[i], &o.nll)).nll,
-            nll: first.nll[i].clone(),
+            nll: [first.nll[i].clone(), o.nll],
             largest: o.largest,
         };
         Ok(chosen.iter().zip(outcomes).map(one).collect())
@@ -230,41 +251,75 @@ impl<'a> Stages<'a> {
         Ok(of.iter().map(one).collect())
     }
 
-    /// The most that a control of a weight adds on the first text, in nats per token, when `others` are zero already, where
-    /// the negative log-likelihoods are `nll`.
-    pub(super) fn noise_beside(
-        &mut self,
-        others: &[WeightCoord],
-        nll: &[f64],
-        coord: WeightCoord,
-        controls: &Matched,
-    ) -> Result<f64> {
-        let with = |r| [others, &[control(coord, r)]].concat();
-        let sets: Vec<_> = controls.random.iter().map(with).collect();
-        let outcomes = self.run(&sets, Length::First, 3)?;
-        let added = |o: &Outcome| Effect::between(nll, &o.nll).nll.abs();
-        Ok(outcomes.iter().map(added).fold(0.0, f64::max))
+    /// The most that a control of each weight adds on the first text, in nats per token, where others are zero already and the negative
+    /// log-likelihoods are those that are given with them.
+    pub(super) fn noise_beside(&mut self, of: &[Beside<'_>]) -> Result<Vec<f64>> {
+        let with = |b: &Beside<'_>| {
+            let one = |r| [&b.others[..], &[control(b.coord, r)]].concat();
+            b.controls.random.iter().map(one).collect::<Vec<_>>()
+        };
+        let sets: Vec<_> = of.iter().flat_map(with).collect();
+        let mut outcomes = self.run(&sets, Length::First, 3)?.into_iter();
+        let most = |b: &Beside<'_>| {
+            let own = outcomes.by_ref().take(b.controls.random.len());
+            let added = own.map(|o| Effect::between(b.nll, &o.nll).nll.abs());
+            added.fold(0.0, f64::max)
+        };
+        Ok(of.iter().map(most).collect())
     }
 
-    /// The finalists alone and together on the whole texts, and the sets that the relations name.
-    pub(super) fn last(&mut self, finalists: &[WeightCoord], related: &Related) -> Result<Last> {
-        self.begin(Length::Full, finalists, [])?;
+    /// The finalists alone, and the sets that the relations name, on the whole texts. `alone`: what came of each finalist on the
+    /// short texts.
+    ///
+    /// A finalist that costs less than half of `min_effect` on the first whole text and the beginning of the second goes no
+    /// further: its effect is the one on those.
+    pub(super) fn last(
+        &mut self,
+        finalists: &[WeightCoord],
+        alone: &[&Second],
+        related: &Related,
+        min_effect: f64,
+    ) -> Result<Last> {
+        for &length in self.lengths() {
+            self.begin(length, finalists, [])?;
+        }
         let n = finalists.len();
         let named = |set: &[usize]| set.iter().map(|&i| finalists[i]).collect::<Vec<_>>();
-        let mut sets: Vec<_> = (0..n).map(|i| vec![finalists[i]]).collect();
-        sets.extend((n > 1).then(|| finalists.to_vec()));
+        let mut sets: Vec<_> = finalists.iter().map(|&c| vec![c]).collect();
         sets.extend(related.pair().map(|pair| named(&pair)));
-        let mut effects = self.effects(&sets, Length::Full, 3)?;
+        let first = self.run(&sets, Length::Whole, 3)?;
+        let [whole, second] = [Length::Whole, Length::Second].map(|l| self.base(l).nll.clone());
+        let so_far = |(o, s): (&Outcome, &&Second)| {
+            let (before, after) = ([&whole[..], &second], [&o.nll[..], &s.nll[1]]);
+            Effect::between(&before.concat(), &after.concat())
+        };
+        let mut effects: Vec<_> = first.iter().zip(alone).map(so_far).collect();
+        effects.resize(sets.len(), related.joint); // the pair's is filled in below
+        let further: Vec<_> = (0..sets.len())
+            .filter(|&i| i >= n || self.lengths().len() == 1 || effects[i].nll >= min_effect / 2.0)
+            .collect();
+        let mut nll: Vec<_> = further.iter().map(|&i| first[i].nll.clone()).collect();
+        for &length in &self.lengths()[1..] {
+            let sets: Vec<_> = further.iter().map(|&i| sets[i].clone()).collect();
+            let outcomes = self.run(&sets, length, 3)?;
+            for (nll, outcome) in nll.iter_mut().zip(outcomes) {
+                nll.extend(outcome.nll);
+            }
+        }
+        let unchanged = self.unchanged();
+        for (&i, nll) in further.iter().zip(&nll) {
+            effects[i] = Effect::between(&unchanged, nll);
+        }
+        let alone = effects[..n].to_vec();
         let nll = self.nll();
         let guess = self.guess();
         let ruins = |e: &Effect| nll < guess && nll + e.nll >= guess;
-        // Where neither one weight nor the pair is enough, but all are: sets that grow from the pair.
-        let small = (0..n).chain(n + 1..sets.len());
-        let enough = small.into_iter().any(|i| ruins(&effects[i]));
-        if n > 1 && !enough && ruins(&effects[n]) {
-            for grown in related.growing() {
+        // Where neither one weight nor the pair is enough, but all are: sets that grow from the pair, then all.
+        if n > 2 && !effects.iter().any(ruins) && related.all_ruin() {
+            let all = (0..n).collect();
+            for grown in related.growing().into_iter().chain([all]) {
                 let set = named(&grown);
-                let effect = self.effects(std::slice::from_ref(&set), Length::Full, 3)?[0];
+                let effect = self.whole(&set)?;
                 sets.push(set);
                 effects.push(effect);
                 if ruins(&effect) {
@@ -272,27 +327,40 @@ impl<'a> Stages<'a> {
                 }
             }
         }
-        let joint = match effects.get(n).or(effects.first()) {
-            Some(&joint) => joint,
-            None => Effect::none(),
-        };
-        let alone = effects[..n].to_vec();
-        let set = |weights: Vec<WeightCoord>, effect: Effect| WeightSet {
+        let set = |(weights, effect): (Vec<WeightCoord>, Effect)| WeightSet {
             weights,
             effect,
             perplexity_factor: effect.nll.exp(),
             ruins: ruins(&effect),
         };
-        let all: Vec<_> = sets
-            .into_iter()
-            .zip(effects)
-            .map(|(s, e)| set(s, e))
-            .collect();
+        let all: Vec<_> = sets.into_iter().zip(effects).map(set).collect();
         Ok(Last {
             alone,
-            joint,
             sets: worth_naming(all),
         })
+    }
+
+    /// What zeroing a set of weights costs on the whole texts.
+    fn whole(&mut self, set: &[WeightCoord]) -> Result<Effect> {
+        let mut nll = Vec::new();
+        for &length in self.lengths() {
+            let outcomes = self.run(&[set.to_vec()], length, 3)?;
+            nll.extend(outcomes.into_iter().flat_map(|o| o.nll));
+        }
+        Ok(Effect::between(&self.unchanged(), &nll))
+    }
+
+    /// Negative log-likelihoods of the unchanged model on the whole texts.
+    fn unchanged(&self) -> Vec<f64> {
+        let whole = self.lengths().iter().map(|&l| &self.base(l).nll[..]);
+        whole.collect::<Vec<_>>().concat()
+    }
+
+    /// The lengths that are the whole texts together.
+    fn lengths(&self) -> &'static [Length] {
+        const BOTH: [Length; 2] = [Length::Whole, Length::Others];
+        let others = self.texts[Length::Others as usize].is_empty();
+        &BOTH[..if others { 1 } else { 2 }]
     }
 
     /// What a uniform guess over the vocabulary costs, in nats per token.
@@ -302,18 +370,18 @@ impl<'a> Stages<'a> {
 
     /// Mean negative log-likelihood of the unchanged model on the whole texts, in nats per token.
     pub(super) fn nll(&self) -> f64 {
-        let nll = &self.base(Length::Full).nll;
+        let nll = self.unchanged();
         nll.iter().sum::<f64>() / nll.len() as f64
     }
 
     /// Tokens scored on the whole texts.
     pub(super) fn scored(&self) -> usize {
-        self.base(Length::Full).nll.len()
+        self.unchanged().len()
     }
 }
 
 /// Accepted spikes that are zeroed one after another, at most.
-const ONE_AFTER_ANOTHER: usize = 8;
+const ONE_AFTER_ANOTHER: usize = 6;
 
 /// The most costly weight, the most costly pair where it costs far more, and the smallest set that ruins the model where the
 /// weight alone does not.

@@ -16,21 +16,15 @@ pub struct Effect {
     pub low: f64,
     /// Upper end.
     pub high: f64,
+    /// How many tokens that is the mean of; 0 in a report from before this was recorded.
+    #[serde(default)]
+    pub tokens: usize,
 }
 
 impl Effect {
     /// Whether the change costs something: the one-sided 95 % interval of the mean lies above 0.
     pub(crate) fn costs(&self) -> bool {
         self.nll > Z90 / Z95 * (self.high - self.low) / 2.0
-    }
-
-    /// The effect of no change at all: zero, without an interval.
-    pub(crate) fn none() -> Self {
-        Self {
-            nll: 0.0,
-            low: 0.0,
-            high: 0.0,
-        }
     }
 
     /// The effect of a change, from the paired negative log-likelihoods of the same tokens, in nats.
@@ -48,6 +42,7 @@ impl Effect {
             nll,
             low: nll - half,
             high: nll + half,
+            tokens: unchanged.len(),
         }
     }
 }
@@ -70,6 +65,7 @@ mod tests {
             nll,
             low: nll - Z95,
             high: nll + Z95,
+            tokens: 1,
         };
         assert!(effect(1.65).costs() && effect(1.65).low < 0.0);
         assert!(!effect(1.64).costs());

@@ -243,6 +243,7 @@ mod tests {
             nll,
             low: nll - 0.05,
             high: nll + 0.05,
+            tokens: 100,
         }
     }
 
@@ -320,6 +321,7 @@ mod tests {
             nll: 0.5,
             low: -0.1,
             high: 1.1,
+            tokens: 100,
         };
         let with = |zero| Effects {
             zero,

@@ -95,9 +95,6 @@ pub(crate) struct Outcome {
     pub(crate) largest: Vec<f32>,
 }
 
-/// Rows of a batch from which on larger ones are hardly faster.
-const ENOUGH_ROWS: usize = 512;
-
 /// The unchanged model's pass over the texts, and what variants need of it.
 pub(crate) struct Baseline<'a> {
     model: &'a Model,
@@ -190,9 +187,7 @@ impl<'a> Baseline<'a> {
         let mut order: Vec<usize> = (0..variants.len()).collect();
         order.sort_by_key(|&v| first_layer(&variants[v]));
         let mut all = vec![Outcome::default(); variants.len()];
-        let mut rest = &order[..];
-        while !rest.is_empty() {
-            let (batch, later) = rest.split_at(self.batch(variants, rest, max_rows));
+        for batch in order.chunks((max_rows / self.tokens()).max(1)) {
             let edits: Vec<_> = batch.iter().map(|&v| &variants[v]).collect();
             let (rows, largest) = self.forward(&edits)?;
             let copies = self.score(&rows)?.into_iter().zip(largest);
@@ -200,29 +195,14 @@ impl<'a> Baseline<'a> {
                 all[v] = Outcome { nll, largest };
             }
             done(batch.len());
-            rest = later;
         }
         Ok(all)
     }
 
-    /// How many of the next variants, in the order of their first layers, make a batch: all that begin at one layer, and those
-    /// of further layers until products are large enough to be fast.
-    fn batch(&self, variants: &[Variant], next: &[usize], max_rows: usize) -> usize {
-        let most = (max_rows / self.tokens()).max(1);
-        let enough = (ENOUGH_ROWS / self.tokens()).max(1);
-        let first = first_layer(&variants[next[0]]);
-        let fits = next.iter().enumerate().take(most);
-        fits.take_while(|&(i, &v)| i < enough || first_layer(&variants[v]) == first)
-            .count()
-    }
-
-    /// One batch of variants, resumed at the first layer of the first: `[variants * tokens, hidden]`, and each one's largest inputs.
+    /// One batch of variants, in the order of their first layers, each of which joins at its own: `[variants * tokens, hidden]`, and
+    /// each one's largest inputs.
     fn forward(&self, variants: &[&Variant]) -> Result<(Array2<f32>, Vec<Vec<f32>>)> {
-        let layer = first_layer(variants[0]);
-        let copies = vec![self.resid[&layer].view(); variants.len()];
-        let resid = concatenate(Axis(0), &copies).expect("copies of one array");
         let lens: Vec<usize> = self.texts.iter().map(Vec::len).collect();
-        let lens = lens.repeat(variants.len());
         let edits = || variants.iter().flat_map(|v| v.iter());
         let spec = self.model.spec();
         let outputs = edits().flat_map(|e| {
@@ -240,7 +220,23 @@ impl<'a> Baseline<'a> {
             watched: self.inputs.keys().copied().collect(),
             largest: vec![vec![0.0; self.inputs.len()]; variants.len()],
         };
-        let rows = self.model.forward_from(layer, resid, &lens, &mut hook)?;
+        let end = spec.layers.len();
+        let mut rows = Array2::zeros((0, spec.hidden_size));
+        let mut rest = variants;
+        let mut layer = first_layer(variants[0]);
+        while layer < end {
+            let joining = rest.partition_point(|v| first_layer(v) <= layer);
+            rest = &rest[joining..];
+            let mut parts = vec![rows.view()];
+            parts.resize(1 + joining, self.resid[&layer].view());
+            rows = concatenate(Axis(0), &parts).expect("rows of one width");
+            let next = rest.first().map_or(end, |v| first_layer(v));
+            let lens = lens.repeat(variants.len() - rest.len());
+            rows = self
+                .model
+                .forward_layers(layer..next, rows, &lens, &mut hook)?;
+            layer = next;
+        }
         Ok((rows, hook.largest))
     }
 }

@@ -7,7 +7,7 @@ self_attn.v_proj. A text is a plain file, or a parquet file whose `text` rows ar
 scored, without any that the tokenizer would add. Effects are means over all scored tokens, in nats.
 
 REPORT.json is the output of `sw detect MODEL_DIR --text ... --tokens-per-text 64 --json` on the same texts: every weight whose
-effect it has on the whole texts is measured too, and the two are printed side by side.
+effect it has on the whole texts (not those that it left after a part of them) is measured too, and the two are printed side by side.
 """
 import argparse
 import json
@@ -54,7 +54,7 @@ def main():
     if args.report:
         report = json.load(open(args.report, encoding="utf-8"))
         for c in report["super_weights"] + report["inert"] + report["cancellers"]:
-            if "effects" in c:
+            if "effects" in c and c["effects"]["zero"]["tokens"] == report["proof"]["scored"]:
                 told[c["tensor"], c["row"], c["col"]] = c["effects"]["zero"]["nll"]
         weights += [w for w in told if w not in weights]
 

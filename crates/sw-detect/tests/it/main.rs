@@ -4,6 +4,7 @@ mod behaviour;
 mod blind_spots;
 mod census;
 mod embedded;
+mod exhaustive;
 mod families;
 mod finds;
 mod json;

@@ -5,4 +5,5 @@ mod folder;
 mod hostile;
 mod keys;
 mod real;
+mod spm;
 mod written;

@@ -3,8 +3,8 @@
 use ndarray::{Array2, ArrayView2, Axis, s};
 use serde::{Deserialize, Serialize};
 
-use super::draw::Draw;
 use super::{Encoder, Samples, Split};
+use crate::draw::Draw;
 use crate::error::{Error, Result};
 
 /// Feature directions of a task; the first is its cue.

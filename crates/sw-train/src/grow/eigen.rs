@@ -54,8 +54,8 @@ fn rotate(m: &mut Array2<f64>, p: usize, q: usize, c: f64, s: f64) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::draw::Draw;
     use super::*;
+    use crate::draw::Draw;
 
     #[test]
     fn the_matrix_is_what_its_eigenvectors_say() {

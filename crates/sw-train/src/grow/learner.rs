@@ -5,11 +5,11 @@ use std::time::{Duration, Instant};
 use ndarray::{Array2, Axis};
 use serde::{Deserialize, Serialize};
 
-use super::draw::Draw;
 use super::optimiser::State;
 use super::{
     Encoder, Hindrance, Optimiser, Policy, Projection, Samples, Split, Subspace, hindrance,
 };
+use crate::draw::Draw;
 use crate::error::{Error, Result};
 
 /// Everything that decides how tasks are learned.

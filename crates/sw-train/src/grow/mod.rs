@@ -27,7 +27,6 @@
 //! ```
 
 mod controlled;
-mod draw;
 mod eigen;
 mod encoder;
 mod hindrance;

@@ -22,7 +22,7 @@ use crate::error::{Error, Result};
 use layer::LayerPass;
 use tape::Tape;
 
-pub use supported::check;
+pub use supported::{MAPS, check};
 pub use text::{Keep, Text};
 
 /// Columns of a matrix that a thread widens at a time; fixed, so that sums do not depend on the number of threads.
@@ -49,7 +49,8 @@ pub trait Gradients {
     /// The weight of the norm that is read at this site, `[channels]`.
     fn norm(&mut self, _at: Site, _gradient: ArrayView1<'_, f32>) {}
 
-    /// The embedding: the gradient of the row of each token, `[tokens, hidden]`.
+    /// The embedding: the gradient of the row of each token, `[tokens, hidden]`. Tokens from the vocabulary's size on are
+    /// [virtual](Model::virtual_tokens).
     fn embedding(&mut self, _tokens: &[u32], _gradient: ArrayView2<'_, f32>) {}
 
     /// Bytes of the tape of the pass, which comes between the way forth and the way back.
@@ -98,6 +99,13 @@ pub fn backward_part<'t, T: Copy + Into<Text<'t>>>(
             "no text has a second token, or one after its prompt, so there is nothing to predict"
                 .into(),
         ));
+    }
+    let vocab = model.spec().vocab_size;
+    let mut predicted = texts.iter().flat_map(|text| &text.tokens[text.predicted()]);
+    if predicted.any(|&token| token as usize >= vocab) {
+        return Err(Error::Shape(format!(
+            "a token to predict is virtual, or beyond the vocabulary of {vocab}"
+        )));
     }
     let seqs: Vec<Seq<'_>> = texts.iter().map(|text| Seq::from(text.tokens)).collect();
     let lens: Vec<usize> = texts.iter().map(|text| text.tokens.len()).collect();

@@ -5,7 +5,7 @@ use sw_model::{Activation, Linear, LinearAt, Model, Norm};
 use crate::error::{Error, Result};
 
 /// The linear maps of a layer that the backward pass knows.
-const MAPS: [Linear; 7] = [
+pub const MAPS: [Linear; 7] = [
     Linear::Q,
     Linear::K,
     Linear::V,

@@ -1,13 +1,12 @@
 //! LoRA (arXiv 2106.09685) and DoRA (arXiv 2402.09353): a linear map changed by the product of two thin matrices.
 
 use ndarray::{Array1, Array2, ArrayView2, ArrayViewMut2, Axis};
-use rand_chacha::ChaCha8Rng;
-use rand_chacha::rand_core::{RngCore, SeedableRng};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use sw_model::{Input, Linear, Mat, Product};
 use sw_tensor::{matmul_t, product};
 
+use crate::draw::Draw;
 use crate::error::{Error, Result};
 use crate::mapped::to_input;
 
@@ -54,13 +53,9 @@ impl Adapter {
                 rows.min(cols)
             )));
         }
-        let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        rng.set_stream(stream);
+        let mut draw = Draw::new(seed, stream);
         let bound = 1.0 / (cols as f64).sqrt();
-        let chance = || {
-            let unit = (f64::from(rng.next_u32()) + 0.5) / (f64::from(u32::MAX) + 1.0);
-            (bound * (2.0 * unit - 1.0)) as f32
-        };
+        let chance = || (bound * (2.0 * draw.unit() - 1.0)) as f32;
         let mut adapter = Adapter {
             a: Array2::from_shape_simple_fn((rank, cols), chance),
             b: Array2::zeros((rows, rank)),

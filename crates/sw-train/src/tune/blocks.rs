@@ -25,6 +25,8 @@ pub enum Param {
     LoraB(LinearAt),
     /// DoRA's magnitudes, `[1, output channels]`.
     Magnitude(LinearAt),
+    /// The soft prompt, `[virtual tokens, hidden]`.
+    Prompt,
 }
 
 impl fmt::Display for Param {
@@ -34,6 +36,7 @@ impl fmt::Display for Param {
             Param::LoraA(at) => write!(f, "{at}.lora_A"),
             Param::LoraB(at) => write!(f, "{at}.lora_B"),
             Param::Magnitude(at) => write!(f, "{at}.lora_magnitude_vector"),
+            Param::Prompt => f.write_str("soft_prompt"),
         }
     }
 }
@@ -42,7 +45,7 @@ impl Param {
     /// The lowest layer that the way back must reach for its gradient.
     fn depth(self, model: &Model) -> usize {
         match self {
-            Param::Tensor(TensorAt::Embedding) => 0,
+            Param::Tensor(TensorAt::Embedding) | Param::Prompt => 0,
             Param::Tensor(TensorAt::AttnNorm(l) | TensorAt::MlpNorm(l)) => l,
             Param::Tensor(TensorAt::Weight(at) | TensorAt::Bias(at))
             | Param::LoraA(at)
@@ -62,6 +65,8 @@ pub struct BlockGradients {
     adapters: BTreeMap<LinearAt, Arc<Adapted>>,
     lowest: usize,
     tied: bool,
+    /// The first virtual token.
+    vocab: usize,
     /// Bytes of the largest tape so far.
     tape: usize,
 }
@@ -82,6 +87,7 @@ impl BlockGradients {
             adapters: BTreeMap::new(),
             lowest: lowest.unwrap_or(usize::MAX),
             tied: model.spec().tied,
+            vocab: model.spec().vocab_size,
             tape: 0,
         }
     }
@@ -228,7 +234,11 @@ impl Gradients for BlockGradients {
     fn embedding(&mut self, tokens: &[u32], gradient: ArrayView2<'_, f32>) {
         let embedding = Param::Tensor(TensorAt::Embedding);
         for (&token, row) in tokens.iter().zip(gradient.rows()) {
-            self.add_row(embedding, token as usize, row);
+            let token = token as usize;
+            match token.checked_sub(self.vocab) {
+                None => self.add_row(embedding, token, row),
+                Some(virtual_token) => self.add_row(Param::Prompt, virtual_token, row),
+            }
         }
     }
 

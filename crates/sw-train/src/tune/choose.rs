@@ -22,6 +22,17 @@ pub struct Example {
     pub given: usize,
 }
 
+impl Example {
+    /// This example behind a soft prompt: its virtual tokens are given, and what was predicted is.
+    #[must_use]
+    pub fn behind(&self, virtual_tokens: &[u32]) -> Example {
+        Example {
+            tokens: [virtual_tokens, &self.tokens].concat(),
+            given: virtual_tokens.len() + self.given.max(1),
+        }
+    }
+}
+
 impl<'t> From<&'t Example> for Text<'t> {
     fn from(example: &'t Example) -> Self {
         Text {

@@ -1,4 +1,5 @@
-//! What a training leaves beside the model it began with: adapters in PEFT's layout, or tiles and their values.
+//! What a training leaves beside the model it began with: adapters or a soft prompt in PEFT's layout, or tiles and their
+//! values.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -10,14 +11,15 @@ use sw_model::{LinearAt, Model, TensorAt};
 use sw_tensor::files::read_at_most;
 
 use super::adapter::{Adapter, AdapterOptions};
+use super::prompt::read_prompt;
 use super::trainer::merged;
 use crate::checkpoint::{Precision, read_tensors, write, write_tensors};
 use crate::error::{Error, Result};
 use crate::gradient::Block;
 use crate::tiles::TileSelection;
 
-const CONFIG: &str = "adapter_config.json";
-const ADAPTER: &str = "adapter_model.safetensors";
+pub(super) const CONFIG: &str = "adapter_config.json";
+pub(super) const ADAPTER: &str = "adapter_model.safetensors";
 const SELECTION: &str = "selection.json";
 const TILES: &str = "tiles.safetensors";
 /// Bytes of an adapter's config, at most.
@@ -32,6 +34,8 @@ pub enum Change {
     Adapters(BTreeMap<LinearAt, Adapter>),
     /// New values of tiles.
     Tiles(TileValues),
+    /// A soft prompt, `[virtual tokens, hidden]`, which changes no weight.
+    Prompt(Array2<f32>),
 }
 
 impl Change {
@@ -44,7 +48,7 @@ impl Change {
     /// A folder that is neither; adapters of a kind that is not known, or tiles, that do not fit the model.
     pub fn read(model: &Model, dir: &Path) -> Result<Change> {
         if dir.join(CONFIG).is_file() {
-            return Ok(Change::Adapters(read_adapters(model, dir)?));
+            return read_peft(model, dir);
         }
         if dir.join(SELECTION).is_file() {
             return Ok(Change::Tiles(TileValues::read(model, dir)?));
@@ -55,7 +59,8 @@ impl Change {
         ))
     }
 
-    /// The model with this change in its weights. Matrices that it touches are in f32 then.
+    /// The model with this change in its weights. Matrices that it touches are in f32 then. A soft prompt is put before texts
+    /// instead ([`Model::with_soft_prompt`]).
     ///
     /// # Errors
     /// A change that does not fit the model.
@@ -63,6 +68,7 @@ impl Change {
         match self {
             Change::Adapters(adapters) => merged(model, adapters),
             Change::Tiles(tiles) => tiles.merged(model),
+            Change::Prompt(rows) => Ok(model.with_soft_prompt(rows.clone())?),
         }
     }
 
@@ -71,6 +77,7 @@ impl Change {
         let mut maps: Vec<LinearAt> = match self {
             Change::Adapters(adapters) => adapters.keys().copied().collect(),
             Change::Tiles(tiles) => tiles.selection.tiles.iter().map(|tile| tile.at).collect(),
+            Change::Prompt(_) => Vec::new(),
         };
         maps.sort_unstable();
         maps.dedup();
@@ -82,6 +89,7 @@ impl Change {
         match self {
             Change::Adapters(adapters) => adapters.values().map(Adapter::count).sum(),
             Change::Tiles(tiles) => tiles.selection.weights(),
+            Change::Prompt(rows) => rows.len(),
         }
     }
 }
@@ -254,21 +262,35 @@ pub fn write_adapters(
     write(&dir.join(CONFIG), format!("{config:#}\n").as_bytes())
 }
 
-/// Reads PEFT's LoRA or DoRA adapters of linear maps of the layers.
-fn read_adapters(model: &Model, dir: &Path) -> Result<BTreeMap<LinearAt, Adapter>> {
+/// Whether a field of a config says nothing.
+pub(super) fn none(value: &Value) -> bool {
+    value.is_null() || *value == json!(false) || *value == json!({}) || *value == json!([])
+}
+
+/// Reads what PEFT wrote.
+fn read_peft(model: &Model, dir: &Path) -> Result<Change> {
     let path = dir.join(CONFIG);
     let bytes = read_at_most(&path, MOST_CONFIG).map_err(Error::file(&path))?;
     let config: Value = serde_json::from_slice(&bytes).map_err(|e| Error::content(&path, e))?;
+    match config["peft_type"].as_str().unwrap_or("LORA") {
+        "LORA" => Ok(Change::Adapters(read_adapters(model, dir, &config)?)),
+        "PROMPT_TUNING" => Ok(Change::Prompt(read_prompt(model, dir, &config)?)),
+        other => Err(Error::content(
+            &path,
+            format!("peft_type is {other:?}, expected \"LORA\" or \"PROMPT_TUNING\""),
+        )),
+    }
+}
+
+/// Reads PEFT's LoRA or DoRA adapters of linear maps of the layers.
+fn read_adapters(model: &Model, dir: &Path, config: &Value) -> Result<BTreeMap<LinearAt, Adapter>> {
     let no = |field: &str, found: &Value, expected: &str| {
-        Error::content(&path, format!("{field} is {found}, expected {expected}"))
+        let problem = format!("{field} is {found}, expected {expected}");
+        Error::content(dir.join(CONFIG), problem)
     };
-    let is_none =
-        |v: &Value| v.is_null() || *v == json!(false) || *v == json!({}) || *v == json!([]);
-    for (field, expected) in [("peft_type", "LORA"), ("bias", "none")] {
-        let found = &config[field];
-        if found.as_str().unwrap_or(expected) != expected {
-            return Err(no(field, found, expected));
-        }
+    let bias = &config["bias"];
+    if bias.as_str().unwrap_or("none") != "none" {
+        return Err(no("bias", bias, "none"));
     }
     // What changes the arithmetic or other tensors, and is not implemented.
     for field in [
@@ -282,7 +304,7 @@ fn read_adapters(model: &Model, dir: &Path) -> Result<BTreeMap<LinearAt, Adapter
         "alora_invocation_tokens",
         "use_qalora",
     ] {
-        if !is_none(&config[field]) {
+        if !none(&config[field]) {
             return Err(no(
                 field,
                 &config[field],

@@ -1,7 +1,6 @@
 //! Which examples a step has.
 
-use rand_chacha::ChaCha8Rng;
-use rand_chacha::rand_core::{RngCore, SeedableRng};
+use crate::draw::Draw;
 
 /// The places of the examples of a step among `examples`: all of them in an order by chance, then in another, and so on. It
 /// depends on the numbers given alone, so that a training that goes on has the same.
@@ -20,12 +19,10 @@ pub fn examples_of_step(examples: usize, per_step: usize, seed: u64, step: usize
 }
 
 fn order(n: usize, seed: u64, stream: u64) -> Vec<usize> {
-    let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    rng.set_stream(stream);
+    let mut draw = Draw::new(seed, stream);
     let mut order: Vec<usize> = (0..n).collect();
     for i in (1..n).rev() {
-        let below = (u64::from(rng.next_u32()) * (i as u64 + 1)) >> 32;
-        order.swap(i, below as usize);
+        order.swap(i, draw.below(i + 1));
     }
     order
 }

@@ -8,6 +8,7 @@ use sw_model::{LinearAt, Model, Product, TensorAt, Weight, WeightCoord};
 
 use super::adapter::{Adapted, Adapter, AdapterOptions};
 use super::blocks::{BlockGradients, Param};
+use super::prompt::PromptOptions;
 use crate::adamw::AdamWOptions;
 use crate::error::{Error, Result};
 use crate::gradient::Block;
@@ -30,10 +31,19 @@ pub enum Trained {
         /// Decides their `A`.
         seed: u64,
     },
+    /// A soft prompt, begun with this seed. Texts begin with its virtual tokens then ([`Example::behind`]).
+    ///
+    /// [`Example::behind`]: super::Example::behind
+    Prompt {
+        /// Its size, and what it begins as.
+        options: PromptOptions,
+        /// Decides what is drawn.
+        seed: u64,
+    },
 }
 
 impl Trained {
-    /// The tensors' blocks; none of adapters.
+    /// The tensors' blocks; none of adapters and a soft prompt.
     fn blocks(&self, model: &Model) -> Result<BTreeMap<Param, Vec<Block>>> {
         let whole = |at: TensorAt| {
             let [rows, cols] = model.tensor_shape(at)?;
@@ -53,7 +63,7 @@ impl Trained {
                 let param = |(at, blocks)| (Param::Tensor(TensorAt::Weight(at)), blocks);
                 selection.blocks(model)?.into_iter().map(param).collect()
             }
-            Trained::Adapters { .. } => BTreeMap::new(),
+            Trained::Adapters { .. } | Trained::Prompt { .. } => BTreeMap::new(),
         })
     }
 }
@@ -102,7 +112,7 @@ impl Trainer {
     /// Begins a training of `model`. Gradients are clipped to the Euclidean norm `clip`.
     ///
     /// # Errors
-    /// A model that the backward pass does not know; tiles or a rank that do not fit it.
+    /// A model that the backward pass does not know; tiles, a rank or a soft prompt that do not fit it.
     pub fn new(
         model: &Model,
         trained: &Trained,
@@ -129,23 +139,29 @@ impl Trainer {
                 ));
             }
         }
+        let whole = |values: &Array2<f32>| {
+            vec![Block {
+                rows: 0..values.nrows(),
+                cols: 0..values.ncols(),
+            }]
+        };
+        let mut model = model.clone();
+        if let Trained::Prompt { options, seed } = trained {
+            let rows = options.begin(&model, *seed)?;
+            blocks.insert(Param::Prompt, whole(&rows));
+            model = model.with_soft_prompt(rows)?;
+        }
         for (&at, adapter) in &adapters {
-            let whole = |values: &Array2<f32>| {
-                vec![Block {
-                    rows: 0..values.nrows(),
-                    cols: 0..values.ncols(),
-                }]
-            };
             blocks.insert(Param::LoraA(at), whole(&adapter.a));
             blocks.insert(Param::LoraB(at), whole(&adapter.b));
             if let Some(magnitude) = &adapter.magnitude {
                 blocks.insert(Param::Magnitude(at), whole(magnitude));
             }
         }
-        let zeros = BlockGradients::zeros(model, &blocks);
+        let zeros = BlockGradients::zeros(&model, &blocks);
         let mut trainer = Trainer {
-            model: model.clone(),
             base: (!adapters.is_empty()).then(|| model.clone()),
+            model,
             adapters,
             gradient: zeros.clone(),
             first: zeros.clone(),
@@ -220,9 +236,16 @@ impl Trainer {
     /// memory together.
     ///
     /// # Errors
-    /// Those of the pass; a loss or gradient that is not finite, with the weights as they were.
+    /// Those of the pass; a text that does not begin with the model's virtual tokens; a loss or gradient that is not finite, with
+    /// the weights as they were.
     pub fn step(&mut self, texts: &[Text<'_>], at_a_time: usize, rate: f32) -> Result<Step> {
         let predicted: usize = texts.iter().map(Text::scored).sum();
+        let virtual_tokens = self.model.virtual_tokens();
+        if !texts.iter().all(|t| t.tokens.starts_with(&virtual_tokens)) {
+            return Err(Error::Shape(
+                "a text does not begin with the virtual tokens of the soft prompt".into(),
+            ));
+        }
         self.gradient.fill(0.0);
         let mut loss = 0.0;
         for part in texts.chunks(at_a_time.max(1)) {
@@ -323,6 +346,7 @@ impl Trainer {
                 Param::LoraA(at) => self.adapters[&at].a.clone(),
                 Param::LoraB(at) => self.adapters[&at].b.clone(),
                 Param::Magnitude(at) => self.adapters[&at].magnitude.clone().unwrap_or_default(),
+                Param::Prompt => self.model.soft_prompt().cloned().unwrap_or_default(),
             };
             let moments = self.first.get(param).iter().zip(self.second.get(param));
             for (i, ((block, m), (_, v))) in moments.enumerate() {
@@ -365,11 +389,11 @@ impl Trainer {
     }
 }
 
-/// Whether weight decay applies: to linear maps, the head and adapters.
+/// Whether weight decay applies: to linear maps, the head, adapters and soft prompts.
 fn decays(param: Param) -> bool {
     match param {
         Param::Tensor(at) => matches!(at, TensorAt::Weight(_) | TensorAt::Head),
-        Param::LoraA(_) | Param::LoraB(_) => true,
+        Param::LoraA(_) | Param::LoraB(_) | Param::Prompt => true,
         Param::Magnitude(_) => false,
     }
 }
@@ -383,7 +407,7 @@ fn with_values(
 ) -> Result<()> {
     let none = || Error::Shape(format!("no {param}"));
     let adapter = match param {
-        Param::Tensor(_) => None,
+        Param::Tensor(_) | Param::Prompt => None,
         Param::LoraA(at) | Param::LoraB(at) | Param::Magnitude(at) => adapters.get_mut(&at),
     };
     match (param, adapter) {
@@ -394,6 +418,11 @@ fn with_values(
                     change(values);
                 }
             })?;
+        }
+        (Param::Prompt, _) => {
+            let mut rows = model.soft_prompt().cloned().ok_or_else(none)?;
+            change(rows.view_mut());
+            *model = model.with_soft_prompt(rows)?;
         }
         (Param::LoraA(_), Some(adapter)) => change(adapter.a.view_mut()),
         (Param::LoraB(_), Some(adapter)) => change(adapter.b.view_mut()),

@@ -4,8 +4,9 @@
 use std::collections::BTreeMap;
 
 use ndarray::Array2;
-use sw_model::{Linear, Model, Seq, TensorAt};
+use sw_model::{Model, Seq, TensorAt};
 use sw_train::checkpoint::save;
+pub(crate) use sw_train::mapped::MAPS;
 use sw_train::mapped::Text;
 use sw_train::tune::{AdapterOptions, Example, Trained, Trainer};
 use sw_train::{AdamWOptions, Params, Precision, Result, Shape, Tensor};
@@ -21,16 +22,6 @@ pub(crate) const ADAM: AdamWOptions = AdamWOptions {
     eps: 1e-8,
     weight_decay: 0.0,
 };
-pub(crate) const MAPS: [Linear; 7] = [
-    Linear::Q,
-    Linear::K,
-    Linear::V,
-    Linear::O,
-    Linear::Gate,
-    Linear::Up,
-    Linear::Down,
-];
-
 pub(crate) fn model(tied: bool) -> (TempDir, Model) {
     let shape = Shape {
         vocab: VOCAB,

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{LETTER, PLOT, ROW, WIDTH, cut, short, span::Span};
+use super::{LETTER, PLOT, ROW, WIDE_LETTER, WIDTH, cut, short, span::Span};
 use crate::page::{
     chart::{Along, Chart, Guide, Mark, Scale, Tone},
     table::escape,
@@ -83,7 +83,8 @@ impl<'a> Drawing<'a> {
         let height = if bands > 0 { bands as f64 * ROW } else { PLOT };
         let ticks = self.y.ticks(room);
         let widest = ticks.iter().map(|t| t.1.chars().count()).max().unwrap_or(0);
-        let left = (widest as f64 * LETTER + 10.0).clamp(24.0, 190.0);
+        let letter = if bands > 0 { WIDE_LETTER } else { LETTER };
+        let left = (widest as f64 * letter + 10.0).clamp(24.0, 284.0);
         let (right, bottom) = (WIDTH - 12.0, top + height);
         self.frame = [left, right, top, bottom];
         (self.x.from, self.x.to) = (left, right);
@@ -93,8 +94,8 @@ impl<'a> Drawing<'a> {
             (bottom, top)
         };
         self.axes(&ticks);
-        for (i, guide) in chart.guides.iter().enumerate() {
-            self.guide(guide, i);
+        for guide in &chart.guides {
+            self.guide(guide);
         }
         let bars: Vec<usize> = (0..chart.series.len())
             .filter(|&i| chart.series[i].mark == Mark::Bars)
@@ -106,6 +107,9 @@ impl<'a> Drawing<'a> {
                 _ => (0, 1),
             };
             self.series(series, group);
+        }
+        for (i, guide) in chart.guides.iter().enumerate() {
+            self.guide_label(guide, i);
         }
         let mut end = bottom + 20.0;
         if !chart.x.label.is_empty() {
@@ -172,7 +176,13 @@ impl<'a> Drawing<'a> {
             if !rows {
                 self.rule("g", [left, right, y, y]);
             }
-            self.text(left - 7.0, y + 4.0, "", "end", &cut(text, 27));
+            let letters = ((left - 10.0) / WIDE_LETTER).round().max(2.0) as usize;
+            let text = if rows {
+                cut(text, letters)
+            } else {
+                text.clone()
+            };
+            self.text(left - 7.0, y + 4.0, "", "end", &text);
         }
         let columns = matches!(self.chart.x.scale, Scale::Bands(_));
         let longest = match &self.chart.x.scale {
@@ -212,35 +222,44 @@ impl<'a> Drawing<'a> {
         );
     }
 
-    /// The labels of upright guides stand one below the other.
-    fn guide(&mut self, guide: &Guide, index: usize) {
+    fn guide(&mut self, guide: &Guide) {
         let [left, right, top, bottom] = self.frame;
-        let color = color(guide.tone);
-        let ([x1, x2, y1, y2], [tx, ty], anchor) = match guide.along {
+        let [x1, x2, y1, y2] = match guide.along {
             Along::X => {
                 let x = self.x.at(guide.at);
-                let near = x > (left + right) / 2.0;
-                (
-                    [x, x, top, bottom],
-                    [
-                        if near { x - 5.0 } else { x + 5.0 },
-                        top + 12.0 + 16.0 * index as f64,
-                    ],
-                    if near { "end" } else { "start" },
-                )
+                [x, x, top, bottom]
             }
             Along::Y => {
                 let y = self.y.at(guide.at);
-                ([left, right, y, y], [right, y - 5.0], "end")
+                [left, right, y, y]
             }
-        };
-        let [x1, x2, y1, y2] = [x1, x2, y1, y2].map(short);
+        }
+        .map(short);
+        let color = color(guide.tone);
         let _ = write!(
             self.body,
-            "<path class=\"l w\" stroke-dasharray=\"5 4\" style=\"stroke:{color}\" d=\"M{x1} {y1}L{x2} {y2}\"/>\
-             <text x=\"{}\" y=\"{}\" text-anchor=\"{anchor}\" style=\"fill:{color}\">{}</text>",
-            short(tx),
-            short(ty),
+            "<path class=\"l w\" stroke-dasharray=\"5 4\" style=\"stroke:{color}\" d=\"M{x1} {y1}L{x2} {y2}\"/>"
+        );
+    }
+
+    /// Labels stand before everything else; those of upright guides one below the other.
+    fn guide_label(&mut self, guide: &Guide, index: usize) {
+        let [left, right, top, _] = self.frame;
+        let (x, y, anchor) = match guide.along {
+            Along::X => {
+                let x = self.x.at(guide.at);
+                let y = top + 12.0 + 16.0 * index as f64;
+                match x > (left + right) / 2.0 {
+                    true => (x - 5.0, y, "end"),
+                    false => (x + 5.0, y, "start"),
+                }
+            }
+            Along::Y => (right, self.y.at(guide.at) - 5.0, "end"),
+        };
+        let (x, y, color) = (short(x), short(y), color(guide.tone));
+        let _ = write!(
+            self.body,
+            "<text class=\"k\" x=\"{x}\" y=\"{y}\" text-anchor=\"{anchor}\" style=\"fill:{color}\">{}</text>",
             escape(&guide.label)
         );
     }

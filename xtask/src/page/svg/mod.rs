@@ -21,11 +21,13 @@ const PLOT: f64 = 220.0;
 const ROW: f64 = 21.0;
 /// Mean width of a letter of the small text.
 const LETTER: f64 = 6.7;
+/// The same in the widest of its fonts, for text that would leave the drawing.
+const WIDE_LETTER: f64 = 7.2;
 
 /// Colours and letters; `:root` of the page or of the drawing itself.
 pub(crate) const STYLE: &str = "\
-.sw{--ink:#1d2433;--soft:#5b6478;--line:#d9dde6;--card:#f5f6f9;--t0:#1d2433;--t1:#d1421b;--t2:#2f6fdb;--t3:#0f8577;--t4:#8a4fd0;--t5:#a8730a;--t6:#8b93a5}\
-@media(prefers-color-scheme:dark){.sw{--ink:#e8ebf2;--soft:#a3acbf;--line:#343c4d;--card:#1d2330;--t0:#e8ebf2;--t1:#ff7a4d;--t2:#74a7ff;--t3:#43c6b3;--t4:#bd94ff;--t5:#e3b04b;--t6:#7d869a}}\
+.sw{--page:#fff;--ink:#1d2433;--soft:#5b6478;--line:#d9dde6;--card:#f5f6f9;--t0:#1d2433;--t1:#d1421b;--t2:#2f6fdb;--t3:#0f8577;--t4:#8a4fd0;--t5:#a8730a;--t6:#8b93a5}\
+@media(prefers-color-scheme:dark){.sw{--page:#12161f;--ink:#e8ebf2;--soft:#a3acbf;--line:#343c4d;--card:#1d2330;--t0:#e8ebf2;--t1:#ff7a4d;--t2:#74a7ff;--t3:#43c6b3;--t4:#bd94ff;--t5:#e3b04b;--t6:#7d869a}}\
 .sw text{font-family:system-ui,-apple-system,'Segoe UI',Roboto,'Helvetica Neue',sans-serif;font-size:12.5px;fill:var(--soft)}\
 .sw .h{font-size:14.5px;font-weight:650;fill:var(--ink)}\
 .sw .v{font-size:21px;font-weight:700;fill:var(--t1);font-variant-numeric:tabular-nums}\
@@ -34,43 +36,47 @@ pub(crate) const STYLE: &str = "\
 .sw .card{fill:var(--card);stroke:var(--line)}\
 .sw .arrow{stroke:var(--soft);stroke-width:1.6;fill:none}\
 .sw .l{fill:none;stroke-width:2.2;stroke-linejoin:round;stroke-linecap:round}\
-.sw .w{stroke-width:1.4}";
+.sw .w{stroke-width:1.4}\
+.sw .k{paint-order:stroke;stroke:var(--page);stroke-width:4px;stroke-linejoin:round}";
 
 /// A panel as an `svg` element that takes the style of its page.
 pub(crate) fn inline(panel: &Panel) -> String {
     let (height, body) = draw(panel);
+    let class = match panel {
+        Panel::Chart(_) => "sw",
+        Panel::Flow { .. } => "sw flow",
+    };
     format!(
-        "<svg class=\"sw\" role=\"img\" viewBox=\"0 0 {WIDTH} {}\" xmlns=\"http://www.w3.org/2000/svg\">{body}</svg>",
+        "<svg class=\"{class}\" role=\"img\" viewBox=\"0 0 {WIDTH} {}\" xmlns=\"http://www.w3.org/2000/svg\">{body}</svg>",
         short(height)
     )
 }
 
-/// Panels as one file: two side by side, further ones below.
+/// Panels as one file in two columns: each stands in the one that is shorter until then.
 pub(crate) fn standalone(panels: &[Panel]) -> String {
     let columns = panels.len().clamp(1, 2);
     let drawn: Vec<_> = panels.iter().map(draw).collect();
     let mut body = String::new();
-    let mut top = 0.0;
-    for row in drawn.chunks(columns) {
-        for (i, (height, panel)) in row.iter().enumerate() {
-            let left = short(i as f64 * (WIDTH + 24.0));
-            let _ = write!(
-                body,
-                "<svg x=\"{left}\" y=\"{}\" width=\"{WIDTH}\" height=\"{}\">{panel}</svg>",
-                short(top),
-                short(*height)
-            );
-        }
-        top += row.iter().map(|r| r.0).fold(0.0, f64::max) + 16.0;
+    let mut tops = [0.0; 2];
+    for (height, panel) in &drawn {
+        let column = usize::from(columns == 2 && tops[1] < tops[0]);
+        let left = short(column as f64 * (WIDTH + 24.0));
+        let _ = write!(
+            body,
+            "<svg x=\"{left}\" y=\"{}\" width=\"{WIDTH}\" height=\"{}\">{panel}</svg>",
+            short(tops[column]),
+            short(*height)
+        );
+        tops[column] += height + 16.0;
     }
     let (width, height) = (
         columns as f64 * (WIDTH + 24.0) - 24.0,
-        (top - 16.0).max(1.0),
+        (tops[0].max(tops[1]) - 16.0).max(1.0),
     );
     let (width, height) = (short(width), short(height));
     format!(
         "<svg class=\"sw\" xmlns=\"http://www.w3.org/2000/svg\" width=\"{width}\" height=\"{height}\" viewBox=\"0 0 {width} {height}\">\
-         <style>{STYLE}.sw{{background:#fff}}@media(prefers-color-scheme:dark){{.sw{{background:#12161f}}}}</style>{body}</svg>\n"
+         <style>{STYLE}.sw{{background:var(--page)}}</style>{body}</svg>\n"
     )
 }
 

@@ -6,7 +6,9 @@ use serde_json::json;
 use super::{
     ENERGIES, Lw2g, Measured, OVERLAPS, expected,
     expected::mean,
-    measure::{ALWAYS, Angle, HINDRANCE, LIKE, NEVER, NEVER_ADAM, Run, SCENARIOS, TRY, UNLIKE},
+    measure::{
+        ALWAYS, Angle, HINDRANCE, LIKE, NEVER, NEVER_ADAM, Run, SCENARIOS, Scenario, TRY, UNLIKE,
+    },
     tables,
 };
 use crate::{
@@ -134,22 +136,26 @@ impl Measured {
         )
     }
 
-    /// The figure for someone who never heard of it: one decision step by step, and all decisions of a run.
+    /// The figure for someone who never heard of it: one decision step by step, and which sets a run makes and uses, and why.
     fn explain(&self, outcome: &mut Outcome) {
-        let like = self.of(LIKE, HINDRANCE);
-        let Some(run) = like.first() else { return };
-        let mut panels: Vec<Panel> = example(run).into_iter().collect();
-        panels.push(decisions_chart(LIKE, run));
-        panels.extend(
-            self.of(UNLIKE, HINDRANCE)
-                .first()
-                .map(|run| decisions_chart(UNLIKE, run)),
-        );
+        let first = |name: &str| self.of(name, HINDRANCE).into_iter().next();
+        let mut panels: Vec<Panel> = first(LIKE).and_then(example).into_iter().collect();
+        for scenario in SCENARIOS
+            .iter()
+            .filter(|s| [LIKE, UNLIKE].contains(&s.name))
+            .rev()
+        {
+            if let Some(run) = first(scenario.name) {
+                let tasks = Axis::bands("task, in the order in which they come", names(scenario));
+                panels.push(sets_chart(scenario.name, &tasks, run));
+                panels.push(reasons_chart(scenario.name, &tasks, run));
+            }
+        }
         outcome.figure(
             "lw2g",
             "What grows when",
             panels,
-            "A frozen model learns one task after the other by prompts alone. The first panel follows one decision; the others show all decisions of the first draw, task by task: where the least hindrance is above the threshold, a new set of prompts is made, else the set that hinders least is used again.",
+            "A frozen model learns one task after the other. What it learns is kept in sets of prompts: rows of numbers that are put before the input. The chain of boxes follows one decision. The charts show all decisions of the first draw: which set each task uses, and why. Where even the least hindrance by an old set is above the threshold, the task gets a new set, so that the pool grows; else it uses the old set that hinders it least. Letters name groups: the tasks of a group look at the same features, and tasks without letters share none. The angle is large where two tasks look at the same features, so that the rule gives new sets to tasks that are like earlier ones, and lets unlike tasks share.",
         );
     }
 
@@ -200,74 +206,117 @@ fn example(run: &Run) -> Option<Panel> {
         note: note.into(),
     };
     let there = decision.hindrances.len();
+    let (angle, bound) = (least.degrees, threshold.degrees);
     let steps = vec![
         step(
-            "A task comes",
-            format!("number {} of {}", task + 1, run.decisions.len()),
+            "A new task comes",
+            format!("task {} of {}", task + 1, run.decisions.len()),
+            &match there {
+                1 => "The model itself never changes. So far one set of prompts serves all tasks."
+                    .to_owned(),
+                n => format!(
+                    "The model itself never changes. So far {n} sets of prompts serve its tasks."
+                ),
+            },
+        ),
+        step(
+            "How would the task change an old set?",
+            "its gradient".into(),
+            "One pass over some of its samples gives the direction in which training would move the prompts.",
+        ),
+        step(
+            "How much of that would earlier tasks notice?",
+            format!("hindrance {angle:.0}\u{b0}"),
             &format!(
-                "The model stays as it is. There {} of prompts.",
-                if there == 1 {
-                    "is 1 set".into()
+                "That part is forbidden. 0\u{b0}: nothing is forbidden; 90\u{b0}: everything is. A direction by chance has {:.0}\u{b0}.{}",
+                least.null,
+                if there > 1 {
+                    " This is the set that hinders least."
                 } else {
-                    format!("are {there} sets")
+                    ""
                 }
             ),
         ),
         step(
-            "It pulls at the prompts",
-            "its gradient".into(),
-            "One pass over some samples: how it would change each set.",
+            "How much is too much?",
+            format!("threshold {bound:.0}\u{b0}"),
+            "The same angle for a set of fresh prompts, against the features of what the model was first trained on.",
         ),
         step(
-            "Old tasks hold on",
-            format!("hindrance {:.0}\u{b0}", least.degrees),
-            "What they look at must stay. 0\u{b0}: all is free; 90\u{b0}: nothing is.",
-        ),
-        step(
-            "How much is usual?",
-            format!("threshold {:.0}\u{b0}", threshold.degrees),
-            &format!(
-                "The same for fresh prompts and the first training; chance: {:.0}\u{b0}.",
-                least.null
-            ),
-        ),
-        step(
-            "Grow or not",
+            "Grow, or use an old set?",
             if decision.grew {
                 "a new set"
             } else {
                 "an old set"
             }
             .into(),
-            if decision.grew {
-                "Even the freest set is held too firmly: it grows."
+            &if decision.grew {
+                format!(
+                    "{angle:.0}\u{b0} is above {bound:.0}\u{b0}: the task gets a set of its own."
+                )
             } else {
-                "A set is free enough: it is used again."
+                format!(
+                    "{angle:.0}\u{b0} is not above {bound:.0}\u{b0}: the task uses the set, and moves it only where no earlier task looks."
+                )
             },
         ),
     ];
     Some(Panel::Flow { steps })
 }
 
-/// All decisions of a run.
-fn decisions_chart(title: &str, run: &Run) -> Panel {
-    let asked = || {
-        let decisions = run.decisions.iter().enumerate().skip(1);
-        decisions.filter_map(|(i, d)| {
-            Some((i as f64 + 1.0, d, d.least()?.degrees, d.threshold?.degrees))
-        })
+/// Tasks by number, with a letter for their group where it has several.
+fn names(scenario: &Scenario) -> Vec<String> {
+    let groups: Vec<usize> = (scenario.tasks)().iter().map(|task| task.group).collect();
+    let alone = |group: &usize| groups.iter().filter(|g| *g == group).count() == 1;
+    let name = |(i, group): (usize, &usize)| match alone(group) {
+        true => format!("{}", i + 1),
+        false => format!("{} {}", i + 1, char::from(b'A' + *group as u8 % 26)),
     };
-    let lines = |threshold: bool| points(asked().map(|a| (a.0, if threshold { a.3 } else { a.2 })));
-    let dots = |grew: bool| points(asked().filter(|a| a.1.grew == grew).map(|a| (a.0, a.2)));
+    groups.iter().enumerate().map(name).collect()
+}
+
+const NEW: &str = "the task makes a new set";
+const OLD: &str = "the task uses an old set";
+
+/// Which set each task uses.
+fn sets_chart(title: &str, tasks: &Axis, run: &Run) -> Panel {
+    let dots = |grew: bool| {
+        let of = run
+            .decisions
+            .iter()
+            .enumerate()
+            .filter(|d| d.1.grew == grew);
+        points(of.map(|(task, d)| (task as f64, d.set as f64)))
+    };
+    let sets = 1..=run.scores.sets;
     Panel::Chart(Chart {
-        title: title.into(),
-        x: Axis::linear("task, in order"),
-        y: Axis::linear("degrees"),
+        title: format!("{title}: which set of prompts each task uses"),
+        x: tasks.clone(),
+        y: Axis::bands("", sets.map(|set| format!("set {set}"))),
         series: vec![
-            Series::new("threshold", Mark::Line, Tone::Other, lines(true)).dashed(),
-            Series::new("least hindrance", Mark::Line, Tone::Muted, lines(false)),
-            Series::new("a new set", Mark::Dots, Tone::Super, dots(true)),
-            Series::new("an old set", Mark::Dots, Tone::Third, dots(false)),
+            Series::new(NEW, Mark::Dots, Tone::Super, dots(true)),
+            Series::new(OLD, Mark::Dots, Tone::Third, dots(false)),
+        ],
+        guides: vec![],
+    })
+}
+
+/// The angles that decide: the first task has none.
+fn reasons_chart(title: &str, tasks: &Axis, run: &Run) -> Panel {
+    let asked = || run.decisions.iter().enumerate();
+    let bounds = asked().filter_map(|(task, d)| Some((task as f64, d.threshold?.degrees)));
+    let dots = |grew: bool| {
+        let of = asked().filter(|d| d.1.grew == grew);
+        points(of.filter_map(|(task, d)| Some((task as f64, d.least()?.degrees))))
+    };
+    Panel::Chart(Chart {
+        title: format!("{title}: why"),
+        x: tasks.clone(),
+        y: Axis::linear("least hindrance by an old set (degrees)"),
+        series: vec![
+            Series::new("threshold", Mark::Line, Tone::Other, points(bounds)).dashed(),
+            Series::new("above: a new set", Mark::Dots, Tone::Super, dots(true)),
+            Series::new("below: an old set", Mark::Dots, Tone::Third, dots(false)),
         ],
         guides: vec![],
     })

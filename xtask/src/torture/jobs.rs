@@ -290,7 +290,14 @@ fn undated(bytes: &[u8]) -> Result<Vec<u8>> {
 /// What a training says of itself, without what the last of several runs says only of its own steps.
 fn untimed(bytes: &[u8]) -> Result<Vec<u8>> {
     let mut json: Value = serde_json::from_slice(bytes).context("tune.json")?;
-    for key in ["steps_of_this_run", "seconds_of_this_run", "log"] {
+    for key in [
+        "steps_of_this_run",
+        "seconds_of_this_run",
+        "least_seconds_of_a_step",
+        "peak_private_bytes",
+        "bytes",
+        "log",
+    ] {
         json[key] = Value::Null;
     }
     Ok(serde_json::to_vec(&json)?)

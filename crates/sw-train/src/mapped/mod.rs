@@ -101,10 +101,14 @@ pub fn backward_part<'t, T: Copy + Into<Text<'t>>>(
         ));
     }
     let vocab = model.spec().vocab_size;
-    let mut predicted = texts.iter().flat_map(|text| &text.tokens[text.predicted()]);
-    if predicted.any(|&token| token as usize >= vocab) {
+    let predicted = |text: &Text<'t>| text.tokens[text.predicted()].iter().copied();
+    if let Some(id) = texts
+        .iter()
+        .flat_map(predicted)
+        .find(|&id| id as usize >= vocab)
+    {
         return Err(Error::Shape(format!(
-            "a token to predict is virtual, or beyond the vocabulary of {vocab}"
+            "token id {id}, which is to be predicted, is virtual or beyond the vocabulary of {vocab} tokens"
         )));
     }
     let seqs: Vec<Seq<'_>> = texts.iter().map(|text| Seq::from(text.tokens)).collect();

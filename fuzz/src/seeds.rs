@@ -179,7 +179,8 @@ pub(crate) fn packed_folder() -> TempDir {
         serde_json::from_value(json!({"grouping": {"kind": "row"}})).expect("a scheme");
     export.hold = vec![WeightCoord::down(0, 3, 2)];
     let plan = Plan::new(&model, &export).expect("a plan");
-    plan.write(&out, false, &mut |_| ()).expect("written");
+    let mut progress = |_| ControlFlow::Continue(());
+    plan.write(&out, false, &mut progress).expect("written");
     for name in ["config.json", "model.safetensors"] {
         fs::rename(out.join(name), dir.path().join(name)).expect("moved");
     }

@@ -304,7 +304,8 @@ fn what_sw_quantize_packed_is_opened() {
     export.rule.scheme =
         sw_quant::Scheme::new(sw_quant::Levels::asymmetric(8), sw_quant::Grouping::Row);
     let plan = sw_intervene::Plan::new(&model, &export).unwrap();
-    plan.write(&packed, false, &mut |_| ()).unwrap();
+    let mut progress = |_| std::ops::ControlFlow::Continue(());
+    plan.write(&packed, false, &mut progress).unwrap();
     let out = dir.path().join("out");
     let args = [
         "reproduce-figure3",

@@ -3,7 +3,6 @@
 use std::{
     ops::ControlFlow,
     path::{Path, PathBuf},
-    sync::atomic::{AtomicBool, Ordering},
     time::SystemTime,
 };
 
@@ -20,7 +19,7 @@ use sw_tensor::files;
 
 use crate::{
     args::TaskArgs,
-    program::{self, say, tell},
+    program::{self, say, stop_on_interrupt, stopped, tell},
 };
 
 /// Evaluate a checkpoint on zero-shot tasks and perplexity texts; the digits are lm-evaluation-harness'.
@@ -71,25 +70,6 @@ pub(crate) struct Eval {
     json: bool,
 }
 
-/// Set by Ctrl-C.
-static STOP: AtomicBool = AtomicBool::new(false);
-
-/// The first Ctrl-C ends the run after the current batch, whose answers go into the journal; the second ends it at once.
-pub(crate) fn stop_on_interrupt() -> Result<()> {
-    ctrlc::set_handler(|| {
-        if STOP.swap(true, Ordering::Relaxed) {
-            std::process::exit(1);
-        }
-        tell("stopping after this batch (once more: at once)");
-    })
-    .context("Ctrl-C")
-}
-
-/// Whether somebody pressed Ctrl-C.
-pub(crate) fn stopped() -> bool {
-    STOP.load(Ordering::Relaxed)
-}
-
 impl Eval {
     pub(crate) fn run(&self) -> Result<()> {
         let options = self.options()?;
@@ -121,7 +101,7 @@ impl Eval {
             drop(bar);
             return report(&EvalResults::new(run), self.json);
         };
-        stop_on_interrupt()?;
+        stop_on_interrupt("batch")?;
         let output = Output {
             dir: dir.clone(),
             log_samples: self.log_samples,

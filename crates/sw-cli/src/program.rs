@@ -7,6 +7,7 @@ use std::{
     num::NonZeroUsize,
     path::Path,
     process::ExitCode,
+    sync::atomic::{AtomicBool, Ordering},
 };
 
 use anyhow::{Context, Error, Result, ensure};
@@ -99,6 +100,26 @@ pub fn tell(text: impl Display) {
 pub fn write_whole(path: &Path, text: &str) -> Result<()> {
     let written = files::write_whole(path, |file| file.write_all(text.as_bytes()));
     written.with_context(|| path.display().to_string())
+}
+
+/// Set by Ctrl-C.
+static STOP: AtomicBool = AtomicBool::new(false);
+
+/// From now on the first Ctrl-C only makes [`stopped`] true, for whoever works in steps (`after`: what a step is called) and
+/// leaves everything whole after one; the second ends the process at once.
+pub(crate) fn stop_on_interrupt(after: &'static str) -> Result<()> {
+    ctrlc::set_handler(move || {
+        if STOP.swap(true, Ordering::Relaxed) {
+            std::process::exit(1);
+        }
+        tell(format!("stopping after this {after} (once more: at once)"));
+    })
+    .context("Ctrl-C")
+}
+
+/// Whether somebody pressed Ctrl-C.
+pub(crate) fn stopped() -> bool {
+    STOP.load(Ordering::Relaxed)
 }
 
 /// Worker threads, at most.

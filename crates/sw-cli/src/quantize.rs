@@ -1,6 +1,6 @@
 //! `sw quantize`: a quantized checkpoint on disk that keeps its super weights.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{ops::ControlFlow, path::PathBuf, process::ExitCode};
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
@@ -8,7 +8,9 @@ use comfy_table::{CellAlignment, Table, presets::UTF8_FULL_CONDENSED};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 use sw_detect::{DetectOptions, coordinates, detect};
-use sw_intervene::{Export, Format, Override, Plan, Rule, calibrate, check, hold_more, judges};
+use sw_intervene::{
+    Export, Exporting, Format, Override, Plan, Rule, calibrate, check, hold_more, judges,
+};
 use sw_model::{Model, WeightCoord};
 use sw_quant::{Clip, Dtype, Grouping, Levels, Scheme, Steps, Tail, ZeroPoint};
 
@@ -16,7 +18,7 @@ use crate::{
     args::{ModelArgs, PromptArgs},
     candidates::{TextArgs, census_if_possible},
     measured::{Measured, bought, chosen, effect, verdict},
-    program::{say, tell},
+    program::{say, stop_on_interrupt, stopped, tell},
     windows::windows,
 };
 
@@ -282,7 +284,14 @@ impl Quantize {
         let mut outcomes = Default::default();
         if !self.dry_run {
             let bar = bar(plan.bytes()[1]);
-            let mut progress = |at: sw_intervene::Exporting| bar.set_position(at.done);
+            stop_on_interrupt("matrix")?;
+            let mut progress = |at: Exporting| {
+                bar.set_position(at.done);
+                match stopped() {
+                    true => ControlFlow::Break(()),
+                    false => ControlFlow::Continue(()),
+                }
+            };
             outcomes = plan.write(&self.out, self.force, &mut progress)?;
             bar.finish_and_clear();
         }

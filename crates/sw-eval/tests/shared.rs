@@ -11,15 +11,23 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use sw_eval::{Bos, DataDir, EvalResults, Metric, Options, Runtime, compare, divergence, evaluate};
+use sw_eval::{
+    Bos, DataDir, Dataset, EvalResults, Metric, Options, Runtime, Split, compare, divergence,
+    evaluate, read_texts,
+};
 use sw_intervene::Intervention;
 use sw_model::{Model, WeightCoord};
 
 fn shared() -> Option<(Model, DataDir)> {
+    open("tinystories-656k")
+}
+
+/// A model of the shared folder, and the data beside it.
+fn open(model: &str) -> Option<(Model, DataDir)> {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     let root = env::var_os("SW_SHARED").map_or_else(|| here.join("../../../shared"), PathBuf::from);
-    let (model, data) = (root.join("models/tinystories-656k"), root.join("data"));
-    if !(model.is_dir() && data.is_dir()) {
+    let (model, data) = (root.join("models").join(model), root.join("data"));
+    if !(model.exists() && data.is_dir()) {
         println!("skipped: no checkpoint and data in {}", root.display());
         return None;
     }
@@ -92,6 +100,52 @@ fn perplexities_are_the_gptq_protocol() {
             );
         }
     }
+}
+
+/// What transformers (5.24) makes of WikiText-2 with the real GGUF file; `golden/gguf_wikitext.py` wrote it.
+#[derive(serde::Deserialize)]
+struct Wikitext {
+    /// Of every 100 rows, how many tokens, and a digest of their ids.
+    tokens: Vec<(usize, String)>,
+    /// Of the first window, of the first two, and so on.
+    perplexity: Vec<f64>,
+}
+
+#[test]
+fn the_gguf_file_has_the_tokens_and_the_perplexity_of_transformers() {
+    let Some((model, data)) = open("smollm2-135m-instruct/SmolLM2-135M-Instruct.Q4_1.gguf") else {
+        return;
+    };
+    let expected: Wikitext =
+        serde_json::from_str(include_str!("golden/gguf_wikitext.json")).unwrap();
+
+    let wikitext = Dataset::new("Salesforce/wikitext", Some("wikitext-2-raw-v1"));
+    let files = &data.files(&wikitext).unwrap()[&Split::Test];
+    let tokenizer = model.tokenizer().unwrap();
+    let rows = read_texts(&files[0], 2000).unwrap();
+    for (at, (rows, expected)) in rows.chunks(100).zip(&expected.tokens).enumerate() {
+        let ids: Vec<u32> = rows
+            .iter()
+            .flat_map(|row| tokenizer.encode(row, true).unwrap())
+            .collect();
+        let fnv = |value: u64, id: &u32| (value ^ u64::from(*id)).wrapping_mul(0x100_0000_01b3);
+        let digest = ids.iter().fold(0xcbf2_9ce4_8422_2325, fnv);
+        assert_eq!(
+            (ids.len(), format!("{digest:016x}")),
+            *expected,
+            "rows from {}",
+            100 * at
+        );
+    }
+
+    let windows = 1; // three take more than two minutes without optimisation
+    let results = run(&model, &data, &["wikitext2"], &options("auto", windows));
+    let found = results.get("wikitext2", Metric::Perplexity).unwrap().value;
+    let expected = expected.perplexity[windows - 1];
+    assert!(
+        (found / expected - 1.0).abs() < 1e-4,
+        "{found}, expected {expected}"
+    );
 }
 
 /// The massive activation of this checkpoint stands at BOS: pruning the weight behind it shows, restoring it helps.

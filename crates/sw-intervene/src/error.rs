@@ -26,6 +26,12 @@ pub enum Error {
     /// Options that contradict each other or the model.
     #[error("{0}")]
     Options(String),
+    /// A checkpoint was being written, and whoever heard of the progress stopped it.
+    #[error("{}: stopped before it was whole; nothing of it is left", out.display())]
+    Stopped {
+        /// The folder that would have been written.
+        out: PathBuf,
+    },
     /// A file could not be read or written.
     #[error("{}: {reason}", path.display())]
     Io {

@@ -102,9 +102,33 @@ fn add_to(dir: &Path) -> Vec<OsString> {
     args
 }
 
+/// A training that saves its state after every step, with what `method` says is trained.
+fn tune(dir: &Path, method: &[&str]) -> Vec<OsString> {
+    let data =
+        embedded("data") + "/Salesforce/wikitext/wikitext-2-raw-v1/test-00000-of-00001.parquet";
+    let mut args = words(&["tune", &embedded("model"), "--data", &data, "--method"]);
+    args.extend(words(method));
+    args.extend(words(&["--steps", "4", "--length", "16", "--batch", "2"]));
+    args.extend(words(&["--measure-every", "2", "--measure-on", "2"]));
+    args.extend(words(&["--save-every", "1", "--threads", "1"]));
+    args.extend(words(&["--force", "--out"]));
+    args.push(dir.join("out").into());
+    args
+}
+
+fn tune_adapter(dir: &Path) -> Vec<OsString> {
+    tune(dir, &["lora", "--rank", "2", "--targets", "q_proj"])
+}
+
+fn tune_tiles(dir: &Path) -> Vec<OsString> {
+    let tiles = ["smt", "--tile", "16", "--share", "0.002", "--warmup", "1"];
+    tune(dir, &tiles)
+}
+
 impl Scene {
     pub(super) fn new() -> Result<Self> {
         let three = made(quantize_otherwise, &Tree::new())?;
+        let adapter = made(tune_adapter, &Tree::new())?;
         let mut known = Tree::new();
         let shipped = sw_detect::Directory::shipped();
         known.insert("known.json".into(), serde_json::to_vec(&shipped)?);
@@ -112,6 +136,8 @@ impl Scene {
             jobs: vec![
                 Job::new("quantize", quantize, Tree::new(), false)?,
                 Job::new("quantize --force", quantize, three, false)?,
+                Job::new("tune", tune_adapter, Tree::new(), false)?,
+                Job::new("tune --force", tune_tiles, adapter, false)?,
                 Job::new("eval", eval, Tree::new(), true)?,
                 Job::new("detect --add-to", add_to, Tree::new(), false)?,
                 Job::new("detect --add-to, known", add_to, known, false)?,
@@ -199,6 +225,15 @@ impl Job {
         Ok(())
     }
 
+    /// After an end that the command saw coming: nothing that it only wanted to write is left. (What a training and an
+    /// evaluation go on from is.)
+    pub(super) fn is_tidy(&self, dir: &Path) -> Result<()> {
+        let mut parts = hidden(dir)?;
+        parts.retain(|path| path.contains(".part"));
+        ensure!(parts.is_empty(), "left behind: {}", parts.join(", "));
+        Ok(())
+    }
+
     /// The same command again: it leaves what an undisturbed run leaves, and nothing beside.
     pub(super) fn goes_on(&self, dir: &Path) -> Result<()> {
         succeeds(&mut self.command(dir)?).context("run again")?;
@@ -224,10 +259,14 @@ pub(super) fn left(dir: &Path) -> Result<Tree> {
     let mut seen = Tree::new();
     for (name, bytes) in tree(dir)? {
         let file = name.rsplit('/').next().unwrap_or_default();
-        if name.split('/').any(|part| part.starts_with('.')) || file.starts_with("journal_") {
+        let inside = |of: fn(&str) -> bool| name.split('/').any(of);
+        if inside(|part| part.starts_with('.') || part.ends_with(STATE))
+            || file.starts_with("journal_")
+        {
             continue;
         }
         let (name, bytes) = match file.rsplit_once('_') {
+            _ if file == "tune.json" => (name.clone(), untimed(&bytes)?),
             Some((kind @ "results", _)) => (kind.to_owned(), undated(&bytes)?),
             Some((kind, stamp)) if stamp.starts_with("20") => (kind.to_owned(), bytes),
             _ => (name, bytes),
@@ -248,14 +287,36 @@ fn undated(bytes: &[u8]) -> Result<Vec<u8>> {
     Ok(serde_json::to_vec(&json)?)
 }
 
-/// What a user does not see.
+/// What a training says of itself, without what the last of several runs says only of its own steps.
+fn untimed(bytes: &[u8]) -> Result<Vec<u8>> {
+    let mut json: Value = serde_json::from_slice(bytes).context("tune.json")?;
+    for key in [
+        "steps_of_this_run",
+        "seconds_of_this_run",
+        "least_seconds_of_a_step",
+        "peak_private_bytes",
+        "bytes",
+        "log",
+    ] {
+        json[key] = Value::Null;
+    }
+    Ok(serde_json::to_vec(&json)?)
+}
+
+/// How the name of the folder ends that a training goes on from.
+const STATE: &str = ".state";
+
+/// What a user does not see, and what is there only while a command has not come to its end.
 fn hidden(dir: &Path) -> Result<Vec<String>> {
     let names = tree(dir)?.into_keys();
     let mut hidden: Vec<_> = names
         .filter(|name| name.split('/').any(|part| part.starts_with('.')))
         .collect();
     let folders = fs::read_dir(dir)?.filter_map(|e| Some(e.ok()?.path()));
-    let parts = folders.filter(|p: &PathBuf| p.to_string_lossy().ends_with(".part"));
-    hidden.extend(parts.map(|p| p.display().to_string()));
+    let unfinished = |path: &PathBuf| {
+        let name = path.to_string_lossy();
+        name.ends_with(".part") || name.ends_with(STATE)
+    };
+    hidden.extend(folders.filter(unfinished).map(|p| p.display().to_string()));
     Ok(hidden)
 }

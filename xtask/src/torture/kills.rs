@@ -138,7 +138,7 @@ fn signalled(scene: &Scene, extent: &mut Extent, row: &mut Row) -> Result<()> {
             let end = ended(child)?;
             met += usize::from(end.0 != 0);
             let ended_well = match end.0 {
-                1 => is_one_line(&end), // an evaluation ends after its batch, and says so
+                1 => is_one_line(&end).and_then(|()| job.is_tidy(dir.path())), // it ends after a step, and says so
                 _ => Ok(()),
             };
             let outcome = ended_well

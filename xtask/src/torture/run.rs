@@ -58,9 +58,20 @@ pub(super) fn is_one_line((code, stderr): &(i32, String)) -> Result<()> {
 }
 
 fn is_note(line: &str) -> bool {
-    ["note: ", "warning: ", "written: ", "stopping", "shard "]
-        .iter()
-        .any(|start| line.starts_with(start))
+    const STARTS: [&str; 8] = [
+        "note: ",
+        "warning: ",
+        "written: ",
+        "stopping",
+        "shard ",
+        "before: ",
+        "step ",
+        "goes on after step ",
+    ];
+    STARTS.iter().any(|start| line.starts_with(start))
+        || [" weights are trained (", " tiles of "]
+            .iter()
+            .any(|part| line.contains(part))
 }
 
 /// Everything in a folder.

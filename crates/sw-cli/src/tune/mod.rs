@@ -2,6 +2,7 @@
 
 mod data;
 mod run;
+mod state;
 
 use std::path::PathBuf;
 

@@ -1,20 +1,12 @@
 //! A training from its state to what it writes.
 
-use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
-    time::Instant,
-};
+use std::{collections::BTreeMap, path::Path, time::Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use indicatif::{ProgressBar, ProgressStyle};
-use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::json;
 use sw_model::{Model, TensorAt};
-use sw_tensor::{
-    files::{self, NewFolder},
-    machine::PrivatePeak,
-};
+use sw_tensor::{files::NewFolder, machine::PrivatePeak};
 use sw_train::{
     AdamWOptions, Schedule,
     mapped::Text,
@@ -25,25 +17,12 @@ use sw_train::{
     },
 };
 
-use super::{MethodName, Training, Tune, WriteName, data::Data};
-use crate::{
-    eval::{stop_on_interrupt, stopped},
-    opening::fnv,
-    program::{say, tell, write_whole},
+use super::{
+    MethodName, Training, Tune, WriteName,
+    data::Data,
+    state::{Measured, SELECTION, State},
 };
-
-/// Bytes of a recipe or a log, at most.
-const MOST_STATE: u64 = 1 << 30;
-
-/// What happened so far, measured on held-out texts.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-struct Measured {
-    step: usize,
-    /// Mean loss over the steps since the last line, in nats per token.
-    loss: f64,
-    /// Loss on held-out texts.
-    held_out: f64,
-}
+use crate::program::{say, stop_on_interrupt, stopped, tell, write_whole};
 
 /// Writes a folder and puts it in its place.
 pub(super) fn publish(folder: NewFolder, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
@@ -124,7 +103,7 @@ pub(super) fn run(tune: &Tune, method: MethodName, model: &Model, data: Data) ->
         (0, Some(before)) => tell(format!("before: held-out loss {:.4}", before.held_out)),
         (steps, _) => tell(format!("goes on after step {steps}")),
     }
-    stop_on_interrupt()?;
+    stop_on_interrupt("batch")?;
     let schedule = Schedule {
         peak: training.rate,
         warmup: training.rate_warmup,
@@ -282,7 +261,7 @@ fn what(
             seed: tune.training.seed,
         },
         MethodName::Smt => {
-            let path = state.dir.join("selection.json");
+            let path = state.dir.join(SELECTION);
             if path.is_file() {
                 return Ok(Trained::Tiles(TileSelection::read(&path)?));
             }
@@ -367,127 +346,4 @@ fn write_tuned(
         }
     }
     Ok(())
-}
-
-/// The folder that a training goes on from.
-struct State {
-    dir: PathBuf,
-    recipe: Value,
-}
-
-impl State {
-    /// Opens `OUT.state`, or makes it; one of another recipe is refused.
-    fn open(
-        tune: &Tune,
-        method: MethodName,
-        model: &Model,
-        train: &[Example],
-        held_out: &[Example],
-    ) -> Result<State> {
-        let mut dir = tune.out.as_os_str().to_owned();
-        dir.push(".state");
-        let dir = PathBuf::from(dir);
-        let mut recipe = json!({
-            "version": env!("CARGO_PKG_VERSION"),
-            "model": model.fingerprint()?,
-            "kernel": sw_tensor::isa_name(),
-            "method": method,
-            "training": tune.training,
-            "examples": train.len(),
-            "digest": format!("{:016x}", digest(train, held_out)),
-            "freeze_super_weights": tune.freeze_super_weights,
-        });
-        match method {
-            MethodName::Smt => {
-                recipe["tiles"] = json!(tune.tiles.options(model, tune.training.seed)?);
-                recipe["selection"] = json!(tune.tiles.given()?);
-            }
-            MethodName::Lora | MethodName::Dora => {
-                recipe["rank"] = json!(tune.rank);
-                recipe["alpha"] = json!(tune.alpha);
-                recipe["targets"] = json!(tune.targets()?);
-            }
-            MethodName::Prompt => recipe["prompt"] = json!(tune.prompt.options()),
-            MethodName::Linear | MethodName::Full => {}
-        }
-        // As it reads back.
-        let recipe: Value = serde_json::from_str(&recipe.to_string())?;
-        let path = dir.join("recipe.json");
-        if path.is_file() {
-            let found = files::read_text_at_most(&path, MOST_STATE)
-                .with_context(|| path.display().to_string())?;
-            let same = serde_json::from_str::<Value>(&found).is_ok_and(|found| found == recipe);
-            ensure!(
-                same,
-                "{}: belongs to a run with other arguments or data; remove the folder, or choose another --out",
-                dir.display()
-            );
-        }
-        Ok(State { dir, recipe })
-    }
-
-    /// Writes what is decided before the first step.
-    fn begin(&self, trained: &Trained) -> Result<()> {
-        std::fs::create_dir_all(&self.dir).with_context(|| self.dir.display().to_string())?;
-        if let Trained::Tiles(selection) = trained {
-            selection.write(&self.dir.join("selection.json"))?;
-        }
-        write_whole(
-            &self.dir.join("recipe.json"),
-            &format!("{:#}\n", self.recipe),
-        )
-    }
-
-    /// Puts what was saved into the trainer; what was measured until then.
-    fn resume(&self, trainer: &mut Trainer) -> Result<Vec<Measured>> {
-        let path = self.dir.join("state.safetensors");
-        if !path.is_file() {
-            return Ok(Vec::new());
-        }
-        trainer.load_state(&path)?;
-        let path = self.dir.join("log.json");
-        let text = files::read_text_at_most(&path, MOST_STATE)
-            .with_context(|| path.display().to_string())?;
-        let log: Vec<Logged> =
-            serde_json::from_str(&text).with_context(|| path.display().to_string())?;
-        let measured = log.into_iter().filter(|m| m.step <= trainer.steps());
-        Ok(measured.map(Logged::measured).collect())
-    }
-
-    fn save(&self, trainer: &Trainer, log: &[Measured]) -> Result<()> {
-        write_whole(&self.dir.join("log.json"), &serde_json::to_string(log)?)?;
-        Ok(trainer.save_state(&self.dir.join("state.safetensors"))?)
-    }
-
-    fn remove(&self) {
-        let _ = std::fs::remove_dir_all(&self.dir); // all of it is published
-    }
-}
-
-/// A line of the log as JSON has it, where what is not a number is null.
-#[derive(Deserialize)]
-struct Logged {
-    step: usize,
-    loss: Option<f64>,
-    held_out: Option<f64>,
-}
-
-impl Logged {
-    fn measured(self) -> Measured {
-        Measured {
-            step: self.step,
-            loss: self.loss.unwrap_or(f64::NAN),
-            held_out: self.held_out.unwrap_or(f64::NAN),
-        }
-    }
-}
-
-/// Tells data apart.
-fn digest(train: &[Example], held_out: &[Example]) -> u64 {
-    let bytes = train.iter().chain(held_out).flat_map(|example| {
-        let given = [example.given as u32, u32::MAX];
-        let numbers = given.into_iter().chain(example.tokens.iter().copied());
-        numbers.flat_map(u32::to_le_bytes)
-    });
-    fnv(bytes)
 }

@@ -316,6 +316,16 @@ fn goes_on(method: &[&str]) {
     let file = |name: &str| fs::read(run.out(name).join("adapter_model.safetensors")).unwrap();
     assert_eq!(file("whole"), file("killed"));
     assert!(!run.out("killed.state").exists());
+    // Without its recipe nobody knows whose state it is: that of a run that was killed while it removed it, say.
+    fs::create_dir(run.out("late.state")).unwrap();
+    fs::write(
+        run.out("late.state/state.safetensors"),
+        "of other arguments",
+    )
+    .unwrap();
+    sw().args(args("late")).assert().success();
+    assert_eq!(file("whole"), file("late"));
+    assert!(!run.out("late.state").exists());
 }
 
 #[cfg(unix)]

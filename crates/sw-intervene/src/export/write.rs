@@ -4,6 +4,7 @@ use std::{
     borrow::Cow,
     cell::{Cell, RefCell},
     collections::BTreeMap,
+    ops::ControlFlow,
     path::Path,
 };
 
@@ -22,17 +23,20 @@ impl Plan {
     /// Writes the checkpoint to `out`, which is there when all of it is. Private memory is what one matrix takes (and a
     /// copy of it while a z is searched).
     ///
+    /// `progress` hears of every tensor that is written, and may stop the writing.
+    ///
     /// # Errors
-    /// A folder that may not be written, a matrix that cannot be quantized, naming the tensor; a full disk. Nothing is
-    /// left then.
+    /// A folder that may not be written, a matrix that cannot be quantized, naming the tensor; a full disk;
+    /// [`Error::Stopped`] where `progress` stopped it. Nothing is left then.
     pub fn write(
         &self,
         out: &Path,
         force: bool,
-        progress: &mut dyn FnMut(Exporting),
+        progress: &mut dyn FnMut(Exporting) -> ControlFlow<()>,
     ) -> Result<BTreeMap<String, Outcome>> {
         let folder = NewFolder::begin(out, &[self.model.source()], force)?;
         let run = Run {
+            out,
             progress: RefCell::new(progress),
             total: self.bytes()[1],
             done: Cell::new(0),
@@ -168,7 +172,8 @@ impl Plan {
 
 /// What the views of one run share. A view cannot fail, so the first error waits here, and what follows is empty.
 struct Run<'a> {
-    progress: RefCell<&'a mut dyn FnMut(Exporting)>,
+    out: &'a Path,
+    progress: RefCell<&'a mut dyn FnMut(Exporting) -> ControlFlow<()>>,
     total: u64,
     done: Cell<u64>,
     failure: RefCell<Option<Error>>,
@@ -210,7 +215,11 @@ impl View for PartView<'_, '_> {
         let done = self.run.done.get() + bytes.len() as u64;
         self.run.done.set(done);
         let total = self.run.total;
-        (self.run.progress.borrow_mut())(Exporting { done, total });
+        let goes_on = (self.run.progress.borrow_mut())(Exporting { done, total });
+        if goes_on.is_break() {
+            let out = self.run.out.into();
+            *self.run.failure.borrow_mut() = Some(Error::Stopped { out });
+        }
         bytes
     }
 }

@@ -6,6 +6,7 @@ mod refused;
 use std::{
     collections::BTreeMap,
     fs,
+    ops::ControlFlow,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -52,6 +53,7 @@ fn write(model: &Model, export: &Export, out: &Path) -> Plan {
     let mut progress = |at: Exporting| {
         assert!(at.done > last && at.done <= at.total);
         last = at.done;
+        ControlFlow::Continue(())
     };
     plan.write(out, false, &mut progress).expect("written");
     assert_eq!(last, plan.bytes()[1]);

@@ -2,6 +2,8 @@
 
 use super::*;
 
+const CONTINUE: ControlFlow<()> = ControlFlow::Continue(());
+
 #[test]
 fn what_cannot_be_is_refused_before_anything_is_written() {
     let open = |name: &str| Model::open(golden(name)).expect("a golden model");
@@ -99,7 +101,7 @@ fn folders_are_whole_or_absent_and_the_original_is_safe() {
     let model = Model::open(&source).expect("opens");
     let plain = scheme(Levels::asymmetric(4), Grouping::Row);
     let plan = Plan::new(&model, &export(Format::Fake, plain, &[])).expect("a plan");
-    let write = |out: &Path, force: bool| plan.write(out, force, &mut |_| ());
+    let write = |out: &Path, force: bool| plan.write(out, force, &mut |_| CONTINUE);
     let refused = |out: &Path, force: bool, words: &str| {
         let error = write(out, force).expect_err("refused").to_string();
         assert!(error.contains(words), "{error}\n  lacks {words}");
@@ -146,9 +148,24 @@ fn folders_are_whole_or_absent_and_the_original_is_safe() {
     plan.write(&out, false, &mut |_| {
         seen += 1;
         assert!(beside.is_dir() && !out.exists());
+        CONTINUE
     })
     .expect("written");
     assert!(seen > 10 && out.is_dir() && !beside.exists());
+
+    // Stopped by whoever hears of the progress: nothing more is computed, and nothing is left.
+    let out = dir.path().join("stopped");
+    let mut seen = 0;
+    let stopped = plan.write(&out, false, &mut |_| {
+        seen += 1;
+        match seen {
+            3 => ControlFlow::Break(()),
+            _ => CONTINUE,
+        }
+    });
+    let error = stopped.expect_err("stopped").to_string();
+    assert!(error.ends_with("stopped: stopped before it was whole; nothing of it is left"));
+    assert!(seen == 3 && !out.exists() && !dir.path().join(".stopped.part").exists());
 
     // An error half-way leaves nothing.
     let broken = dir.path().join("broken");
@@ -168,7 +185,7 @@ fn folders_are_whole_or_absent_and_the_original_is_safe() {
     for format in [Format::Fake, Format::PackedSw] {
         let plan = Plan::new(&model, &export(format, plain, &[])).expect("a plan");
         let error = plan
-            .write(&out, false, &mut |_| ())
+            .write(&out, false, &mut |_| CONTINUE)
             .expect_err("a NaN")
             .to_string();
         let expected = "model.layers.1.mlp.down_proj.weight: w: value at [0, 0] (index 0) is NaN";

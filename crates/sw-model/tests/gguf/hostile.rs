@@ -77,9 +77,15 @@ fn seeds() -> BTreeMap<&'static str, Vec<u8>> {
     of_layers[at..at + 4].copy_from_slice(&(1u32 << 30).to_le_bytes());
     let mut of_type = plain.clone();
     of_type[described + 20..described + 24].copy_from_slice(&777u32.to_le_bytes());
+    // No data, or data that nobody measures, for a thousand million rows.
+    let rows = put(&plain, described + 12, 1 << 30);
+    let of_columns = put(&rows, described + 4, 0);
+    let mut of_unread = rows;
+    of_unread[described + 20..described + 24].copy_from_slice(&24u32.to_le_bytes());
     let mut of_value = plain.clone();
     of_value[at - 4..at].copy_from_slice(&13u32.to_le_bytes());
     BTreeMap::from([
+        ("refused-columns-0", of_columns),
         ("refused-empty", Vec::new()),
         ("refused-keys-2-to-60", put(&plain, 16, 1 << 60)),
         ("refused-layers-2-to-30", of_layers),
@@ -91,6 +97,7 @@ fn seeds() -> BTreeMap<&'static str, Vec<u8>> {
         ("refused-string-2-to-40", put(&plain, string, 1 << 40)),
         ("refused-tensors-2-to-60", put(&plain, 8, 1 << 60)),
         ("refused-tensor-type", of_type),
+        ("refused-unread-rows-2-to-30", of_unread),
         ("refused-value-type", of_value),
         ("sound-byte-level", with_tokenizer("gpt2")),
         ("sound-plain", plain),

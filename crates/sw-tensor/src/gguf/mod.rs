@@ -48,7 +48,7 @@ impl Gguf {
     /// Opens a file; of a split one (`NAME-00001-of-00003.gguf`), any part stands for all, which lie beside it.
     ///
     /// # Errors
-    /// [`Error::Io`] and [`Error::BadGguf`].
+    /// [`Error::Io`], also where a part beside the one that is named is a link out of its folder; [`Error::BadGguf`].
     pub fn open(path: impl AsRef<Path>) -> Result<Gguf, Error> {
         let paths = parts(path.as_ref())?;
         let mut gguf = Gguf {
@@ -160,16 +160,26 @@ fn parts(path: &Path) -> Result<Vec<PathBuf>, Error> {
     };
     let part = |no: u32| {
         let part = path.with_file_name(format!("{stem}-{no:05}-of-{count:05}.gguf"));
-        match part.is_file() {
-            true => Ok(part),
-            false => Err(Error::BadGguf {
+        if !part.is_file() {
+            return Err(Error::BadGguf {
                 path: path.into(),
                 found: format!(
                     "it is one of {count} parts, and {} is missing; download it",
                     part.display()
                 ),
-            }),
+            });
         }
+        // Whoever named the file chose where it leads. The others were only found beside it.
+        let inside = match part == path {
+            true => Ok(()),
+            false => crate::files::check_inside(&part),
+        };
+        inside.map_err(|source| Error::Io {
+            path: part.clone(),
+            action: "open",
+            source,
+        })?;
+        Ok(part)
     };
     (1..=count).map(part).collect()
 }

@@ -242,6 +242,10 @@ impl<'a> Cursor<'a> {
         for _ in 0..dims {
             shape.push(self.u64(&here)?);
         }
+        if shape.contains(&0) {
+            // Without any data, the other sizes could be what they like.
+            return Err(format!("{here}: expected sizes above 0, found a 0"));
+        }
         let id = self.u32(&here)?;
         let offset = self.u64(&here)?;
         let coding = Coding::from_id(id).ok_or_else(|| {

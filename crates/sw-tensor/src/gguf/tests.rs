@@ -446,3 +446,46 @@ fn split_files_are_joined() {
         Err(Error::DuplicateTensor { .. })
     ));
 }
+
+#[cfg(unix)]
+#[test]
+fn later_parts_that_lead_elsewhere_are_refused() {
+    use std::os::unix::fs::symlink;
+    let part = |no: u16, name: &str| {
+        Writer::default()
+            .key("split.no", 2, &no.to_le_bytes())
+            .key("split.count", 2, &2u16.to_le_bytes())
+            .tensor(name, &[1], 0, &1.0f32.to_le_bytes())
+            .bytes(3)
+    };
+    let elsewhere = dir_with("second", &part(1, "b"));
+    let dir = dir_with("m-00001-of-00002.gguf", &part(0, "a"));
+    let at = |name: &str| dir.path().join(name);
+    let second = at("m-00002-of-00002.gguf");
+    symlink(elsewhere.path().join("second"), &second).unwrap();
+    let line = Gguf::open(at("m-00001-of-00002.gguf"))
+        .unwrap_err()
+        .to_string();
+    assert!(line.contains("m-00002-of-00002.gguf"), "{line}");
+    // Named by itself it is the user's choice; within its folder a link is as good as a file, and so is one to the blobs of
+    // a cache.
+    assert!(Gguf::open(&second).is_ok());
+    std::fs::rename(elsewhere.path().join("second"), at("own")).unwrap();
+    std::fs::remove_file(&second).unwrap();
+    symlink("own", &second).unwrap();
+    assert!(Gguf::open(at("m-00001-of-00002.gguf")).is_ok());
+    let (blobs, snapshot) = (at("models--a--b/blobs"), at("models--a--b/snapshots/1"));
+    for folder in [&blobs, &snapshot] {
+        std::fs::create_dir_all(folder).unwrap();
+    }
+    for (blob, from, name) in [
+        ("1", "m-00001-of-00002.gguf", "m-00001-of-00002.gguf"),
+        ("2", "own", "m-00002-of-00002.gguf"),
+    ] {
+        std::fs::rename(at(from), blobs.join(blob)).unwrap();
+        symlink(format!("../../blobs/{blob}"), snapshot.join(name)).unwrap();
+    }
+    for name in ["m-00001-of-00002.gguf", "m-00002-of-00002.gguf"] {
+        assert_eq!(Gguf::open(snapshot.join(name)).unwrap().files().len(), 2);
+    }
+}

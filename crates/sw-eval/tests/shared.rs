@@ -105,9 +105,9 @@ fn perplexities_are_the_gptq_protocol() {
 /// What transformers (5.24) makes of WikiText-2 with the real GGUF file; `golden/gguf_wikitext.py` wrote it.
 #[derive(serde::Deserialize)]
 struct Wikitext {
-    /// Of every 100 rows, how many tokens, and a digest of their ids.
+    /// How many tokens every 100 rows have, and a digest of their ids.
     tokens: Vec<(usize, String)>,
-    /// Of the first window, of the first two, and so on.
+    /// The perplexity of the first window, of the first two, and so on.
     perplexity: Vec<f64>,
 }
 

@@ -275,7 +275,7 @@ impl Params {
         Ok(Self { lo, hi, ..params })
     }
 
-    /// The same grid with its step and its offset as a narrower type holds them.
+    /// This grid with its step and its offset as a narrower type holds them.
     #[inline(always)]
     pub(crate) fn narrowed(mut self, scales: Dtype) -> Result<Self, RangeError> {
         if scales == Dtype::F32 {

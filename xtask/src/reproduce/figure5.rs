@@ -53,7 +53,7 @@ struct Next {
     mass: f64,
     /// Mean probability of the tokens of each class together, in the order of [`CLASSES`].
     classes: [f64; 2],
-    /// The same of each prompt.
+    /// `classes` of each prompt by itself.
     #[serde(skip)]
     each: Vec<[f64; 2]>,
 }

@@ -21,7 +21,7 @@ const PLOT: f64 = 220.0;
 const ROW: f64 = 21.0;
 /// Mean width of a letter of the small text.
 const LETTER: f64 = 6.7;
-/// The same in the widest of its fonts, for text that would leave the drawing.
+/// Mean width of a letter in the widest of its fonts, for text that would leave the drawing.
 const WIDE_LETTER: f64 = 7.2;
 
 /// Colours and letters; `:root` of the page or of the drawing itself.

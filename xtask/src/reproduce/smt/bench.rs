@@ -134,7 +134,7 @@ impl<'l> Bench<'l> {
         })
     }
 
-    /// Of each question, whether every token of the answer is the most probable one.
+    /// Whether every token of the answer is the most probable one, for each question.
     fn answers(&self, model: &Model, which: usize) -> Result<Vec<bool>> {
         let questions = &self.quiz[which];
         let texts: Vec<&[u32]> = questions.iter().map(|q| &q.tokens[..]).collect();

@@ -59,7 +59,7 @@ pub(super) struct Difference {
     second: &'static str,
     /// Difference of the shares of right answers to the quiz on the new lore, and its interval.
     pub(super) quiz: Option<(f64, [f64; 2])>,
-    /// The same of the mean of the tasks on the new lore.
+    /// Difference of the means over the tasks on the new lore, and its interval.
     tasks: Option<(f64, [f64; 2])>,
 }
 

@@ -47,7 +47,7 @@ pub(super) enum What {
     RandomWeights(usize),
 }
 
-/// By what tiles are chosen.
+/// The score by which tiles are chosen.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum By {
     MeanMagnitude,

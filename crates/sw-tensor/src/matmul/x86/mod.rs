@@ -4,5 +4,6 @@ pub(super) mod amx;
 mod avx2;
 pub(super) mod avx512;
 pub(super) mod dot;
+mod dot_blocks;
 mod tile;
 mod vector;

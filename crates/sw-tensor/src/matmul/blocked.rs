@@ -30,21 +30,29 @@ pub(super) fn matmul_t<K: Kernel>(kernel: K, x: ArrayView2<f32>, products: &mut 
         // The sums of a part take a quarter of L2.
         let most = half_l2() / 2 / height;
         let parts = split::parts(products, ms, K::NR, most);
-        with_scratch([depth.div_ceil(K_BLOCK) * height * A_STRIDE], |[xs]| {
-            copy_rows(&x, xs);
-            let x = Rows { xs, height, depth };
+        let block = K_BLOCK * K::TERMS;
+        with_scratch([depth.div_ceil(block) * height * A_STRIDE], |[xs]| {
+            copy_rows(kernel, &x, xs);
+            let x = Rows {
+                xs,
+                height,
+                depth,
+                block,
+            };
             let parts = parts.into_par_iter().with_max_len(1);
             parts.for_each(|(w, rows, mut y)| part(kernel, x, w, rows, Out::of_view(&mut y)));
         });
     }
 }
 
-/// A block of `x` as the kernels read it: `[K / K_BLOCK][height, A_STRIDE]`.
+/// A block of `x` as the kernels read it: `[K / block][height, A_STRIDE]`.
 #[derive(Clone, Copy)]
 struct Rows<'a> {
     xs: &'a [f32],
     height: usize,
     depth: usize,
+    /// Terms of a block of K: as many as [`K_BLOCK`] units hold.
+    block: usize,
 }
 
 impl<'a> Rows<'a> {
@@ -56,7 +64,7 @@ impl<'a> Rows<'a> {
 
     /// The columns of a block of K; none after the last.
     fn columns(self, block: usize) -> Range<usize> {
-        let at = |block| self.depth.min(block * K_BLOCK);
+        let at = |block| self.depth.min(block * self.block);
         at(block)..at(block + 1)
     }
 }
@@ -74,7 +82,7 @@ fn part<K: Kernel>(kernel: K, x: Rows<'_>, w: &Mat, rows: Range<usize>, mut y: O
     let panel_sums = x.height * K::NR;
     let fits = half_l2() / (x.height * A_STRIDE);
     with_scratch([K_BLOCK * K::NR, panels * panel_sums], |[packed, sums]| {
-        let mut stages = even_blocks(x.depth.div_ceil(K_BLOCK), fits.max(1)).peekable();
+        let mut stages = even_blocks(x.depth.div_ceil(x.block), fits.max(1)).peekable();
         while let Some(stage) = stages.next() {
             let soon = stages.peek().map_or(&[][..], |next| x.blocks(next));
             let mut soon = soon.chunks(soon.len().div_ceil(panels * stage.len()).max(1));
@@ -183,7 +191,7 @@ fn multiply<K: Kernel>(
         let a = Left {
             data: &xs[ms.start * A_STRIDE..],
             rows: ms.len(),
-            depth: ks.len(),
+            depth: ks.len().div_ceil(K::TERMS),
             ahead: ahead.next(),
         };
         let sums = &mut sums[ms.start * K::NR..ms.end * K::NR];
@@ -196,22 +204,23 @@ fn multiply<K: Kernel>(
 }
 
 /// All of `x` to `out`, on all threads.
-fn copy_rows(x: &ArrayView2<f32>, out: &mut [f32]) {
+fn copy_rows<K: Kernel>(kernel: K, x: &ArrayView2<f32>, out: &mut [f32]) {
     let block = x.nrows() * A_STRIDE;
+    let terms = K_BLOCK * K::TERMS;
     let copy_block = |(ks, out): (Range<usize>, &mut [f32])| {
         for (row, out) in x.rows().into_iter().zip(out.chunks_exact_mut(A_STRIDE)) {
             let row = row.to_slice().expect("adjacent columns");
-            out[..ks.len()].copy_from_slice(&row[ks.clone()]);
+            kernel.lay(&row[ks.clone()], out);
         }
     };
     if x.len() < PARALLEL_COPY {
-        return blocks(0..x.ncols(), K_BLOCK)
+        return blocks(0..x.ncols(), terms)
             .zip(out.chunks_exact_mut(block))
             .for_each(copy_block);
     }
     let ks = (0..x.ncols())
         .into_par_iter()
-        .step_by(K_BLOCK)
-        .map(|k| k..x.ncols().min(k + K_BLOCK));
+        .step_by(terms)
+        .map(|k| k..x.ncols().min(k + terms));
     ks.zip(out.par_chunks_exact_mut(block)).for_each(copy_block);
 }

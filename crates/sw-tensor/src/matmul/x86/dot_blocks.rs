@@ -1,7 +1,6 @@
 //! AVX-512 for few rows and weights in Q4_K or Q6_K, which become f32 in registers, between the multiply-adds. What a weight
 //! is, bit for bit, says `gguf::decode`; in which order products are added, `dot`.
 
-use std::arch::asm;
 use std::arch::x86_64::*;
 
 use super::dot::{GROUP, Tiles, add_products};
@@ -195,77 +194,6 @@ trait Coded {
     ) -> __m512;
 }
 
-// The compiler would keep codes and values in registers from one step to the next, which a tile leaves none for, and move sums
-// to memory instead. So these take everything from memory.
-
-/// What the lower halves of 16 bytes choose of `values`.
-///
-/// # Safety
-/// 16 bytes can be read.
-#[inline]
-#[target_feature(enable = "avx512f")]
-unsafe fn lower(codes: *const u8, values: &Line) -> __m512 {
-    let chosen: __m512;
-    // SAFETY: AVX-512 is at hand; nothing but `chosen` changes. Only the lower 4 bits of an index count.
-    unsafe {
-        asm!(
-            "vpmovzxbd {chosen}, xmmword ptr [{codes}]",
-            "vpermps {chosen}, {chosen}, zmmword ptr [{values}]",
-            chosen = out(zmm_reg) chosen,
-            codes = in(reg) codes,
-            values = in(reg) values,
-            options(pure, readonly, nostack, preserves_flags),
-        );
-    }
-    chosen
-}
-
-/// What the upper halves of 16 bytes choose of `values`.
-///
-/// # Safety
-/// 16 bytes can be read.
-#[inline]
-#[target_feature(enable = "avx512f")]
-unsafe fn upper(codes: *const u8, values: &Line) -> __m512 {
-    let chosen: __m512;
-    // SAFETY: AVX-512 is at hand; nothing but `chosen` changes.
-    unsafe {
-        asm!(
-            "vpmovzxbd {chosen}, xmmword ptr [{codes}]",
-            "vpsrld {chosen}, {chosen}, 4",
-            "vpermps {chosen}, {chosen}, zmmword ptr [{values}]",
-            chosen = out(zmm_reg) chosen,
-            codes = in(reg) codes,
-            values = in(reg) values,
-            options(pure, readonly, nostack, preserves_flags),
-        );
-    }
-    chosen
-}
-
-/// 16 numbers times `factor`.
-///
-/// # Safety
-/// 16 bytes can be read.
-#[inline]
-#[target_feature(enable = "avx512f")]
-unsafe fn scaled(numbers: *const i8, factor: &f32) -> __m512 {
-    let products: __m512;
-    // SAFETY: AVX-512 is at hand; nothing but `products` changes.
-    unsafe {
-        asm!(
-            "vpmovsxbd {products}, xmmword ptr [{numbers}]",
-            "vcvtdq2ps {products}, {products}",
-            "vmulps {products}, {products}, dword ptr [{factor}]{{1to16}}",
-            products = out(zmm_reg) products,
-            numbers = in(reg) numbers,
-            factor = in(reg) factor,
-            options(pure, readonly, nostack, preserves_flags),
-        );
-    }
-    products
-}
-
 /// A vector in memory.
 #[derive(Clone, Copy)]
 #[repr(align(64))]
@@ -324,11 +252,14 @@ impl Coded for Q4K {
         // SAFETY: the caller's.
         unsafe {
             let codes = block.add(16 + 32 * part + 16 * (QUARTER % 2));
-            let values = &ready[2 * part + QUARTER / 2];
-            match QUARTER {
-                0 | 1 => lower(codes, values),
-                _ => upper(codes, values),
-            }
+            let codes = _mm512_cvtepu8_epi32(_mm_loadu_si128(codes.cast()));
+            // Only the lower 4 bits of an index count.
+            let codes = match QUARTER {
+                0 | 1 => codes,
+                _ => _mm512_srli_epi32::<4>(codes),
+            };
+            let values = __m512::read(ready[2 * part + QUARTER / 2].0.as_ptr());
+            _mm512_permutexvar_ps(codes, values)
         }
     }
 }
@@ -386,8 +317,9 @@ impl Coded for Q6K {
         let group = 4 * part + QUARTER;
         // SAFETY: the caller's; `codes` holds 16 groups of 16 bytes.
         unsafe {
-            let codes = ready.codes.as_ptr().add(16 * group);
-            scaled(codes, &ready.dl.0[group])
+            let codes = _mm_loadu_si128(ready.codes.as_ptr().add(16 * group).cast());
+            let codes = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(codes));
+            _mm512_mul_ps(__m512::splat(ready.dl.0[group]), codes)
         }
     }
 }

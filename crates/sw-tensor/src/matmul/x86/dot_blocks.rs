@@ -105,8 +105,8 @@ struct Tile {
 /// As for [`multiply`].
 type Multiply = unsafe fn(&Tile);
 
-/// How many rows of weights `m` rows of activations go with, so that all sums fit the registers; [`multiply`] for so many
-/// rows, and for one.
+/// How many rows of weights `m` rows of activations go with, so that all sums fit the registers, with room for codes and tables
+/// of the highest tile; [`multiply`] for so many rows, and for one.
 fn tiles<C: Coded>(m: usize) -> (usize, Multiply, Multiply) {
     fn of<C: Coded, const M: usize, const R: usize>() -> (usize, Multiply, Multiply) {
         const { assert!(R <= WIDEST) };
@@ -118,7 +118,7 @@ fn tiles<C: Coded>(m: usize) -> (usize, Multiply, Multiply) {
         3 => of::<C, 3, 6>(),
         4 => of::<C, 4, 6>(),
         5 => of::<C, 5, 4>(),
-        6 => of::<C, 6, 4>(),
+        6 => of::<C, 6, 3>(),
         _ => unreachable!("higher than the tallest tile"),
     }
 }

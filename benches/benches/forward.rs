@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use sw_benches::{SHAPES, VOCABULARY, median, tokens};
 use sw_model::{Model, Seq};
-use sw_tensor::{isa_name, machine};
+use sw_tensor::{Precision, isa_name, machine};
 
 fn main() {
     let arguments: Vec<String> = std::env::args()
@@ -26,7 +26,11 @@ fn main() {
         rayon::current_num_threads()
     );
     for shape in &SHAPES[..2] {
-        let lengths = [128, 512, 2048].map(|n| (n, format!("{} {n}", shape.name)));
+        let precisions = [Precision::Float32, Precision::Bfloat16];
+        let lengths = [128, 512, 2048].into_iter();
+        let lengths = lengths.flat_map(|n| precisions.map(|p| (n, p)));
+        let lengths = lengths.map(|(n, p)| ((n, p), format!("{} {n} {}", shape.name, p.name())));
+        let lengths: Vec<_> = lengths.collect();
         if !lengths.iter().any(|(_, name)| wanted(name)) {
             continue;
         }
@@ -35,7 +39,8 @@ fn main() {
             .expect("a checkpoint with random weights");
         let model = Model::open(path).expect("the checkpoint opens");
         let weights = shape.layers * parameters(shape) + VOCABULARY * shape.hidden;
-        for (n, name) in lengths.iter().filter(|(_, name)| wanted(name)) {
+        for ((n, precision), name) in lengths.iter().filter(|(_, name)| wanted(name)) {
+            let model = model.with_precision(*precision);
             let ids = tokens(*n);
             let (mut rates, mut shares) = (Vec::new(), Vec::new());
             for sample in 0..if *n > 1000 { 4 } else { 8 } {
@@ -54,7 +59,7 @@ fn main() {
                 shares.push(rate * 2.0 * weights as f64 / peak);
             }
             println!(
-                "{name:10} {:8.1} tokens/s   {:.2} times what the multiply-add peak allows the weights   private memory {} MiB",
+                "{name:18} {:8.1} tokens/s   {:.2} times what the multiply-add peak allows the weights   private memory {} MiB",
                 median(&rates),
                 median(&shares),
                 machine::private_bytes().unwrap_or(0) >> 20

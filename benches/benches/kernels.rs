@@ -10,8 +10,8 @@ use half::{bf16, f16};
 use ndarray::Array2;
 use sw_benches::{median, random};
 use sw_tensor::{
-    CodeOffsets, Codes, Mat, Order, isa_name, machine, matmul_t, matmul_t_codes, matmul_t_each,
-    matmul_t_i8,
+    Arithmetic, CodeOffsets, Codes, Mat, Order, Precision, isa_name, kernel_name, machine,
+    matmul_t_codes, matmul_t_each, matmul_t_i8,
 };
 
 const SAMPLES: usize = 15;
@@ -30,9 +30,11 @@ fn main() {
     );
     for (n, k) in [(11008, 4096), (4096, 11008), (4096, 4096)] {
         for dtype in ["bf16", "f16", "f32"] {
-            let name = format!("many 512 {n} {k} {dtype}");
-            if wanted(&name) {
-                many(&name, 512, n, k, dtype);
+            for precision in [Precision::Float32, Precision::Bfloat16] {
+                let name = format!("many 512 {n} {k} {dtype} in {}", precision.name());
+                if wanted(&name) {
+                    many(&name, precision, [512, n, k], dtype);
+                }
             }
         }
     }
@@ -52,9 +54,11 @@ fn main() {
                 let are_one = isa_name() == "amx" && dtype == "bf16";
                 let doors = &doors[..if are_one { 1 } else { 2 }];
                 for &(door, order) in doors {
-                    let name = format!("{door} {m} {n} {k} {dtype}");
-                    if wanted(&name) {
-                        few(&name, order, m, n, k, dtype);
+                    for precision in [Precision::Float32, Precision::Bfloat16] {
+                        let name = format!("{door} {m} {n} {k} {dtype} in {}", precision.name());
+                        if wanted(&name) {
+                            few(&name, Arithmetic { order, precision }, [m, n, k], dtype);
+                        }
                     }
                 }
             }
@@ -62,14 +66,26 @@ fn main() {
     }
 }
 
-fn many(name: &str, m: usize, n: usize, k: usize, dtype: &str) {
+/// The peak of what a precision multiplies with, in GFLOP/s.
+fn peak(precision: Precision) -> f64 {
+    let time = Duration::from_millis(50);
+    match kernel_name(precision) {
+        "avx512_bf16" => machine::bf16_gflops(time),
+        _ => machine::fma_gflops(time),
+    }
+}
+
+fn many(name: &str, precision: Precision, [m, n, k]: [usize; 3], dtype: &str) {
+    let order = Order::Fixed;
+    let arithmetic = Arithmetic { order, precision };
     let (x, w) = (activations(m, k), weights(n, k, dtype, 1));
     let mut y = Array2::zeros((m, n));
     let operations = (2 * m * n * k) as f64;
     let (mut rates, mut shares) = (Vec::new(), Vec::new());
     for _ in 0..SAMPLES {
-        let rate = operations / time(|| matmul_t(x.view(), &w, y.view_mut())) / 1e9;
-        let peak = machine::fma_gflops(Duration::from_millis(50));
+        let rate =
+            operations / time(|| matmul_t_each(arithmetic, x.view(), [(&w, y.view_mut())])) / 1e9;
+        let peak = peak(precision);
         rates.push(rate);
         shares.push(rate / peak);
     }
@@ -124,7 +140,7 @@ fn integers(name: &str, m: usize, n: usize, k: usize, kind: &str) {
     );
 }
 
-fn few(name: &str, order: Order, m: usize, n: usize, k: usize, dtype: &str) {
+fn few(name: &str, arithmetic: Arithmetic, [m, n, k]: [usize; 3], dtype: &str) {
     // Enough matrices that each one has left every cache when its turn comes again.
     let size = n * k * 2;
     let count = ((1 << 30) / size).max(2);
@@ -136,11 +152,11 @@ fn few(name: &str, order: Order, m: usize, n: usize, k: usize, dtype: &str) {
     for _ in 0..SAMPLES.min(9) {
         let seconds = time(|| {
             all.iter()
-                .for_each(|w| matmul_t_each(order, x.view(), [(w, y.view_mut())]))
+                .for_each(|w| matmul_t_each(arithmetic, x.view(), [(w, y.view_mut())]))
         });
         let rate = (2 * m * n * k * count) as f64 / seconds / 1e9;
         let read = machine::read_gbytes(&cold);
-        let peak = machine::fma_gflops(Duration::from_millis(50));
+        let peak = peak(arithmetic.precision);
         rates.push(rate);
         shares.push(rate / peak.min(m as f64 * read));
     }

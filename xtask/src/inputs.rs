@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use sw_cli::{
-    opening::{data_dir, encode, open_model},
+    opening::{ComputeDtype, data_dir, encode, open_model},
     program::set_threads,
 };
 use sw_eval::{Bos, DataDir};
@@ -40,6 +40,10 @@ pub(crate) struct Inputs {
     /// Text to calibrate and search on, rows with a `text` [default: WikiText-2's training split in the data]
     #[arg(long, value_name = "FILE")]
     pub(crate) calib: Option<PathBuf>,
+    /// What linear maps compute with: float32, or bfloat16, which rounds what enters them to BF16; auto is bfloat16 for
+    /// checkpoints stored in BF16, else float32. What detection finds is measured in float32
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) dtype: ComputeDtype,
     /// Worker threads [default: one per core]
     #[arg(long, value_name = "N")]
     pub(crate) threads: Option<std::num::NonZeroUsize>,
@@ -65,12 +69,13 @@ impl Inputs {
         if self.is_embedded() {
             present(Path::new(&self.model))?;
         }
-        open_model(
+        let model = open_model(
             &self.model,
             &self.ignore_config_field,
             self.strict_config,
             self.gguf.as_deref(),
-        )
+        )?;
+        Ok(self.dtype.applied(&model))
     }
 
     /// A text's tokens, under the BOS rule of the evaluation.

@@ -8,7 +8,7 @@ use sw_eval::{Bos, DataDir, Options};
 use sw_model::Model;
 
 use crate::{
-    opening::{data_dir, encode, open_model, with_adapter},
+    opening::{ComputeDtype, data_dir, encode, open_model, with_adapter},
     program::set_threads,
 };
 
@@ -77,11 +77,28 @@ impl ModelArgs {
     }
 }
 
+/// In which precision linear maps are computed.
+#[derive(Args)]
+pub(crate) struct DtypeArgs {
+    /// What linear maps compute with: float32, or bfloat16, which rounds what enters them (activations and weights) to BF16; auto is bfloat16 for checkpoints stored in BF16, else float32
+    #[arg(long, value_enum, default_value_t)]
+    dtype: ComputeDtype,
+}
+
+impl DtypeArgs {
+    /// The model, computing so.
+    pub(crate) fn applied(&self, model: &Model) -> Model {
+        self.dtype.applied(model)
+    }
+}
+
 /// A model, and the documents that it answers.
 #[derive(Args)]
 pub(crate) struct TaskArgs {
     #[command(flatten)]
     pub(crate) model: ModelArgs,
+    #[command(flatten)]
+    pub(crate) dtype: DtypeArgs,
     /// Tasks, as `sw tasks` lists them
     #[arg(long, value_delimiter = ',', required = true)]
     tasks: Vec<String>,

@@ -57,7 +57,7 @@ impl Compare {
             plan(&self.plan)?,
         ];
         let data = self.on.data()?;
-        let model = self.on.model.open()?;
+        let model = self.on.dtype.applied(&self.on.model.open()?);
         let tasks = self.on.names();
         let options = self.on.options();
         let runtime = |plan: &[Intervention]| {
@@ -90,6 +90,7 @@ impl Compare {
             return say(format!(
                 "{:#}",
                 json!({
+                    "compute_dtype": model.precision().name(),
                     "first": {"interventions": plans[0], "results": results[0].results()},
                     "second": {"interventions": plans[1], "results": results[1].results()},
                     "tasks": compared.iter().zip(&distances).map(|(c, d)| json!({"comparison": c, "divergence": d})).collect::<Vec<_>>(),

@@ -17,12 +17,14 @@ use sw_model::Model;
 use sw_tensor::files;
 
 use crate::{
-    args::{ModelArgs, PromptArgs},
+    args::{DtypeArgs, ModelArgs, PromptArgs},
     candidates::{TextArgs, census_if_possible, directory, table},
     program::{say, tell, write_whole},
 };
 
 /// Find the weights of a checkpoint that must not be touched: each candidate is zeroed, and what that costs decides.
+///
+/// With --dtype bfloat16 the search computes in BF16; what it finds is measured in float32 all the same.
 ///
 /// Examples:
 ///   sw detect MODEL
@@ -35,6 +37,8 @@ use crate::{
 pub(crate) struct Detect {
     #[command(flatten)]
     model: ModelArgs,
+    #[command(flatten)]
+    dtype: DtypeArgs,
     #[command(flatten)]
     prompt: PromptArgs,
     /// What stands out: |value| above a multiple of the layer's usual, or above 50 as in the paper's released code
@@ -94,7 +98,7 @@ impl Detect {
                 bail!("{name} {value}: expected a number above 0");
             }
         }
-        let model = self.model.open()?;
+        let model = self.dtype.applied(&self.model.open()?);
         let (prompt, tokens) = self.prompt.encode(&model)?;
         let mut options = DetectOptions::default();
         options.mode = match self.threshold {
@@ -122,6 +126,7 @@ impl Detect {
         if self.json {
             let mut json = serde_json::to_value(&report)?;
             json["dtype"] = model.coding().to_string().into();
+            json["compute_dtype"] = model.precision().name().into();
             if let Some(file) = model.gguf() {
                 json["gguf"] = json!(file);
             }

@@ -75,6 +75,7 @@ impl Eval {
         let options = self.options()?;
         let data = self.on.data()?;
         let (model, change) = self.on.model.open_changed()?;
+        let model = self.on.dtype.applied(&model);
         let mut runtime = Runtime::new(&model, &options.interventions)?.named(&self.on.model.model);
         if let Some(change) = change {
             runtime = runtime.with_change(change);

@@ -3,10 +3,11 @@
 use std::{path::Path, sync::Arc};
 
 use anyhow::{Context, Result, bail, ensure};
+use clap::ValueEnum;
 use sw_eval::{Bos, DataDir};
 use sw_intervene::PackedReader;
 use sw_model::{Model, OpenOptions, locate_model};
-use sw_tensor::files;
+use sw_tensor::{Coding, Precision, files};
 use sw_train::tune::Change;
 
 use crate::program::tell;
@@ -35,6 +36,30 @@ pub fn open_model(
         tell(format!("warning: {warning}"));
     }
     Ok(model)
+}
+
+/// In which precision linear maps are computed, as it is asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum ComputeDtype {
+    /// Activations and weights as they are.
+    #[default]
+    Float32,
+    /// Activations that enter a linear map, and weights that are not BF16 already, rounded to BF16.
+    Bfloat16,
+    /// `bfloat16` for a checkpoint in Hugging Face layout stored in BF16, else `float32`.
+    Auto,
+}
+
+impl ComputeDtype {
+    /// The model, computing so.
+    pub fn applied(self, model: &Model) -> Model {
+        let is_bf16 = model.gguf().is_none() && model.coding() == Coding::BF16;
+        model.with_precision(match self {
+            Self::Bfloat16 => Precision::Bfloat16,
+            Self::Auto if is_bf16 => Precision::Bfloat16,
+            Self::Float32 | Self::Auto => Precision::Float32,
+        })
+    }
 }
 
 /// The model with an adapter of PEFT (LoRA, DoRA), or with the tiles that `sw tune` wrote, in its weights, or with a soft prompt

@@ -87,6 +87,17 @@ pub fn say(text: impl Display) -> Result<()> {
     writeln!(io::stdout().lock(), "{text}").context("stdout")
 }
 
+/// Writes part of a line to stdout, [`printable`], where it is seen at once.
+///
+/// # Errors
+/// When stdout cannot be written to.
+pub(crate) fn put(text: impl Display) -> Result<()> {
+    let text = printable(&text.to_string());
+    let mut out = io::stdout().lock();
+    let written = out.write_all(text.as_bytes());
+    written.and_then(|()| out.flush()).context("stdout")
+}
+
 /// Writes a line to stderr, [`printable`]. Where that is not possible, nobody reads it, and the work goes on.
 pub fn tell(text: impl Display) {
     let text = printable(&text.to_string());

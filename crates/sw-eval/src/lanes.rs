@@ -1,11 +1,13 @@
-//! Jobs on lanes: some threads each that run whole jobs by themselves.
+//! Jobs on lanes: threads that run whole jobs, side by side.
 //!
 //! Where a job is made of many short steps, all threads working on each step wait for one another more than they
-//! compute. Lanes wait for nothing but the next job.
+//! compute. A thread with a lane of its own does the steps of its job one after the other; only a thread that has no job, at
+//! the end of a run or where there are more threads than lanes, takes parts of the others' steps.
 
 use std::{
     ops::ControlFlow,
     sync::{
+        Barrier,
         atomic::{AtomicUsize, Ordering},
         mpsc,
     },
@@ -14,8 +16,8 @@ use std::{
 
 use crate::error::{Error, Result};
 
-/// Runs jobs on `lanes` lanes, which share the threads of the current rayon pool's number evenly; each takes the next job
-/// when it has done one. `work` gets its lane's own state, as `S::default()` at first.
+/// Runs jobs on `lanes` lanes of a pool with as many threads as the current rayon pool; each takes the next job when it has done
+/// one. `work` gets its lane's own state, as `S::default()` at first.
 ///
 /// `deliver` gets each job's result on the calling thread, in the order in which they are done. `Break` ends the run:
 /// jobs that were begun are finished and delivered, no others begin.
@@ -35,19 +37,20 @@ pub(crate) fn run<J: Sync, S: Default, T: Send>(
         let i = next.fetch_add(1, Ordering::Relaxed);
         jobs.get(i).map(|job| (i, job))
     };
-    let pools = (0..lanes).map(|lane| {
-        let share = threads * (lane + 1) / lanes - threads * lane / lanes;
-        rayon::ThreadPoolBuilder::new().num_threads(share).build()
-    });
-    let pools: Vec<_> = pools
-        .collect::<Result<_, _>>()
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
+    let pool = pool
+        .build()
         .map_err(|e| Error::Runtime(format!("threads cannot be started: {e}")))?;
+    let all_begin = Barrier::new(lanes);
     let (send, done) = mpsc::channel();
     let mut failed: Option<(usize, Error)> = None;
     thread::scope(|scope| {
-        for pool in &pools {
-            let (send, take, work) = (send.clone(), &take, &work);
+        for _ in 0..lanes {
+            let (send, pool, take, work) = (send.clone(), &pool, &take, &work);
+            let all_begin = &all_begin;
             let lane = move || {
+                // Each lane on a thread of its own: none waits inside another's job.
+                all_begin.wait();
                 let mut state = S::default();
                 while let Some((i, job)) = take() {
                     // The receiver stays until all lanes have ended.
@@ -103,8 +106,7 @@ mod tests {
             found.sort_unstable();
             assert!(found.iter().map(|f| f.0).eq(0..50), "{threads}, {lanes}");
             assert!(found.iter().all(|f| f.1 <= f.0 + 1));
-            let share = threads as f64 / lanes.min(threads) as f64;
-            assert!(found.iter().all(|f| (f.2 as f64 - share).abs() < 1.0));
+            assert!(found.iter().all(|f| f.2 == threads));
         }
         run(&[], 2, |(), (): &()| Ok(()), |()| unreachable!()).unwrap();
     }

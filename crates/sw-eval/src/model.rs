@@ -42,6 +42,12 @@ pub struct ModelInfo {
     pub dtype: String,
     /// The kernel that multiplies; results of different kernels are never mixed.
     pub kernel: String,
+    /// In which precision linear maps are computed, where that is not float32: `bfloat16`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compute_dtype: Option<String>,
+    /// Whether weights were rounded for that precision, since they are stored in another.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub weights_rounded: bool,
     /// The GGUF file that was read, if it was one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gguf: Option<String>,

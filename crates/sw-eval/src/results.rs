@@ -155,6 +155,8 @@ impl EvalResults {
                 "fingerprint": run.model.fingerprint,
                 "kernel": run.model.kernel,
                 "dtype": run.model.dtype,
+                "compute_dtype": run.model.compute_dtype.as_deref().unwrap_or("float32"),
+                "weights_rounded": run.model.weights_rounded,
                 "gguf": run.model.gguf,
                 "ignored_config_fields": run.model.ignored_config_fields,
                 "unknown_config_fields": run.model.unknown_config_fields,

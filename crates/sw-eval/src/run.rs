@@ -246,12 +246,18 @@ pub(crate) fn config_hash(
         dtype,
         kernel,
         ignored_config_fields,
+        compute_dtype,
         ..
     } = model;
+    // A journal in float32 stays what it was before there was a choice.
+    let kernel = match compute_dtype {
+        None => kernel.clone(),
+        Some(dtype) => format!("{kernel} {dtype}"),
+    };
     let model = (
         fingerprint,
         dtype,
-        kernel,
+        &kernel,
         ignored_config_fields,
         max_length,
     );

@@ -9,7 +9,7 @@ use std::{
 
 use ndarray::{Array2, Axis, Slice};
 use sw_intervene::{Applied, Intervention, Ranges};
-use sw_model::{Kv, Model, Seq};
+use sw_model::{Coding, Kv, Model, Precision, Seq};
 
 use crate::{
     data,
@@ -292,11 +292,15 @@ fn read(span: &Span, start: usize) -> &[u32] {
 
 impl LanguageModel for Runtime {
     fn info(&self) -> ModelInfo {
+        let precision = self.base.precision();
+        let is_rounding = precision == Precision::Bfloat16;
         ModelInfo {
             name: self.name.clone(),
             fingerprint: self.fingerprint(),
             dtype: self.base.coding().to_string().to_lowercase(),
-            kernel: sw_tensor::isa_name().into(),
+            kernel: sw_tensor::kernel_name(precision).into(),
+            compute_dtype: is_rounding.then(|| precision.name().into()),
+            weights_rounded: is_rounding && self.base.coding() != Coding::BF16,
             gguf: self.base.gguf().map(|gguf| gguf.file.display().to_string()),
             ignored_config_fields: self.base.ignored_config_fields().to_vec(),
             unknown_config_fields: self.base.unknown_config_fields().to_vec(),

@@ -114,7 +114,7 @@ pub(crate) fn attend(
     let (spec, seqs) = (model.spec(), &batch.seqs);
     let (heads, of_layer) = (spec.attention, spec.layers[l]);
     visit(hook, Site::AttnIn(l), &mut s.normed, seqs);
-    let x = Input::with(s.normed.view(), Some(seqs), batch.order);
+    let x = Input::with(s.normed.view(), Some(seqs), batch.arithmetic);
     match layer.linear(None, Linear::Qkv) {
         None => {
             let maps = [
@@ -174,7 +174,7 @@ pub(crate) fn attend(
     visit(hook, Site::OIn(l), &mut s.mix, seqs);
     // [tokens, heads*dim] x [hidden, heads*dim]^T
     layer[(None, Linear::O)].apply(
-        &Input::with(s.mix.view(), Some(seqs), batch.order),
+        &Input::with(s.mix.view(), Some(seqs), batch.arithmetic),
         s.out.view_mut(),
     );
     visit(hook, Site::AttnOut(l), &mut s.out, seqs);
@@ -190,7 +190,7 @@ pub(crate) fn mlp(
     hook: &mut dyn Hook,
 ) {
     let (seqs, inner) = (Some(&batch.seqs[..]), &mut s.inner);
-    let x = Input::with(s.normed.view(), seqs, batch.order);
+    let x = Input::with(s.normed.view(), seqs, batch.arithmetic);
     let mut see = |site: fn(usize) -> Site, data: &mut Array2<f32>| {
         visit(hook, site(l), data, &batch.seqs);
     };
@@ -198,7 +198,7 @@ pub(crate) fn mlp(
     visit(hook, Site::DownIn(l), &mut inner.up, &batch.seqs);
     // [tokens, intermediate] x [hidden, intermediate]^T
     layer[(None, Linear::Down)].apply(
-        &Input::with(inner.up.view(), seqs, batch.order),
+        &Input::with(inner.up.view(), seqs, batch.arithmetic),
         s.out.view_mut(),
     );
 }

@@ -74,6 +74,12 @@ pub enum Error {
         /// The file.
         path: PathBuf,
     },
+    /// Tokens cannot be drawn so.
+    #[error("{problem}")]
+    Sampling {
+        /// What is wrong.
+        problem: String,
+    },
     /// A file could not be read.
     #[error("{}: {source}", path.display())]
     Io {

@@ -1,7 +1,7 @@
 //! A mixture of experts in an MLP's place, or beside it.
 
 use ndarray::Array2;
-use sw_tensor::{Mat, matmul_t};
+use sw_tensor::{Arithmetic, Mat, Order, matmul_t_each};
 
 use crate::{
     block::{self, Scratch, reshape, visit},
@@ -72,7 +72,13 @@ pub(crate) fn experts(
     }
     let (r, inner) = (&mut s.routed, &mut s.inner);
     reshape(&mut r.shares, batch.tokens(), mixture.count); // layers differ
-    matmul_t(s.normed.view(), router, r.shares.view_mut()); // [tokens, hidden] x [experts, hidden]^T
+    let arithmetic = Arithmetic {
+        order: Order::Fixed,
+        ..batch.arithmetic
+    };
+    // [tokens, hidden] x [experts, hidden]^T
+    let shares = [(router, r.shares.view_mut())];
+    matmul_t_each(arithmetic, s.normed.view(), shares);
     for mut p in r.shares.rows_mut() {
         let p = p.as_slice_mut().expect("row-major");
         sw_tensor::softmax(p);
@@ -103,12 +109,12 @@ pub(crate) fn experts(
                 hook.visit(site, view);
             }
         };
-        let x = Input::with(r.read.view(), None, batch.order);
+        let x = Input::with(r.read.view(), None, batch.arithmetic);
         let unseen = &mut |_: fn(usize) -> Site, _: &mut Array2<f32>| ();
         let channels = mixture.intermediate_size;
         inner.widen(spec, layer, Some(e), &x, channels, unseen);
         visit(Site::ExpertDownIn(l, e), &mut inner.up);
-        let x = Input::with(inner.up.view(), None, batch.order);
+        let x = Input::with(inner.up.view(), None, batch.arithmetic);
         layer[(Some(e), Linear::Down)].apply(&x, r.out.view_mut());
         visit(Site::ExpertDownOut(l, e), &mut r.out);
         for (&t, row) in r.tokens.iter().zip(r.out.rows()) {
@@ -119,7 +125,7 @@ pub(crate) fn experts(
 
 /// How much each token takes of its experts and of the MLP beside them.
 fn shares_of_both(mix: &Affine, batch: &Batch<'_>, s: &mut Scratch) {
-    let x = Input::with(s.normed.view(), None, batch.order);
+    let x = Input::with(s.normed.view(), None, batch.arithmetic);
     mix.apply(&x, s.routed.mix.view_mut()); // [tokens, hidden] x [2, hidden]^T
     for mut row in s.routed.mix.rows_mut() {
         sw_tensor::softmax(row.as_slice_mut().expect("row-major"));

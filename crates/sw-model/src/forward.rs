@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use ndarray::Array2;
-use sw_tensor::{Order, RopeTurns, all_finite};
+use sw_tensor::{Arithmetic, RopeTurns, all_finite};
 
 use crate::{
     block::{self, Scratch, visit},
@@ -45,8 +45,8 @@ pub(crate) struct Batch<'a> {
     pub(crate) variants: Vec<u64>,
     /// For each rotary embedding, how it turns the rows.
     pub(crate) turns: Vec<RopeTurns>,
-    /// In which order products add up their terms.
-    pub(crate) order: Order,
+    /// How products are computed.
+    pub(crate) arithmetic: Arithmetic,
 }
 
 impl<'a> Batch<'a> {
@@ -60,7 +60,7 @@ impl<'a> Batch<'a> {
             positions: Vec::new(),
             variants: Vec::new(),
             turns: Vec::new(),
-            order: model.order(),
+            arithmetic: model.arithmetic(),
         };
         let max_positions = model.spec().max_positions;
         for (tokens, prefix) in seqs {

@@ -37,8 +37,10 @@ mod model;
 mod norm;
 mod open;
 mod parts;
+mod passes;
 mod product;
 mod rope;
+mod sample;
 mod score;
 mod site;
 mod soft_prompt;
@@ -52,6 +54,7 @@ pub use edit::{EditOp, Linear, LinearAt, WeightCoord, WeightEdit};
 pub use error::{Error, Result};
 pub use fingerprint::Fingerprint;
 pub use forward::Seq;
+pub use generate::Decoding;
 pub use gguf::GgufFile;
 pub use guard::guarded;
 pub use kv::Kv;
@@ -60,12 +63,13 @@ pub use model::Model;
 pub use open::{BESIDE, Decoder, OpenOptions};
 pub use product::{Input, Product, Weight};
 pub use rope::{RopeScaling, RopeSpec};
+pub use sample::Sampling;
 pub use score::TokenScore;
 pub use site::{Hook, SeqRange, Site, SiteView};
 pub use spec::{
     Activation, Attention, Experts, LayerNorms, LayerSpec, Names, Norm, QkNorm, QkvLayout, Slot,
     Spec,
 };
-pub use sw_tensor::{Coding, Dtype, Mat};
+pub use sw_tensor::{Coding, Dtype, Mat, Precision};
 pub use tensor::TensorAt;
 pub use tokenizer::Tokenizer;

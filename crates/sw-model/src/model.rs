@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeMap,
-    ops::Range,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
@@ -10,8 +9,7 @@ use std::{
     },
 };
 
-use ndarray::{Array2, Axis, Slice};
-use sw_tensor::{Checkpoint, Coding, Dtype, Mat, Order, files};
+use sw_tensor::{Arithmetic, Checkpoint, Coding, Dtype, Mat, Order, Precision, files};
 
 use crate::{
     block::Scratch,
@@ -19,13 +17,10 @@ use crate::{
     edit::{EditOp, Linear, LinearAt, WeightCoord, WeightEdit},
     error::{Error, Result},
     fingerprint::Fingerprint,
-    forward::{self, Batch, Seq},
     gguf::{self, GgufFile},
-    kv::Kv,
     layout,
     product::Weight,
     rope::RopeTables,
-    site::{Hook, SeqRange},
     spec::Spec,
     tokenizer::Tokenizer,
     weights::{Weights, no_such_tensor},
@@ -37,7 +32,7 @@ pub struct Model {
     id: u64,
     opened: Arc<Opened>,
     weights: Arc<Weights>,
-    order: Order,
+    arithmetic: Arithmetic,
 }
 
 /// What an edited model shares with the one it came from.
@@ -71,7 +66,7 @@ impl Model {
             id: next_id(),
             opened: Arc::new(opened),
             weights: Arc::new(weights),
-            order: Order::Fixed,
+            arithmetic: Arithmetic::default(),
         }
     }
 
@@ -221,118 +216,6 @@ impl Model {
         Error::NonFinite { site, culprit }
     }
 
-    /// The rows after the final norm, one per token, sequences one after the other; `[tokens, hidden]`.
-    ///
-    /// A row's values do not depend on the other sequences, on where its sequence is cut into prefix and tokens, or on
-    /// the number of threads: bit for bit.
-    ///
-    /// # Errors
-    /// An empty sequence, a token id beyond the vocabulary, a prefix of another model, a non-finite activation (with
-    /// the tensor that is to blame).
-    pub fn forward(&self, seqs: &[Seq<'_>], hook: &mut dyn Hook) -> Result<Array2<f32>> {
-        let batch = Batch::new(self, seqs.iter().map(|s| (s.tokens.len(), s.prefix)))?;
-        let x = forward::embed(self, &batch, seqs.iter().map(|s| s.tokens))?;
-        forward::run(self, &batch, x, self.all_layers(), hook, None)
-    }
-
-    /// Resumes at a layer: runs layers `layer..` on the residual stream that enters the first of them.
-    ///
-    /// `resid`: `[tokens, hidden]`, sequences of `lens` tokens one after the other, each from position 0.
-    ///
-    /// # Errors
-    /// As [`forward`](Self::forward).
-    ///
-    /// # Panics
-    /// When `resid` has another shape than `[sum of lens, hidden]`.
-    pub fn forward_from(
-        &self,
-        layer: usize,
-        resid: Array2<f32>,
-        lens: &[usize],
-        hook: &mut dyn Hook,
-    ) -> Result<Array2<f32>> {
-        self.forward_layers(layer..self.spec().layers.len(), resid, lens, hook)
-    }
-
-    /// Runs some layers on the residual stream that enters the first of them; returns the stream that leaves the last of them, or,
-    /// where that is the model's last layer, the rows after the final norm.
-    ///
-    /// `resid`: `[tokens, hidden]`, sequences of `lens` tokens one after the other, each from position 0.
-    ///
-    /// # Errors
-    /// As [`forward`](Self::forward).
-    ///
-    /// # Panics
-    /// When `resid` has another shape than `[sum of lens, hidden]`, or there are no such layers.
-    pub fn forward_layers(
-        &self,
-        layers: Range<usize>,
-        resid: Array2<f32>,
-        lens: &[usize],
-        hook: &mut dyn Hook,
-    ) -> Result<Array2<f32>> {
-        assert!(layers.end <= self.spec().layers.len(), "layers");
-        assert_eq!(
-            resid.dim(),
-            (lens.iter().sum(), self.spec().hidden_size),
-            "residual stream"
-        );
-        let batch = Batch::new(self, lens.iter().map(|&n| (n, None)))?;
-        forward::run(self, &batch, resid, layers, hook, None)
-    }
-
-    fn all_layers(&self) -> Range<usize> {
-        0..self.spec().layers.len()
-    }
-
-    /// Runs tokens after an optional prefix; returns their rows (as [`forward`](Self::forward)) and the longer prefix.
-    ///
-    /// # Errors
-    /// As [`forward`](Self::forward).
-    pub fn extend(
-        &self,
-        parent: Option<&Kv>,
-        tokens: &[u32],
-        hook: &mut dyn Hook,
-    ) -> Result<(Array2<f32>, Kv)> {
-        let prefix = parent;
-        let (rows, mut kvs) = self.extend_all(&[Seq { tokens, prefix }], hook)?;
-        Ok((rows, kvs.swap_remove(0)))
-    }
-
-    fn extend_all(&self, seqs: &[Seq<'_>], hook: &mut dyn Hook) -> Result<(Array2<f32>, Vec<Kv>)> {
-        let batch = Batch::new(self, seqs.iter().map(|s| (s.tokens.len(), s.prefix)))?;
-        let x = forward::embed(self, &batch, seqs.iter().map(|s| s.tokens))?;
-        let mut layers = Vec::with_capacity(self.spec().layers.len());
-        let rows = forward::run(self, &batch, x, self.all_layers(), hook, Some(&mut layers))?;
-        let own = |of: &Array2<f32>, rows: &Range<usize>| {
-            of.slice_axis(Axis(0), Slice::from(rows.clone())).to_owned()
-        };
-        let kv = |i: usize| {
-            let SeqRange { rows, .. } = &batch.seqs[i];
-            let layers = layers.iter().map(|[k, v]| [own(k, rows), own(v, rows)]);
-            let (variant, layers) = (batch.variants[i], layers.collect());
-            Kv::new(seqs[i].prefix, rows.len(), variant, self.id, layers)
-        };
-        Ok((rows, (0..seqs.len()).map(kv).collect()))
-    }
-
-    /// Prefixes of several sequences in one pass, each bit for bit what [`prefix`](Self::prefix) gives.
-    ///
-    /// # Errors
-    /// As [`forward`](Self::forward).
-    pub fn prefixes(&self, seqs: &[Seq<'_>], hook: &mut dyn Hook) -> Result<Vec<Kv>> {
-        Ok(self.extend_all(seqs, hook)?.1)
-    }
-
-    /// Keys and values of tokens that several sequences will share.
-    ///
-    /// # Errors
-    /// As [`forward`](Self::forward).
-    pub fn prefix(&self, parent: Option<&Kv>, tokens: &[u32], hook: &mut dyn Hook) -> Result<Kv> {
-        Ok(self.extend(parent, tokens, hook)?.1)
-    }
-
     /// The weight of a linear map outside experts, `[output channels, input channels]`, edits included.
     pub fn weight(&self, layer: usize, linear: Linear) -> Option<&Mat> {
         self.weight_at(LinearAt::dense(layer, linear))
@@ -413,15 +296,32 @@ impl Model {
     /// This model, set up for detection and decoding: products add up their terms in [any order](sw_tensor::Order::Any), which is
     /// faster for up to 16 rows, so that the last bits of a row do depend on how many rows there are.
     pub fn for_few_tokens(&self) -> Model {
-        Model {
-            order: Order::Any,
-            ..self.clone()
-        }
+        let mut model = self.clone();
+        model.arithmetic.order = Order::Any;
+        model
     }
 
-    /// In which order products add up their terms.
-    pub(crate) fn order(&self) -> Order {
-        self.order
+    /// This model, with linear maps (the router and the head among them) computed in another
+    /// [precision](sw_tensor::Precision). Everything else stays f32: norms, rotary embeddings, attention, softmax, activations and
+    /// the residual stream. A [`Product`](crate::Product) in a matrix's place keeps an arithmetic of its own. What another
+    /// precision computed does not fit: a prefix is refused.
+    pub fn with_precision(&self, precision: Precision) -> Model {
+        let mut model = self.clone();
+        if precision != self.precision() {
+            model.arithmetic.precision = precision;
+            model.id = next_id();
+        }
+        model
+    }
+
+    /// How exactly linear maps are computed.
+    pub fn precision(&self) -> Precision {
+        self.arithmetic.precision
+    }
+
+    /// How products are computed.
+    pub(crate) fn arithmetic(&self) -> Arithmetic {
+        self.arithmetic
     }
 
     /// A model in which some linear maps have another weight: another matrix (rounded to few values, say) or a [`Product`];
@@ -471,7 +371,7 @@ impl Model {
             id: next_id(),
             opened: self.opened.clone(),
             weights: Arc::new(weights),
-            order: self.order,
+            arithmetic: self.arithmetic,
         }
     }
 }

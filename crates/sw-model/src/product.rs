@@ -8,12 +8,13 @@ use std::{
 };
 
 use ndarray::{ArrayView2, ArrayViewMut2};
-use sw_tensor::{Mat, Order, matmul_t_each};
+use sw_tensor::{Arithmetic, Mat, matmul_t_each};
 
 use crate::site::SeqRange;
 
 /// A linear map's product computed in another way than from a matrix of 16- or 32-bit numbers, in integers say. (This crate
-/// knows no quantizer.) [`Model::replaced`](crate::Model::replaced) puts one in a matrix's place.
+/// knows no quantizer.) [`Model::replaced`](crate::Model::replaced) puts one in a matrix's place. Its arithmetic is its own:
+/// it reads activations as they are, whatever the model's [precision](crate::Model::with_precision).
 ///
 /// ```
 /// use ndarray::ArrayViewMut2;
@@ -61,7 +62,7 @@ pub trait Product: Send + Sync {
 pub struct Input<'a> {
     rows: ArrayView2<'a, f32>,
     seqs: Option<&'a [SeqRange]>,
-    order: Order,
+    arithmetic: Arithmetic,
     made: RefCell<Vec<Rc<dyn Any>>>,
 }
 
@@ -71,19 +72,19 @@ impl<'a> Input<'a> {
         Self {
             rows,
             seqs,
-            order: Order::Fixed,
+            arithmetic: Arithmetic::default(),
             made: RefCell::default(),
         }
     }
 
-    /// [`new`](Self::new), for products in that order.
+    /// [`new`](Self::new), for products that are computed so.
     pub(crate) fn with(
         rows: ArrayView2<'a, f32>,
         seqs: Option<&'a [SeqRange]>,
-        order: Order,
+        arithmetic: Arithmetic,
     ) -> Self {
         Self {
-            order,
+            arithmetic,
             ..Self::new(rows, seqs)
         }
     }
@@ -190,5 +191,5 @@ pub(crate) fn multiply_each<'a>(
             Kind::Product(product, _) => product.multiply(x, y),
         }
     }
-    matmul_t_each(x.order, x.rows(), stored);
+    matmul_t_each(x.arithmetic, x.rows(), stored);
 }

@@ -45,7 +45,7 @@ impl Model {
     ) -> Result<()> {
         // [rows, hidden] x [vocab, hidden]^T
         let product = [(&self.weights().head, logits.view_mut())];
-        matmul_t_each(self.order(), rows, product);
+        matmul_t_each(self.arithmetic(), rows, product);
         if !all_finite(logits.view()) {
             return Err(self.non_finite("logits".into(), None));
         }

@@ -2,7 +2,7 @@
 
 use std::sync::OnceLock;
 
-use crate::Error;
+use crate::{Error, Precision};
 
 /// The environment variable that forces a kernel. Read in [`from_env`] only.
 const VARIABLE: &str = "SW_ISA";
@@ -55,6 +55,33 @@ impl Amx {
     pub(crate) fn multiplies_bytes(self) -> bool {
         static FOUND: OnceLock<bool> = OnceLock::new();
         *FOUND.get_or_init(amx::has_bytes)
+    }
+}
+
+/// Proof that the CPU has dot products of BF16 pairs (AVX-512 BF16), besides what [`Avx512`] has.
+#[cfg(target_arch = "x86_64")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Avx512Bf16(Avx512);
+
+#[cfg(target_arch = "x86_64")]
+impl Avx512Bf16 {
+    /// Whether or not they are fast.
+    pub(crate) fn of_cpu(avx512: Avx512) -> Option<Avx512Bf16> {
+        is_x86_feature_detected!("avx512bf16").then_some(Avx512Bf16(avx512))
+    }
+
+    /// Where they are faster than multiply-adds, which some processors run twice as fast and others at half the speed:
+    /// measured once per process, in about two milliseconds.
+    pub(crate) fn if_fast(avx512: Avx512) -> Option<Avx512Bf16> {
+        static FAST: OnceLock<bool> = OnceLock::new();
+        let found = Avx512Bf16::of_cpu(avx512)?;
+        let is_fast = *FAST.get_or_init(|| crate::machine::bf16_dots_are_fast(found));
+        is_fast.then_some(found)
+    }
+
+    /// What is below it.
+    pub(crate) fn avx512(self) -> Avx512 {
+        self.0
     }
 }
 
@@ -276,6 +303,19 @@ fn from_env() -> Result<Isa, Error> {
 /// Name of the instruction set in use: `amx`, `avx512`, `avx2` or `scalar`. Part of a result's metadata.
 pub fn isa_name() -> &'static str {
     Isa::current().name()
+}
+
+/// Name of the kernel that multiplies in a precision: `avx512_bf16` where dot products of BF16 pairs do, else that of the
+/// [instruction set](isa_name). Results of different kernels differ in their last bits.
+pub fn kernel_name(precision: Precision) -> &'static str {
+    let isa = Isa::current();
+    match (precision, isa) {
+        #[cfg(target_arch = "x86_64")]
+        (Precision::Bfloat16, Isa::Avx512(proof)) if Avx512Bf16::if_fast(proof).is_some() => {
+            "avx512_bf16"
+        }
+        _ => isa.name(),
+    }
 }
 
 /// Checks `SW_ISA`. A program calls it once at start; without it, a name that this CPU cannot serve is passed over.

@@ -66,10 +66,11 @@ pub use dtype::Dtype;
 pub use elementwise::{add, add_bias, all_finite};
 pub use error::Error;
 pub use gguf::{Coding, Gguf, GgufTensor, GgufValue, TensorView, is_first_part};
-pub use isa::{check_isa, isa_name};
+pub use isa::{check_isa, isa_name, kernel_name};
 pub use mat::Mat;
 pub use matmul::{
-    CodeOffsets, Codes, Order, matmul_t, matmul_t_codes, matmul_t_each, matmul_t_i8, product,
+    Arithmetic, CodeOffsets, Codes, Order, Precision, matmul_t, matmul_t_codes, matmul_t_each,
+    matmul_t_i8, product,
 };
 pub use norm::Norm;
 pub use rope::{Rope, RopeTurns};

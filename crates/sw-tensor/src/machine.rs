@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 use rayon::iter::ParallelIterator;
 use rayon::slice::ParallelSlice;
 
+#[cfg(target_arch = "x86_64")]
+use crate::isa::Avx512Bf16;
 use crate::isa::Isa;
 use crate::sum::sum_by;
 
@@ -35,6 +37,43 @@ pub fn vnni_gops(duration: Duration) -> f64 {
     }
     let _ = duration;
     0.0
+}
+
+/// Billions of operations per second (a multiply-add counts two) on all threads of the current rayon pool: chains of dot
+/// products of BF16 pairs (AVX-512 BF16) in registers. Zero where there are none.
+pub fn bf16_gflops(duration: Duration) -> f64 {
+    #[cfg(target_arch = "x86_64")]
+    if let Isa::Amx(_) | Isa::Avx512(_) = Isa::all()[0]
+        && is_x86_feature_detected!("avx512bf16")
+    {
+        return rate(duration, || {
+            // SAFETY: the CPU has AVX-512 BF16, as was just found.
+            unsafe { x86::chains_bf16(20_000) };
+            (20_000 * x86::CHAINS_AVX512 * 32 * 2) as f64
+        });
+    }
+    let _ = duration;
+    0.0
+}
+
+/// Whether a dot product of BF16 pairs takes so little time beside a multiply-add, which does half as much, that kernels gain.
+#[cfg(target_arch = "x86_64")]
+pub(crate) fn bf16_dots_are_fast(_proof: Avx512Bf16) -> bool {
+    const STEPS: usize = 10_000;
+    const ROUNDS: usize = 7;
+    let time = |chains: &dyn Fn()| {
+        let start = Instant::now();
+        chains();
+        start.elapsed()
+    };
+    let (mut dots, mut adds) = (Duration::MAX, Duration::MAX);
+    for _ in 0..ROUNDS {
+        // SAFETY: `_proof` exists only where the CPU has AVX-512 and AVX-512 BF16.
+        dots = dots.min(time(&|| unsafe { x86::chains_bf16(STEPS) }));
+        // SAFETY: as above.
+        adds = adds.min(time(&|| unsafe { x86::chains_avx512(STEPS) }));
+    }
+    dots.as_secs_f64() < 1.6 * adds.as_secs_f64()
 }
 
 /// What all threads of the current rayon pool do together, in billions per second: `burst` returns how much one call did.
@@ -160,6 +199,10 @@ mod x86 {
         "0" "1" "2" "3" "4" "5" "6" "7" "8" "9" "10" "11"
         "12" "13" "14" "15" "16" "17" "18" "19" "20" "21" "22" "23"
     ]);
+    chains!(chains_bf16, "avx512f,avx512bf16", "vdpbf16ps", "vpxord", "zmm", "31", [
+        "0" "1" "2" "3" "4" "5" "6" "7" "8" "9" "10" "11"
+        "12" "13" "14" "15" "16" "17" "18" "19" "20" "21" "22" "23"
+    ]);
     chains!(chains_vnni, "avx512f,avx512vnni", "vpdpbusd", "vpxord", "zmm", "31", [
         "0" "1" "2" "3" "4" "5" "6" "7" "8" "9" "10" "11"
         "12" "13" "14" "15" "16" "17" "18" "19" "20" "21" "22" "23"
@@ -174,6 +217,7 @@ mod tests {
     fn limits_are_positive() {
         assert!(super::fma_gflops(Duration::from_millis(1)) >= 0.0);
         assert!(super::vnni_gops(Duration::from_millis(1)) >= 0.0);
+        assert!(super::bf16_gflops(Duration::from_millis(1)) >= 0.0);
         assert!(super::read_gbytes(&[1; 1000]) > 0.0);
         assert!(super::private_bytes().is_none_or(|bytes| bytes > 0));
     }

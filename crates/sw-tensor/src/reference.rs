@@ -21,6 +21,17 @@ pub fn matmul_t(x: ArrayView2<f32>, w: &Mat) -> Array2<f64> {
     widen(x).dot(&weights(w).t())
 }
 
+/// The nearest BF16, ties to even.
+pub fn bf16(x: f32) -> f32 {
+    half::bf16::from_f32(x).to_f32()
+}
+
+/// `x * w^T` of factors that are rounded to BF16: the twin of [`Precision::Bfloat16`](crate::Precision::Bfloat16).
+pub fn matmul_t_bf16(x: ArrayView2<f32>, w: &Mat) -> Array2<f64> {
+    let w = Array2::from_shape_fn((w.rows(), w.cols()), |(r, c)| bf16(w.get(r, c)));
+    widen(x.mapv(bf16).view()).dot(&widen(w.view()).t())
+}
+
 /// `sum_k |x[t, k]| |w[r, k]|`: what the rounding error of a product is proportional to.
 pub fn matmul_t_abs(x: ArrayView2<f32>, w: &Mat) -> Array2<f64> {
     widen(x).mapv(f64::abs).dot(&weights(w).mapv(f64::abs).t())

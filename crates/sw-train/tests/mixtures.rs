@@ -109,9 +109,16 @@ fn check(experts: Vec<Experts>, routing: Routing, teacher: Option<&Params>) {
                 skipped += 1;
                 continue;
             }
-            compared += 1;
             let v: Vec<f64> = near.iter().map(value).collect();
-            let slope = (8.0 * (v[0] - v[1]) - (v[2] - v[3])) / (12.0 * f64::from(h));
+            let narrow = (v[0] - v[1]) / (2.0 * f64::from(h));
+            let wide = (v[2] - v[3]) / (4.0 * f64::from(h));
+            // Two tokens may have changed places, which loads do not show: the loss jumps.
+            if (narrow - wide).abs() > 1e-2 + 0.1 * narrow.abs() {
+                skipped += 1;
+                continue;
+            }
+            compared += 1;
+            let slope = (4.0 * narrow - wide) / 3.0;
             let found = f64::from(gradient.get(tensor)[0].1[at]);
             let bound = 3e-4 + 1e-2 * slope.abs();
             assert!(

@@ -401,6 +401,7 @@ impl Lab {
             "fingerprint": self.fingerprint,
             "family": self.model.spec().family,
             "dtype": self.model.coding().to_string(),
+            "compute_dtype": self.model.precision().name(),
             "gguf": self.model.gguf(),
             "unknown_config_fields": self.model.unknown_config_fields(),
         })

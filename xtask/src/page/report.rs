@@ -55,7 +55,7 @@ fn footer(lab: &Lab) -> Markup {
         footer {
             p {
                 "Superweight " (env!("CARGO_PKG_VERSION")) "; model " (printable(&lab.name())) " (fingerprint "
-                (fingerprint) "), " (lab.model.coding().to_string()) "; kernel " (sw_tensor::isa_name()) ". Data " (&lab.data_digest[..16])
+                (fingerprint) "), " (lab.model.coding().to_string()) "; kernel " (sw_tensor::kernel_name(lab.model.precision())) ". Data " (&lab.data_digest[..16])
                 ". Published values: arXiv 2411.07191, version 1, and the notebook released with it."
             }
             p {

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use sw_benches::{median, tokens};
 use sw_tensor::machine;
 
-use super::{Comparison, work::Work};
+use super::{Class, Comparison, scaling, work::Work};
 
 impl Work<'_> {
     /// Whole processes: loading and detection of ours; loading and one watched pass of theirs.
@@ -47,6 +47,7 @@ impl Work<'_> {
             .filter_map(|f| Some(f.ok()?.metadata().ok()?.len()))
             .sum();
         let (mut theirs, mut ours, mut reads) = (Vec::new(), Vec::new(), Vec::new());
+        let mut threads = Vec::new();
         for round in 0..=self.options.rounds {
             let mut python = Command::new(&self.python);
             python
@@ -61,24 +62,28 @@ impl Work<'_> {
             let mut sw = Command::new(&program);
             sw.arg("detect")
                 .arg(path)
-                .args(["--tokens", &ids.join(","), "--json"]);
+                .args(["--tokens", &ids.join(","), "--json"])
+                .args(["--dtype", "bfloat16", "--no-proof"]);
             let our_time = time(&mut sw)?;
             let read = read_mapped(path)?;
             if round > 0 {
                 theirs.push(their_time);
                 ours.push(our_time);
                 reads.push(read);
+                threads.push(scaling());
             }
         }
         let add = |peer: &str, unit, theirs: &[f64], ours: &[f64], all: &mut Vec<Comparison>| {
             let ratios: Vec<f64> = ours.iter().zip(theirs).map(|(o, t)| o / t).collect();
             all.push(Comparison {
                 work: format!("{name}, detection"),
+                class: Class::of(peer),
                 peer: peer.into(),
                 unit,
                 theirs: median(theirs),
                 ours: median(ours),
                 ratio: median(&ratios),
+                threads: Some(median(&threads)),
             });
         };
         if with_peer {

@@ -10,6 +10,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::Command,
+    time::Duration,
 };
 
 use anyhow::{Context, Result, bail};
@@ -17,7 +18,7 @@ use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 use sw_benches::Shape;
 use sw_cli::program::say;
-use sw_tensor::machine;
+use sw_tensor::{Precision, machine};
 
 use crate::page::{files, table::Table};
 use work::Work;
@@ -29,8 +30,9 @@ const SCRIPT: &str = include_str!("peers.py");
 /// Checkpoints of real shapes with random weights are made in --dir, and so is a virtual environment with torch and
 /// transformers, unless --python names an interpreter that has them (and llama_cpp and gguf, for llama.cpp). candle is
 /// built in --dir too, from the registry. Every
-/// measurement of a peer is followed by one of ours; reported are medians, and the median of the ratios. Nothing else
-/// should run on the machine.
+/// measurement of a peer is followed by one of ours, in the peer's class of accuracy: ours in bfloat16 beside a peer that rounds
+/// activations to BF16, else in float32; reported are medians, and the median of the ratios. With each, all threads are
+/// compared with one: where they are not nearly as many times as fast, something else was running, and no ratio is given.
 ///
 /// Example: cargo xtask bench-peers --out benches/record --part product
 #[derive(Args)]
@@ -43,7 +45,8 @@ pub(crate) struct BenchPeers {
         default_value = "product,prefill,perplexity,error,detect"
     )]
     part: Vec<Benchmark>,
-    /// Shapes of checkpoints: 1b, 7b4, 7b32 (detection only)
+    /// Checkpoints: shapes with random weights (1b, 7b4, and 7b32 for detection only), or folders of Llama models in Hugging
+    /// Face layout, such as one of SmolLM2
     #[arg(long, value_delimiter = ',', default_value = "1b,7b4")]
     model: Vec<String>,
     /// Tokens of a prefill
@@ -86,15 +89,78 @@ enum Benchmark {
     Detect,
 }
 
+/// Accuracies that may be compared: what both do to the activations that enter a product.
+#[derive(Clone, Copy, PartialEq)]
+enum Class {
+    /// Nothing.
+    Float32,
+    /// Both round them to BF16.
+    Bfloat16,
+    /// The peer rounds them to F16, and we do not.
+    Float16,
+    /// The work is another.
+    None,
+}
+
+impl Class {
+    /// The class of a peer, by its name.
+    fn of(peer: &str) -> Class {
+        match peer.rsplit('-').next() {
+            Some("f32") => Class::Float32,
+            Some("bf16") => Class::Bfloat16,
+            Some("f16") => Class::Float16,
+            _ => Class::None,
+        }
+    }
+
+    /// How we compute in it.
+    fn precision(self) -> Precision {
+        match self {
+            Class::Bfloat16 => Precision::Bfloat16,
+            _ => Precision::Float32,
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Class::Float32 => "float32",
+            Class::Bfloat16 => "bfloat16",
+            Class::Float16 => "float16 (ours: float32)",
+            Class::None => "",
+        }
+    }
+}
+
 /// One line of the result.
 struct Comparison {
     work: String,
+    class: Class,
     peer: String,
     unit: &'static str,
     /// What both do, in units; more is better.
     theirs: f64,
     ours: f64,
     ratio: f64,
+    /// How many threads' work all threads did beside one, measured in between; `None` where the figure is no time.
+    threads: Option<f64>,
+}
+
+impl Comparison {
+    /// Whether something else was running.
+    fn is_busy(&self, threads: usize) -> bool {
+        self.threads.is_some_and(|n| n < BUSY * threads as f64)
+    }
+}
+
+/// The share of perfect scaling below which a machine counts as busy.
+const BUSY: f64 = 0.93;
+
+/// How many times as much all threads multiply and add in registers as one does; the number of threads on an idle machine.
+fn scaling() -> f64 {
+    const TIME: Duration = Duration::from_millis(30);
+    let one = rayon::ThreadPoolBuilder::new().num_threads(1).build();
+    let one = one.map_or(0.0, |one| one.install(|| machine::fma_gflops(TIME)));
+    machine::fma_gflops(TIME) / one
 }
 
 impl BenchPeers {
@@ -127,12 +193,21 @@ impl BenchPeers {
         if self.part.contains(&Benchmark::Product) {
             work.products(&mut all)?;
         }
-        for name in &self.model {
-            let shape = Shape::named(name)
-                .with_context(|| format!("--model {name}: expected 1b, 7b4 or 7b32"))?;
-            let path = shape
-                .checkpoint(&work.dir)
-                .context("a checkpoint with random weights")?;
+        for name in self.model.iter().map(String::as_str) {
+            let folder = Path::new(name);
+            let (name, path) = match Shape::named(name) {
+                Some(shape) => {
+                    let path = shape.checkpoint(&work.dir);
+                    (name, path.context("a checkpoint with random weights")?)
+                }
+                None if folder.join("config.json").is_file() => {
+                    let last = folder.file_name().and_then(|name| name.to_str());
+                    (last.unwrap_or(name), folder.to_owned())
+                }
+                None => {
+                    bail!("--model {name}: expected 1b, 7b4, 7b32 or a folder with a config.json")
+                }
+            };
             if self.part.contains(&Benchmark::Detect) {
                 work.detection(name, &path, &mut all)?;
             }
@@ -148,7 +223,15 @@ impl BenchPeers {
     }
 
     fn report(&self, work: &Work<'_>, all: &[Comparison]) -> Result<()> {
-        let header = ["work", "peer", "unit", "theirs", "ours", "ours / theirs"];
+        let header = [
+            "work",
+            "class",
+            "peer",
+            "unit",
+            "theirs",
+            "ours",
+            "ours / theirs",
+        ];
         let mut table = Table {
             header: header.map(String::from).to_vec(),
             ..Table::default()
@@ -163,18 +246,23 @@ impl BenchPeers {
         for c in all {
             table.rows.push(vec![
                 c.work.clone(),
+                c.class.name().into(),
                 c.peer.clone(),
                 c.unit.into(),
                 digits(c.theirs),
                 digits(c.ours),
-                format!("{:.2}", c.ratio),
+                match c.is_busy(work.threads) {
+                    true => "busy: no result".into(),
+                    false => format!("{:.2}", c.ratio),
+                },
             ]);
         }
         let json = json!({
             "machine": machine_description(work),
             "rounds": self.rounds,
             "comparisons": all.iter().map(|c| json!({
-                "work": c.work, "peer": c.peer, "unit": c.unit, "theirs": c.theirs, "ours": c.ours, "ratio": c.ratio,
+                "work": c.work, "class": c.class.name(), "peer": c.peer, "unit": c.unit, "theirs": c.theirs, "ours": c.ours,
+                "ratio": (!c.is_busy(work.threads)).then_some(c.ratio), "threads_beside_one": c.threads,
             })).collect::<Vec<_>>(),
         });
         let markdown = format!(
@@ -247,7 +335,9 @@ fn machine_description(work: &Work<'_>) -> Value {
         "flags": flags,
         "threads": work.threads,
         "kernel": sw_tensor::isa_name(),
+        "kernel_bfloat16": sw_tensor::kernel_name(Precision::Bfloat16),
         "f32_multiply_add_gflops": machine::fma_gflops(second),
+        "bf16_dot_gflops": machine::bf16_gflops(second),
         "int8_vector_gops": machine::vnni_gops(second),
         "read_gbytes_per_second": machine::read_gbytes(&vec![1; 1 << 30]),
         "load": fs::read_to_string("/proc/loadavg").unwrap_or_default().trim(),

@@ -3,11 +3,11 @@
 use std::{fs, path::Path, process::Command};
 
 use anyhow::{Context, Result, bail};
-use sw_benches::{VOCABULARY, tokens};
+use sw_benches::tokens;
 use sw_cli::program;
 use sw_model::{Model, Seq};
 
-use super::{Benchmark, Comparison, process::Peer, succeed, work::Work};
+use super::{Benchmark, Class, Comparison, process::Peer, succeed, work::Work};
 
 impl Work<'_> {
     /// Prefill, perplexity and errors of one checkpoint.
@@ -22,7 +22,7 @@ impl Work<'_> {
                 continue;
             };
             self.timed(name, &model, &mut peer, all)?;
-            if part(Benchmark::Error) && peer.name == "transformers-f32" {
+            if part(Benchmark::Error) && peer.name != "transformers-f16" {
                 all.push(self.error(name, &model, &mut peer)?);
             }
         }
@@ -73,6 +73,7 @@ impl Work<'_> {
         all: &mut Vec<Comparison>,
     ) -> Result<()> {
         const N: usize = 2048;
+        let model = model.with_precision(Class::of(&peer.name).precision());
         let (ids, work) = (tokens(N), format!("{name}, perplexity of {N}"));
         let command = format!("perplexity {N}");
         all.push(
@@ -91,6 +92,7 @@ impl Work<'_> {
         peer: &mut Peer,
         all: &mut Vec<Comparison>,
     ) -> Result<()> {
+        let model = model.with_precision(Class::of(&peer.name).precision());
         for &n in &self.options.tokens {
             let (ids, work) = (tokens(n), format!("{name}, prefill of {n}"));
             let command = format!("prefill {n}");
@@ -108,9 +110,10 @@ impl Work<'_> {
     /// Errors, as their reciprocals: more is better here too.
     fn error(&self, name: &str, model: &Model, peer: &mut Peer) -> Result<Comparison> {
         const N: usize = 64;
+        let model = model.with_precision(Class::of(&peer.name).precision());
         let rows = model.forward(&[Seq::from(tokens(N).as_slice())], &mut ())?;
         let logits = model.logits(rows.view())?;
-        assert_eq!(logits.dim(), (N, VOCABULARY));
+        assert_eq!(logits.nrows(), N);
         let bytes: Vec<u8> = logits.iter().flat_map(|x| x.to_le_bytes()).collect();
         let file = self.dir.join("logits.f32");
         fs::write(&file, bytes).with_context(|| file.display().to_string())?;
@@ -120,11 +123,13 @@ impl Work<'_> {
         };
         Ok(Comparison {
             work: format!("{name}, logits of {N} tokens against float64"),
+            class: Class::of(&peer.name),
             peer: peer.name.clone(),
             unit: "relative error",
             theirs,
             ours,
             ratio: ours / theirs,
+            threads: None,
         })
     }
 

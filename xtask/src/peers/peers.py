@@ -115,7 +115,7 @@ class Llama:
         for i in range(first, n):
             batch.batch.logits[i] = 1
         context.decode(batch)
-        logits = numpy.ctypeslib.as_array(context.get_logits(), (n - first, VOCABULARY))[:-1]
+        logits = numpy.ctypeslib.as_array(context.get_logits(), (n - first, self.llama.n_vocab()))[:-1]
         logits = logits - logits.max(1, keepdims=True)
         losses = numpy.log(numpy.exp(logits).sum(1)) - logits[numpy.arange(len(logits)), tokens(n)[first + 1:]]
         losses.mean()
@@ -160,6 +160,9 @@ def gguf(model, out, kind):
 
     config = json.load(open(os.path.join(model, "config.json")))
     heads, kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
+    head_dim = config.get("head_dim") or config["hidden_size"] // heads
+    theta = config.get("rope_theta") or config["rope_parameters"]["rope_theta"]
+    vocabulary = config["vocab_size"]
     writer = g.GGUFWriter(out, "llama")
     writer.add_context_length(config["max_position_embeddings"])
     writer.add_embedding_length(config["hidden_size"])
@@ -168,14 +171,14 @@ def gguf(model, out, kind):
     writer.add_head_count(heads)
     writer.add_head_count_kv(kv_heads)
     writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
-    writer.add_rope_dimension_count(config["head_dim"])
-    writer.add_rope_freq_base(config["rope_theta"])
-    writer.add_vocab_size(VOCABULARY)
+    writer.add_rope_dimension_count(head_dim)
+    writer.add_rope_freq_base(theta)
+    writer.add_vocab_size(vocabulary)
     writer.add_tokenizer_model("llama")
     special = ["<unk>", "<s>", "</s>"]
-    writer.add_token_list([t.encode() for t in special] + [b"t%d" % i for i in range(3, VOCABULARY)])
-    writer.add_token_scores([0.0] * VOCABULARY)
-    writer.add_token_types([2, 3, 3] + [1] * (VOCABULARY - 3))
+    writer.add_token_list([t.encode() for t in special] + [b"t%d" % i for i in range(3, vocabulary)])
+    writer.add_token_scores([0.0] * vocabulary)
+    writer.add_token_types([2, 3, 3] + [1] * (vocabulary - 3))
     quantization = {"F16": g.GGMLQuantizationType.F16, "BF16": g.GGMLQuantizationType.BF16}[kind]
     names = {
         "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm", "q_proj": "attn_q",

@@ -2,9 +2,9 @@
 
 use anyhow::Result;
 use sw_benches::random;
-use sw_tensor::Mat;
+use sw_tensor::{Arithmetic, Mat, Order, matmul_t_each};
 
-use super::{Comparison, work::Work};
+use super::{Class, Comparison, work::Work};
 
 impl Work<'_> {
     pub(super) fn products(&self, all: &mut Vec<Comparison>) -> Result<()> {
@@ -48,7 +48,11 @@ impl Work<'_> {
                         &mut peer,
                         &command,
                         || {
-                            sw_tensor::matmul_t(x.view(), w, y.view_mut());
+                            let arithmetic = Arithmetic {
+                                order: Order::Fixed,
+                                precision: Class::of(name).precision(),
+                            };
+                            matmul_t_each(arithmetic, x.view(), [(w, y.view_mut())]);
                             Ok(())
                         },
                     )?);

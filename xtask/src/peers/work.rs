@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use sw_benches::median;
 use sw_cli::program;
 
-use super::{BenchPeers, Comparison, process::Peer, succeed};
+use super::{BenchPeers, Class, Comparison, process::Peer, scaling, succeed};
 
 /// A package of its own, with what it needs from the registry.
 const CANDLE: [(&str, &str); 2] = [
@@ -102,7 +102,7 @@ impl Work<'_> {
         command: &str,
         mut ours: impl FnMut() -> Result<()>,
     ) -> Result<Comparison> {
-        let mut pairs = Vec::new();
+        let (mut pairs, mut threads) = (Vec::new(), Vec::new());
         for round in 0..=self.options.rounds {
             let theirs = amount / peer.ask(command)?[0];
             let start = Instant::now();
@@ -110,16 +110,19 @@ impl Work<'_> {
             let ours = amount / start.elapsed().as_secs_f64();
             if round > 0 {
                 pairs.push((theirs, ours));
+                threads.push(scaling());
             }
         }
         let of = |f: fn(&(f64, f64)) -> f64| median(&pairs.iter().map(f).collect::<Vec<_>>());
         let comparison = Comparison {
             work: work.to_owned(),
+            class: Class::of(&peer.name),
             peer: peer.name.clone(),
             unit,
             theirs: of(|p| p.0),
             ours: of(|p| p.1),
             ratio: of(|p| p.1 / p.0),
+            threads: Some(median(&threads)),
         };
         let (theirs, ours) = (comparison.theirs, comparison.ours);
         program::tell(format!(

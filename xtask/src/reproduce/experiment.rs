@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
 use sw_cli::program;
+use sw_model::Precision;
 
 use crate::{
     lab::{Found, Lab},
@@ -106,7 +107,7 @@ pub(super) fn record<E: Experiment>(experiment: &E, lab: &Lab, fresh: bool) -> R
             json!({ "experiment": described, "configuration": configuration, "command": command });
         let more = json!({
             "model": lab.record(),
-            "kernel": sw_tensor::isa_name(),
+            "kernel": sw_tensor::kernel_name(lab.model.precision()),
             "version": env!("CARGO_PKG_VERSION"),
             "outcome": outcome,
             "environment": {
@@ -146,6 +147,10 @@ fn describe(name: &str, options: &Value, lab: &Lab) -> Value {
     for part in [&shared, options] {
         described.extend(part.as_object().cloned().unwrap_or_default());
     }
+    let precision = lab.model.precision();
+    if precision != Precision::Float32 {
+        described.insert("compute_dtype".into(), precision.name().into());
+    }
     described.into()
 }
 
@@ -165,7 +170,7 @@ fn configuration(described: &Value, lab: &Lab) -> String {
         described,
         lab.fingerprint,
         lab.data_digest,
-        sw_tensor::isa_name(),
+        sw_tensor::kernel_name(lab.model.precision()),
         files,
         lab.known,
     ]);
@@ -196,6 +201,9 @@ fn command<E: Experiment>(options: &Value, lab: &Lab) -> Result<String> {
     }
     if let Some(limit) = inputs.limit {
         flag("limit", limit.to_string());
+    }
+    if inputs.dtype != Default::default() {
+        flag("dtype", lab.model.precision().name().into());
     }
     if inputs.bos != Default::default() {
         flag("bos", inputs.bos.to_string());

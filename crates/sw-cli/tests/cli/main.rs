@@ -2,6 +2,7 @@
 
 mod detect;
 mod eval;
+mod generate;
 mod gguf;
 mod hostile;
 mod quantize;

@@ -11,7 +11,7 @@ mod units;
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
-use sw_model::{Model, WeightCoord};
+use sw_model::{Model, Precision, WeightCoord};
 
 pub use self::relations::{Kind, Relation};
 use self::{
@@ -108,7 +108,7 @@ pub struct Census {
 }
 
 /// Decides a report's candidates, and further `proposals`, by what zeroing them costs on `texts`; fills in the report's
-/// lists, their effects, relations and verdicts.
+/// lists, their effects, relations and verdicts. Effects are measured in float32, whatever the model's precision.
 ///
 /// `progress` is told how far it is.
 ///
@@ -123,6 +123,7 @@ pub fn census(
     options: &CensusOptions,
     progress: &mut dyn FnMut(Stage),
 ) -> Result<()> {
+    let model = &model.with_precision(Precision::Float32);
     at_least(2, &texts.concat(), || "the texts of the census".into())?;
     for text in texts {
         at_least(2, text, || format!("{text:?}"))?;

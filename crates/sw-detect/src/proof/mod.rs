@@ -6,7 +6,7 @@ mod effect;
 mod variants;
 
 use serde::{Deserialize, Serialize};
-use sw_model::{Model, Site, WeightCoord};
+use sw_model::{Model, Precision, Site, WeightCoord};
 
 use self::all_variants::ProofVariants;
 pub use self::{controls::Control, effect::Effect};
@@ -123,7 +123,8 @@ pub struct Proof {
 
 /// Proves a report's super weights (or else its weak candidate) on texts; fills in `effects`, `verdict` and `proof`.
 ///
-/// Every variant of the model rides as extra sequences of one batch, resumed at its first edited layer.
+/// Every variant of the model rides as extra sequences of one batch, resumed at its first edited layer. Effects are measured in
+/// float32, whatever the model's precision.
 ///
 /// # Errors
 /// Texts in which nothing is scored (fewer than two tokens), coordinates that the model does not have, and whatever
@@ -152,6 +153,7 @@ pub fn prove_candidates(
     texts: &[Vec<u32>],
     options: &ProofOptions,
 ) -> Result<Option<Proof>> {
+    let model = &model.with_precision(Precision::Float32);
     for text in texts {
         at_least(2, text, || format!("{text:?}"))?;
     }

@@ -63,6 +63,11 @@ impl Task<'_, '_> {
                 for block in from / KEYS..=last / KEYS {
                     let key_start = block * KEYS;
                     let seen = KEYS.min(last + 1 - key_start); // by any of the rows
+                    // The rows that see any of these keys; the block leaves all others alone.
+                    let sees = |row: usize| {
+                        !visible(first + row / group, key_start, shape.window).is_empty()
+                    };
+                    let active = rows_that(height, sees);
                     let panels = seen.div_ceil(K::NR);
                     let keys = &mut keys[..panels * K::NR * head_dim];
                     let rows = &mut rows[..keys.len()];
@@ -75,17 +80,18 @@ impl Task<'_, '_> {
                     }
                     let values = &mut values[..seen * width];
                     self.gather_block(|span| span.1, key_start, start, head_dim, width, values);
-                    score_block(kernel, queries, height, head_dim, keys, scores);
+                    let places = active.clone();
+                    score_block(kernel, queries, height, places, head_dim, keys, scores);
                     isa.run(Weigh {
-                        scores,
-                        sums,
-                        running,
-                        position: |row| first + row / group,
+                        scores: &mut scores[active.start * A_STRIDE..],
+                        sums: &mut sums[active.start * width..],
+                        running: &mut running[active.clone()],
+                        position: |row| first + (active.start + row) / group,
                         key_start,
                         width,
                         shape,
                     });
-                    add_values(kernel, scores, height, values, seen, width, sums);
+                    add_values(kernel, scores, active, values, seen, width, sums);
                 }
                 let heads = sums.chunks_exact(width).zip(running.iter());
                 let mut heads = heads.map(|(sums, state)| (&sums[..head_dim], 1.0 / state[1]));
@@ -139,7 +145,10 @@ impl Task<'_, '_> {
             at += span.nrows();
             (at - span.nrows(), span)
         });
-        out.fill(0.0);
+        let end = new_start + new.1.nrows();
+        if stride != head_dim || key_start + keys > end {
+            out.fill(0.0);
+        }
         for (start, span) in prefix.chain([new]) {
             let end = start + span.nrows();
             let (from, to) = (key_start.max(start), (key_start + keys).min(end));
@@ -155,11 +164,19 @@ impl Task<'_, '_> {
     }
 }
 
-/// `scores[row, key] = q[row] . k[key]` for a block of keys.
+/// The rows of which this is true, which lie beside each other.
+fn rows_that(height: usize, is_one: impl Fn(usize) -> bool) -> Range<usize> {
+    let start = (0..height).find(|&row| is_one(row)).unwrap_or(height);
+    let end = (start..height).rfind(|&row| is_one(row));
+    start..end.map_or(start, |last| last + 1)
+}
+
+/// `scores[row, key] = q[row] . k[key]` of some rows for a block of keys.
 fn score_block<K: Kernel>(
     kernel: K,
     queries: &[f32],
     height: usize,
+    active: Range<usize>,
     head_dim: usize,
     keys: &[f32],
     scores: &mut [f32],
@@ -176,8 +193,8 @@ fn score_block<K: Kernel>(
             } else {
                 Accumulate::Chain
             };
-            for m in (0..height).step_by(K::MR) {
-                let rows = K::MR.min(height - m);
+            for m in active.clone().step_by(K::MR) {
+                let rows = K::MR.min(active.end - m);
                 let data = &queries[(block * height + m) * A_STRIDE..];
                 let a = Left {
                     data,
@@ -192,11 +209,11 @@ fn score_block<K: Kernel>(
     }
 }
 
-/// `sums[row] += sum_key weights[row, key] * values[key]` over the first `keys`, key after key.
+/// `sums[row] += sum_key weights[row, key] * values[key]` of some rows over the first `keys`, key after key.
 fn add_values<K: Kernel>(
     kernel: K,
     weights: &[f32],
-    height: usize,
+    active: Range<usize>,
     values: &[f32],
     keys: usize,
     width: usize,
@@ -208,8 +225,8 @@ fn add_values<K: Kernel>(
             data: &values[column..],
             stride: width,
         };
-        for m in (0..height).step_by(K::MR) {
-            let rows = K::MR.min(height - m);
+        for m in active.clone().step_by(K::MR) {
+            let rows = K::MR.min(active.end - m);
             let data = &weights[m * A_STRIDE..];
             let a = Left {
                 data,
@@ -234,7 +251,7 @@ fn visible(position: usize, key_start: usize, window: Option<usize>) -> Range<us
     from.saturating_sub(key_start).min(end)..end
 }
 
-/// Turns the scores of a block into weights, and brings the sums so far to the new maxima.
+/// Turns the scores of a block into weights, and brings the sums so far to the new maxima. Every row sees some of the keys.
 struct Weigh<'a, P> {
     scores: &'a mut [f32],
     sums: &'a mut [f32],
@@ -246,41 +263,62 @@ struct Weigh<'a, P> {
     shape: &'a AttentionShape,
 }
 
+/// Rows that are weighed together, step by step, so that no row waits for another's long chains.
+const TOGETHER: usize = 8;
+
 impl<P: Fn(usize) -> usize> Work for Weigh<'_, P> {
     type Output = ();
 
     #[inline(always)]
     fn work(self) {
-        let rows = self
+        let of_group = self
             .running
-            .iter_mut()
-            .zip(self.sums.chunks_exact_mut(self.width));
-        for (row, (state, sums)) in rows.enumerate() {
-            let visible = visible((self.position)(row), self.key_start, self.shape.window);
-            let scores = self.scores[row * A_STRIDE..]
-                .first_chunk_mut()
-                .expect("a block of scores");
-            let factor = weigh(scores, visible, self.shape, state);
-            if factor != 1.0 {
-                sums.iter_mut().for_each(|sum| *sum *= factor);
+            .chunks_mut(TOGETHER)
+            .zip(self.sums.chunks_mut(TOGETHER * self.width))
+            .zip(self.scores.chunks_mut(TOGETHER * A_STRIDE));
+        for (group, ((running, sums), scores)) in of_group.enumerate() {
+            let [mut maxima, mut below] = [[0.0f32; TOGETHER]; 2];
+            for (i, (state, scores)) in running.iter().zip(rows_of(scores)).enumerate() {
+                let position = (self.position)(group * TOGETHER + i);
+                let visible = visible(position, self.key_start, self.shape.window);
+                scale(scores, visible, self.shape);
+                maxima[i] = f32::max(state[0], max(scores.as_slice()));
+                below[i] = state[0] - maxima[i];
+            }
+            for (new_max, scores) in maxima.iter().zip(rows_of(scores)) {
+                for score in scores.iter_mut() {
+                    *score = exp_neg(*score - new_max);
+                }
+            }
+            // What brings earlier sums to the new maxima.
+            for below in &mut below {
+                *below = exp_neg(*below);
+            }
+            let states = running.iter_mut().zip(maxima).zip(below);
+            let rows = states.zip(sums.chunks_exact_mut(self.width));
+            for ((((state, new_max), factor), sums), scores) in rows.zip(rows_of(scores)) {
+                *state = [
+                    new_max,
+                    state[1] * factor + sum_by(scores.as_slice(), |x| x),
+                ];
+                if factor != 1.0 {
+                    sums.iter_mut().for_each(|sum| *sum *= factor);
+                }
             }
         }
     }
 }
 
-/// Turns a row's scores into weights relative to the new running maximum, zero where the key is not visible; returns
-/// the factor that brings earlier sums to the new maximum.
+/// The scores of each row.
 #[inline(always)]
-fn weigh(
-    scores: &mut [f32; KEYS],
-    visible: Range<usize>,
-    shape: &AttentionShape,
-    state: &mut Running,
-) -> f32 {
-    if visible.is_empty() {
-        scores.fill(0.0);
-        return 1.0;
-    }
+fn rows_of(scores: &mut [f32]) -> impl Iterator<Item = &mut [f32; KEYS]> {
+    let rows = scores.chunks_mut(A_STRIDE);
+    rows.map(|row| row.first_chunk_mut().expect("a block of scores"))
+}
+
+/// A row's scores as the softmax takes them: scaled, capped, and negative infinity where a key is not visible.
+#[inline(always)]
+fn scale(scores: &mut [f32; KEYS], visible: Range<usize>, shape: &AttentionShape) {
     for score in scores.iter_mut() {
         *score *= shape.scale;
     }
@@ -293,12 +331,4 @@ fn weigh(
         scores[..visible.start].fill(f32::NEG_INFINITY);
         scores[visible.end..].fill(f32::NEG_INFINITY);
     }
-    let [old_max, sum] = *state;
-    let new_max = f32::max(old_max, max(scores.as_slice()));
-    for score in scores.iter_mut() {
-        *score = exp_neg(*score - new_max);
-    }
-    let factor = exp_neg(old_max - new_max);
-    *state = [new_max, sum * factor + sum_by(scores.as_slice(), |x| x)];
-    factor
 }

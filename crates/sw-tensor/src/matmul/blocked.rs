@@ -19,8 +19,8 @@ const PARALLEL_COPY: usize = 1 << 16;
 /// `y = x * w^T` for every matrix, block of rows by block of rows.
 ///
 /// A block of `x` is copied once, as blocks of its columns `[K_BLOCK]` that each fit L2 together with the sums of a part
-/// of a `y`. The parts, some columns of a `y` each, go to the threads. A chunk of weights `[NR, K_BLOCK]` is packed into L1
-/// and multiplied with all rows.
+/// of a `y`. The parts, some columns of a `y` each, go to the threads; where there are too few columns for all threads to have as
+/// many, some rows of some columns. A chunk of weights `[NR, K_BLOCK]` is packed into L1 and multiplied with all rows of the part.
 ///
 /// `x` must have columns, adjacent ones, and so must every `y`.
 pub(super) fn matmul_t<K: Kernel>(kernel: K, x: ArrayView2<f32>, products: &mut [Output<'_>]) {
@@ -29,34 +29,73 @@ pub(super) fn matmul_t<K: Kernel>(kernel: K, x: ArrayView2<f32>, products: &mut 
         let (height, depth) = x.dim();
         // The sums of a part take a quarter of L2.
         let most = half_l2() / 2 / height;
-        let parts = split::parts(products, ms, K::NR, most);
-        with_scratch([depth.div_ceil(K_BLOCK) * height * A_STRIDE], |[xs]| {
-            copy_rows(&x, xs);
-            let x = Rows { xs, height, depth };
+        let pieces = pieces(products, K::NR, height);
+        let parts = split::parts(products, ms, K::NR, most).into_iter();
+        let parts = parts.flat_map(|(w, rows, y)| {
+            split::rows(y, K::MR, pieces).map(move |(ms, y)| (w, rows.clone(), ms, y))
+        });
+        let parts: Vec<_> = parts.collect();
+        let block = K_BLOCK * K::TERMS;
+        with_scratch([depth.div_ceil(block) * height * A_STRIDE], |[xs]| {
+            copy_rows(kernel, &x, xs);
+            let x = Rows {
+                xs,
+                height,
+                ms: 0..height,
+                depth,
+                block,
+            };
             let parts = parts.into_par_iter().with_max_len(1);
-            parts.for_each(|(w, rows, mut y)| part(kernel, x, w, rows, Out::of_view(&mut y)));
+            parts.for_each(|(w, rows, ms, mut y)| {
+                let x = Rows { ms, ..x.clone() };
+                part(kernel, &x, w, rows, Out::of_view(&mut y));
+            });
         });
     }
 }
 
-/// A block of `x` as the kernels read it: `[K / K_BLOCK][height, A_STRIDE]`.
-#[derive(Clone, Copy)]
+/// Rows per piece of a part, at least: fewer would spend too much time on packing weights, which every piece does.
+const PIECE: usize = 128;
+/// Panels for each thread from which on one more or less makes no difference.
+const MANY_PANELS: usize = 16;
+
+/// In how many pieces the rows of a part are cut: one for each thread where whole parts would leave some threads waiting.
+fn pieces(products: &[Output<'_>], nr: usize, height: usize) -> usize {
+    let threads = rayon::current_num_threads();
+    let panels = products.iter().map(|(w, _)| w.rows().div_ceil(nr));
+    let panels: usize = panels.sum();
+    match panels.is_multiple_of(threads) || panels >= MANY_PANELS * threads {
+        true => 1,
+        false => threads.min(height / PIECE).max(1),
+    }
+}
+
+/// Rows `ms` of a block of `x` as the kernels read it: `[K / block][height, A_STRIDE]`.
+#[derive(Clone)]
 struct Rows<'a> {
     xs: &'a [f32],
     height: usize,
+    ms: Range<usize>,
     depth: usize,
+    /// Terms of a block of K: as many as [`K_BLOCK`] units hold.
+    block: usize,
 }
 
 impl<'a> Rows<'a> {
-    /// Some blocks of K.
-    fn blocks(self, blocks: &Range<usize>) -> &'a [f32] {
+    /// Some blocks of K, of all rows.
+    fn blocks(&self, blocks: &Range<usize>) -> &'a [f32] {
         let block = self.height * A_STRIDE;
         &self.xs[blocks.start * block..blocks.end * block]
     }
 
+    /// One block of K, of the rows from the first of these on.
+    fn block(&self, block: usize) -> &'a [f32] {
+        &self.blocks(&(block..block + 1))[self.ms.start * A_STRIDE..]
+    }
+
     /// The columns of a block of K; none after the last.
-    fn columns(self, block: usize) -> Range<usize> {
-        let at = |block| self.depth.min(block * K_BLOCK);
+    fn columns(&self, block: usize) -> Range<usize> {
+        let at = |block| self.depth.min(block * self.block);
         at(block)..at(block + 1)
     }
 }
@@ -69,12 +108,13 @@ fn half_l2() -> usize {
 /// One part, stage by stage of K: as many blocks of `x` as fit half of L2, where they stay while all panels of weights pass by,
 /// beside all sums of the part, `[panels][rows, NR]`. So the weights are read in pieces of rows as long as can be. The next
 /// chunk of weights and the next stage of `x` are on their way while a chunk is multiplied.
-fn part<K: Kernel>(kernel: K, x: Rows<'_>, w: &Mat, rows: Range<usize>, mut y: Out<'_>) {
+fn part<K: Kernel>(kernel: K, x: &Rows<'_>, w: &Mat, rows: Range<usize>, mut y: Out<'_>) {
     let panels = rows.len().div_ceil(K::NR);
-    let panel_sums = x.height * K::NR;
-    let fits = half_l2() / (x.height * A_STRIDE);
+    let height = x.ms.len();
+    let panel_sums = height * K::NR;
+    let fits = half_l2() / (height * A_STRIDE);
     with_scratch([K_BLOCK * K::NR, panels * panel_sums], |[packed, sums]| {
-        let mut stages = even_blocks(x.depth.div_ceil(K_BLOCK), fits.max(1)).peekable();
+        let mut stages = even_blocks(x.depth.div_ceil(x.block), fits.max(1)).peekable();
         while let Some(stage) = stages.next() {
             let soon = stages.peek().map_or(&[][..], |next| x.blocks(next));
             let mut soon = soon.chunks(soon.len().div_ceil(panels * stage.len()).max(1));
@@ -95,9 +135,9 @@ fn part<K: Kernel>(kernel: K, x: Rows<'_>, w: &Mat, rows: Range<usize>, mut y: O
                         xs: soon.next().unwrap_or_default(),
                         ..Ahead::new(w, rows_ahead, &x.columns(block_ahead))
                     };
-                    let xs = x.blocks(&(block..block + 1));
+                    let xs = x.block(block);
                     let ns = panel.start - rows.start..panel.end - rows.start;
-                    let y = y.part(0..x.height, ns);
+                    let y = y.part(0..height, ns);
                     multiply(kernel, x, (&ks, xs), packed, sums, y, ahead);
                 }
             }
@@ -163,7 +203,7 @@ impl Ahead<'_> {
 #[inline]
 fn multiply<K: Kernel>(
     kernel: K,
-    x: Rows<'_>,
+    x: &Rows<'_>,
     (ks, xs): (&Range<usize>, &[f32]),
     packed: &[f32],
     sums: &mut [f32],
@@ -179,11 +219,11 @@ fn multiply<K: Kernel>(
         data: packed,
         stride: K::NR,
     };
-    for ms in even_blocks(x.height, K::MR) {
+    for ms in even_blocks(x.ms.len(), K::MR) {
         let a = Left {
             data: &xs[ms.start * A_STRIDE..],
             rows: ms.len(),
-            depth: ks.len(),
+            depth: ks.len().div_ceil(K::TERMS),
             ahead: ahead.next(),
         };
         let sums = &mut sums[ms.start * K::NR..ms.end * K::NR];
@@ -196,22 +236,23 @@ fn multiply<K: Kernel>(
 }
 
 /// All of `x` to `out`, on all threads.
-fn copy_rows(x: &ArrayView2<f32>, out: &mut [f32]) {
+fn copy_rows<K: Kernel>(kernel: K, x: &ArrayView2<f32>, out: &mut [f32]) {
     let block = x.nrows() * A_STRIDE;
+    let terms = K_BLOCK * K::TERMS;
     let copy_block = |(ks, out): (Range<usize>, &mut [f32])| {
         for (row, out) in x.rows().into_iter().zip(out.chunks_exact_mut(A_STRIDE)) {
             let row = row.to_slice().expect("adjacent columns");
-            out[..ks.len()].copy_from_slice(&row[ks.clone()]);
+            kernel.lay(&row[ks.clone()], out);
         }
     };
     if x.len() < PARALLEL_COPY {
-        return blocks(0..x.ncols(), K_BLOCK)
+        return blocks(0..x.ncols(), terms)
             .zip(out.chunks_exact_mut(block))
             .for_each(copy_block);
     }
     let ks = (0..x.ncols())
         .into_par_iter()
-        .step_by(K_BLOCK)
-        .map(|k| k..x.ncols().min(k + K_BLOCK));
+        .step_by(terms)
+        .map(|k| k..x.ncols().min(k + terms));
     ks.zip(out.par_chunks_exact_mut(block)).for_each(copy_block);
 }

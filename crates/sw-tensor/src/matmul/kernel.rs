@@ -179,6 +179,8 @@ pub(crate) trait Kernel: Copy + Send + Sync {
     const MR: usize;
     /// Columns of a tile.
     const NR: usize;
+    /// Terms of K that one unit of an operand, 32 bits, holds: one f32, or two BF16. Depths of operands count units.
+    const TERMS: usize = 1;
 
     /// One tile into the first rows and columns of `c`.
     ///
@@ -186,12 +188,20 @@ pub(crate) trait Kernel: Copy + Send + Sync {
     /// If an operand is too short for what is asked, or the tile higher than MR.
     fn tile(self, a: Left<'_>, b: Right<'_>, c: Out<'_>, into: Accumulate);
 
-    /// Rows `rows` (NR of them or fewer) and columns `ks` of `w`, widened, overlay applied, transposed to `[k][NR]`;
+    /// Rows `rows` (NR of them or fewer) and columns `ks` of `w`, overlay applied, transposed to units `[k / TERMS][NR]`;
     /// missing rows are zero.
     ///
     /// # Panics
-    /// If the block is not inside `w`, higher than NR, or `out` shorter than `ks.len() * NR`.
+    /// If the block is not inside `w`, higher than NR, or `out` shorter than its units times NR.
     fn pack(self, w: &Mat, rows: Range<usize>, ks: Range<usize>, out: &mut [f32]);
+
+    /// Part of a row of activations as units of the left operand.
+    ///
+    /// # Panics
+    /// If `out` is too short for it.
+    fn lay(self, row: &[f32], out: &mut [f32]) {
+        out[..row.len()].copy_from_slice(row);
+    }
 
     /// NR rows of `depth` floats, adjacent in `src`, transposed to `[depth][NR]`.
     ///

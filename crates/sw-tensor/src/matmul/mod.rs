@@ -45,7 +45,8 @@
 //! | `blocked` | the loops above, for any kernel of floats |
 //! | `pack` | widening and copying of weights |
 //! | `split` | how rows, columns and K are cut |
-//! | `x86` | tiles with AVX2, AVX-512 and AMX, and `dot`, products of few rows |
+//! | `precision` | rounding of factors to BF16, where that is asked for |
+//! | `x86` | tiles with AVX2, AVX-512, AVX-512 BF16 and AMX, and `dot`, products of few rows |
 //! | `portable`, `portable_tile` | any CPU: the `gemm` crate, and the tile that attention uses there |
 //! | `integer` | exact sums of integers: 8-bit numbers and packed codes |
 //! | `product` | products of two f32 matrices of any layout, for training |
@@ -57,7 +58,10 @@ pub(crate) mod kernel;
 mod pack;
 mod portable;
 pub(crate) mod portable_tile;
+mod precision;
 mod product;
+#[cfg(test)]
+mod rounding_tests;
 mod split;
 #[cfg(test)]
 mod tests;
@@ -66,8 +70,14 @@ mod x86;
 
 pub use integer::{CodeOffsets, Codes, matmul_t_codes, matmul_t_i8};
 use ndarray::{Array2, ArrayView2, ArrayViewMut2, CowArray, Ix2};
+#[cfg(target_arch = "x86_64")]
+use precision::Rounded;
+pub use precision::{Arithmetic, Precision};
+use precision::{is_bf16, rounded};
 pub use product::product;
 
+#[cfg(target_arch = "x86_64")]
+use crate::isa::Avx512Bf16;
 use crate::isa::Isa;
 use crate::{Dtype, Mat};
 
@@ -99,8 +109,9 @@ pub fn matmul_t(x: ArrayView2<f32>, w: &Mat, y: ArrayViewMut2<f32>) {
     matmul_t_each(Order::Fixed, x, [(w, y)]);
 }
 
-/// [`matmul_t`] of several matrices with the same activations, in an order of one's choice. Neighbours of one type and layout
-/// are computed together: activations are prepared once, and no thread waits between the products.
+/// [`matmul_t`] of several matrices with the same activations, in an order and a precision of one's choice (an [`Order`] alone
+/// means [`Precision::Float32`]). Neighbours of one type and layout are computed together: activations are prepared once, and
+/// no thread waits between the products.
 ///
 /// ```
 /// use ndarray::{Array2, array};
@@ -116,20 +127,21 @@ pub fn matmul_t(x: ArrayView2<f32>, w: &Mat, y: ArrayViewMut2<f32>) {
 /// # Panics
 /// If the shapes do not agree.
 pub fn matmul_t_each<'a>(
-    order: Order,
+    arithmetic: impl Into<Arithmetic>,
     x: ArrayView2<f32>,
     products: impl IntoIterator<Item = (&'a Mat, ArrayViewMut2<'a, f32>)>,
 ) {
-    matmul_t_each_with(Isa::current(), order, x, products);
+    matmul_t_each_with(Isa::current(), arithmetic.into(), x, products);
 }
 
 /// [`matmul_t_each`] with a given instruction set.
 pub(crate) fn matmul_t_each_with<'a>(
     isa: Isa,
-    order: Order,
+    arithmetic: impl Into<Arithmetic>,
     x: ArrayView2<f32>,
     products: impl IntoIterator<Item = Output<'a>>,
 ) {
+    let arithmetic = arithmetic.into();
     let mut products: Vec<Output> = products.into_iter().collect();
     for (w, y) in &products {
         check(&x, w, y);
@@ -140,15 +152,19 @@ pub(crate) fn matmul_t_each_with<'a>(
     let is_scattered = |(_, y): &mut Output| y.strides()[1] != 1 && y.ncols() > 1;
     for (w, mut y) in products.extract_if(.., is_scattered) {
         let mut dense = Array2::zeros(y.dim());
-        matmul_t_each_with(isa, order, x.view(), [(w, dense.view_mut())]);
+        matmul_t_each_with(isa, arithmetic, x.view(), [(w, dense.view_mut())]);
         y.assign(&dense);
     }
     if x.ncols() == 0 {
         return products.iter_mut().for_each(|(_, y)| y.fill(0.0));
     }
     // Neighbours of one kind go together.
-    for products in products.chunk_by_mut(|(a, _), (b, _)| Kind::of(a) == Kind::of(b)) {
-        compute(isa, order, x.view(), products);
+    let kind = |w: &Mat| Kind::of(w, arithmetic.precision);
+    for products in products.chunk_by_mut(|(a, _), (b, _)| kind(a) == kind(b)) {
+        match arithmetic.precision {
+            Precision::Float32 => compute(isa, arithmetic.order, x.view(), products),
+            Precision::Bfloat16 => compute_rounded(isa, arithmetic.order, x.view(), products),
+        }
     }
 }
 
@@ -158,14 +174,17 @@ struct Kind {
     dtype: Dtype,
     is_blocks: bool,
     has_adjacent_columns: bool,
+    /// Whether its weights must be rounded first.
+    is_rounded: bool,
 }
 
 impl Kind {
-    fn of(w: &Mat) -> Kind {
+    fn of(w: &Mat, precision: Precision) -> Kind {
         Kind {
             dtype: w.dtype(),
             is_blocks: w.is_blocks(),
             has_adjacent_columns: w.strides()[1] == 1,
+            is_rounded: precision == Precision::Bfloat16 && !is_bf16(w),
         }
     }
 }
@@ -173,10 +192,9 @@ impl Kind {
 /// Computes products, one at least, of matrices of one kind; `x` and all results have columns, which are adjacent.
 #[cfg_attr(not(target_arch = "x86_64"), allow(unused_variables))]
 fn compute(isa: Isa, order: Order, x: ArrayView2<f32>, products: &mut [Output<'_>]) {
-    let kind = Kind::of(products[0].0);
+    let kind = Kind::of(products[0].0, Precision::Float32);
     #[cfg(target_arch = "x86_64")]
-    let are_few =
-        order == Order::Any && kind.has_adjacent_columns && x.nrows() <= x86::dot::MOST_ROWS;
+    let are_few = are_few(order, &kind, &x);
     match isa {
         // Tiles would have to multiply five pieces of F16, and have none of F32: few rows are better off without.
         #[cfg(target_arch = "x86_64")]
@@ -195,7 +213,62 @@ fn compute(isa: Isa, order: Order, x: ArrayView2<f32>, products: &mut [Output<'_
         Isa::Avx2(proof) if are_few => x86::dot::matmul_t(proof, x, products),
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2(proof) => blocked::matmul_t(proof, x, products),
-        Isa::Portable => portable::matmul_t(x, products),
+        Isa::Portable => portable::matmul_t(Precision::Float32, x, products),
+    }
+}
+
+/// Whether weights are multiplied as they lie, with few rows.
+#[cfg(target_arch = "x86_64")]
+fn are_few(order: Order, kind: &Kind, x: &ArrayView2<f32>) -> bool {
+    order == Order::Any && kind.has_adjacent_columns && x.nrows() <= x86::dot::MOST_ROWS
+}
+
+/// [`compute`] in [`Precision::Bfloat16`]: with dot products of BF16 pairs where they are fast, else as in f32, of rounded
+/// factors.
+#[cfg_attr(not(target_arch = "x86_64"), allow(unused_variables))]
+fn compute_rounded(isa: Isa, order: Order, x: ArrayView2<f32>, products: &mut [Output<'_>]) {
+    let kind = Kind::of(products[0].0, Precision::Bfloat16);
+    #[cfg(target_arch = "x86_64")]
+    if let Isa::Avx512(proof) = isa
+        && let Some(dots) = Avx512Bf16::if_fast(proof)
+    {
+        return compute_dots(dots, order, &kind, x, products);
+    }
+    #[cfg(target_arch = "x86_64")]
+    match isa {
+        Isa::Amx(proof) if kind.is_rounded => {
+            let kernel = proof.avx512();
+            return blocked::matmul_t(Rounded { kernel, isa }, x, products);
+        }
+        Isa::Avx512(kernel) if kind.is_rounded => {
+            return blocked::matmul_t(Rounded { kernel, isa }, x, products);
+        }
+        Isa::Avx2(kernel) if kind.is_rounded => {
+            return blocked::matmul_t(Rounded { kernel, isa }, x, products);
+        }
+        _ => {}
+    }
+    let x = rounded(x);
+    match isa {
+        Isa::Portable => portable::matmul_t(Precision::Bfloat16, x.view(), products),
+        #[cfg(target_arch = "x86_64")]
+        _ => compute(isa, order, x.view(), products),
+    }
+}
+
+/// [`compute_rounded`] with dot products of BF16 pairs.
+#[cfg(target_arch = "x86_64")]
+fn compute_dots(
+    dots: Avx512Bf16,
+    order: Order,
+    kind: &Kind,
+    x: ArrayView2<f32>,
+    products: &mut [Output<'_>],
+) {
+    if are_few(order, kind, &x) && !kind.is_rounded {
+        x86::dot::matmul_t(dots, rounded(x).view(), products);
+    } else {
+        blocked::matmul_t(dots, x, products);
     }
 }
 

@@ -7,25 +7,34 @@ use ndarray::{ArrayView2, ArrayViewMut2, Axis, s};
 use rayon::iter::{IndexedParallelIterator, IntoParallelIterator, ParallelIterator};
 
 use super::kernel::with_scratch;
+use super::precision::{Precision, RoundAll};
 use super::{K_BLOCK, Output};
 use crate::Mat;
+use crate::isa::Work;
 
 /// Columns of `y` (rows of `w`) per panel.
 const N_BLOCK: usize = 64;
 /// Rows of `x` per call.
 const M_BLOCK: usize = 16;
 
-pub(super) fn matmul_t(x: ArrayView2<f32>, products: &mut [Output<'_>]) {
+/// `y = x * w^T` for every matrix; where `precision` says so, weights are rounded as they are widened (`x` is already).
+pub(super) fn matmul_t(precision: Precision, x: ArrayView2<f32>, products: &mut [Output<'_>]) {
     for (w, y) in products {
         let panels = y.axis_chunks_iter_mut(Axis(1), N_BLOCK).into_par_iter();
         panels.enumerate().for_each(|(panel, y)| {
-            product_of_panel(x, w, panel * N_BLOCK, y);
+            product_of_panel(precision, x, w, panel * N_BLOCK, y);
         });
     }
 }
 
 /// `y = x * w[first.., :]^T` for one panel of at most `N_BLOCK` rows of `w`.
-fn product_of_panel(x: ArrayView2<f32>, w: &Mat, first: usize, mut y: ArrayViewMut2<f32>) {
+fn product_of_panel(
+    precision: Precision,
+    x: ArrayView2<f32>,
+    w: &Mat,
+    first: usize,
+    mut y: ArrayViewMut2<f32>,
+) {
     let (rows, width) = y.dim();
     let sizes = [N_BLOCK * K_BLOCK, M_BLOCK * K_BLOCK, M_BLOCK * N_BLOCK];
     with_scratch(sizes, |[panel, xs, sums]| {
@@ -38,6 +47,9 @@ fn product_of_panel(x: ArrayView2<f32>, w: &Mat, first: usize, mut y: ArrayViewM
                 k..k + depth,
                 &mut panel[..width * depth], // [out, k]
             );
+            if precision == Precision::Bfloat16 {
+                RoundAll(&mut panel[..width * depth]).work();
+            }
             panel[width * depth..].fill(0.0);
             for m in (0..rows).step_by(M_BLOCK) {
                 let height = M_BLOCK.min(rows - m);

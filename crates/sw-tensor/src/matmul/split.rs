@@ -48,6 +48,23 @@ pub(super) fn columns<'a, T>(
     })
 }
 
+/// The rows of `y` in so many pieces, or fewer, of whole tiles of `mr` rows, as even as can be.
+pub(super) fn rows<T>(
+    y: ArrayViewMut2<'_, T>,
+    mr: usize,
+    pieces: usize,
+) -> impl Iterator<Item = (Range<usize>, ArrayViewMut2<'_, T>)> {
+    let height = y.nrows();
+    let tiles = height.div_ceil(mr);
+    let pieces = even_blocks(tiles, tiles.div_ceil(pieces.max(1)).max(1));
+    pieces.scan(Some(y), move |rest, tiles| {
+        let ms = tiles.start * mr..height.min(tiles.end * mr);
+        let (piece, others) = rest.take()?.split_at(Axis(0), ms.len());
+        *rest = Some(others);
+        Some((ms, piece))
+    })
+}
+
 /// `range` in pieces of `size`, the last one shorter.
 pub(super) fn blocks(range: Range<usize>, size: usize) -> impl Iterator<Item = Range<usize>> {
     let end = range.end;
@@ -72,9 +89,28 @@ mod tests {
     use ndarray::Array2;
     use proptest::prelude::*;
 
-    use super::columns;
+    use super::{columns, rows};
 
     proptest! {
+        #[test]
+        fn every_row_is_in_one_piece_of_whole_tiles(
+            height in 1usize..600,
+            mr in 1usize..8,
+            pieces in 0usize..9,
+        ) {
+            let mut y = Array2::<u8>::zeros((height, 3));
+            let mut end = 0;
+            let parts: Vec<_> = rows(y.view_mut(), mr, pieces).collect();
+            prop_assert!(parts.len() <= pieces.max(1));
+            for (range, part) in parts {
+                prop_assert_eq!((range.start, range.len()), (end, part.nrows()));
+                prop_assert!(!range.is_empty());
+                end = range.end;
+                prop_assert!(end == height || end.is_multiple_of(mr));
+            }
+            prop_assert_eq!(end, height);
+        }
+
         #[test]
         fn every_column_is_in_one_part_and_parts_are_even(
             width in 0usize..2000,

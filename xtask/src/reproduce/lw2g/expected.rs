@@ -20,6 +20,13 @@ pub(super) struct Expected {
 }
 
 /// The mean of a number over the runs of a policy in a scenario.
+/// The least and the most of some values.
+pub(super) fn ends(values: impl IntoIterator<Item = f64>) -> (f64, f64) {
+    let start = (f64::INFINITY, f64::NEG_INFINITY);
+    let values = values.into_iter();
+    values.fold(start, |(a, b), v| (a.min(v), b.max(v)))
+}
+
 pub(super) fn mean(runs: &[&Run], of: impl Fn(&Run) -> f64) -> f64 {
     runs.iter().map(|r| of(r)).sum::<f64>() / runs.len().max(1) as f64
 }

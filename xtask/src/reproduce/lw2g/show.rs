@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::{
     ENERGIES, Lw2g, Measured, OVERLAPS, expected,
-    expected::mean,
+    expected::{ends, mean},
     measure::{
         ALWAYS, Angle, HINDRANCE, LIKE, NEVER, NEVER_ADAM, Run, SCENARIOS, Scenario, TRY, UNLIKE,
     },
@@ -16,7 +16,7 @@ use crate::{
     page::chart::{Axis, Chart, Mark, Panel, Point, Series, Step, Tone, points},
 };
 
-const COLUMNS: &str = "Means over draws. Sets: sets of prompts at the end. All classes: share of right answers among the classes of all tasks, with the set that retrieval chose. Task given: among the task's classes, with its own set; just after: the same when the task had just been learned; forgetting: what of that was lost at the end. Retrieval: how often the right set was chosen, beside what a blind choice gives (1 / sets).";
+const COLUMNS: &str = "Means over draws, and their range (least, most). Sets: sets of prompts at the end. All classes: share of right answers among the classes of all tasks, with the set that retrieval chose. Task given: among the task's classes, with its own set; just after: the same when the task had just been learned; forgetting: what of that was lost at the end. Retrieval: how often the right set was chosen, beside what a blind choice gives (1 / sets).";
 
 impl Measured {
     pub(super) fn show(&self, experiment: &Lw2g) -> Result<Outcome> {
@@ -81,7 +81,7 @@ impl Measured {
             "Soft prompts on nano: quizzes of two lores",
             self.quiz_table(),
             format!(
-                "Six quizzes for this repository's frozen checkpoint, about three sets of aims in two lores that it has never seen: which tool serves an aim is drawn anew in each, and each has people of its own, by whom alone a question tells its lore. A set is 8 soft prompts before the last block, trained by Adam with the update projected; answers are the 28 tools (blind guessing: .036), or the tools of the quiz where the task is given (.143). Prompts are trained among the tools of the quiz alone; among all 28 the tool that nano knows from home mostly stays ahead. Means over {} draws. Other columns as above.",
+                "Six quizzes for this repository's frozen checkpoint, about three sets of aims in two lores that it has never seen: which tool serves an aim is drawn anew in each, and each has people of its own, by whom alone a question tells its lore. A set is 8 soft prompts before the last block, trained by Adam with the update projected; answers are the 28 tools (blind guessing: .036), or the tools of the quiz where the task is given (.143). Prompts are trained among the tools of the quiz alone; among all 28 the tool that nano knows from home mostly stays ahead. Means over {} draws and their range. Other columns as above.",
                 self.quizzes.len() / super::QUIZ_ROWS.len().max(1)
             ),
         );
@@ -110,29 +110,40 @@ impl Measured {
     }
 
     fn finding(&self) -> String {
-        let of = |scenario, policy, f: fn(&Run) -> f64| mean(&self.of(scenario, policy), f);
         let sets = |r: &Run| r.scores.sets as f64;
         let lost = |r: &Run| r.scores.forgetting;
-        let quiz = |policy: &str, f: fn(&Run) -> f64| {
+        let given = |r: &Run| r.scores.task_given;
+        // The mean over draws, with the least and the most of them.
+        let said = |runs: &[&Run], f: fn(&Run) -> f64, decimals: usize| {
+            let (least, most) = ends(runs.iter().map(|r| f(r)));
+            let [mean, least, most] =
+                [mean(runs, f), least, most].map(|v| format!("{v:.decimals$}"));
+            format!("{mean} ({least} to {most})")
+        };
+        let of = |scenario, policy, f: fn(&Run) -> f64, decimals| {
+            said(&self.of(scenario, policy), f, decimals)
+        };
+        let quiz = |policy: &str, f: fn(&Run) -> f64, decimals| {
             let runs: Vec<_> = self.quizzes.iter().filter(|r| r.policy == policy).collect();
-            mean(&runs, f)
+            said(&runs, f, decimals)
         };
         format!(
             "A task gets prompts of its own where the old ones would hinder it more than the features of pre-training hinder fresh ones. \
-             That rule keeps {:.1} sets for eight unlike tasks and {:.1} for eight of which each has three others like it; trying the sets out keeps {:.1} and {:.1}. \
-             A projected set forgets {:.3} of its accuracy under SGD and {:.3} under Adam, which turns projected gradients back. \
-             On nano's quizzes a set for every task answers {:.2} with the task given, one projected set {:.2}, of which {:.2} is forgotten; the rule keeps {:.1} sets and answers {:.2}.",
-            of(UNLIKE, HINDRANCE, sets),
-            of(LIKE, HINDRANCE, sets),
-            of(UNLIKE, TRY, sets),
-            of(LIKE, TRY, sets),
-            of(UNLIKE, NEVER, lost),
-            of(UNLIKE, NEVER_ADAM, lost),
-            quiz(ALWAYS, |r| r.scores.task_given),
-            quiz(NEVER, |r| r.scores.task_given),
-            quiz(NEVER, |r| r.scores.forgetting),
-            quiz(HINDRANCE, |r| r.scores.sets as f64),
-            quiz(HINDRANCE, |r| r.scores.task_given),
+             That rule keeps {} sets for eight unlike tasks and {} for eight of which each has three others like it; trying the sets out keeps {} and {}. \
+             A projected set forgets {} of its accuracy under SGD and {} under Adam, which turns projected gradients back. \
+             On nano's quizzes a set for every task answers {} with the task given, one projected set {}, of which {} is forgotten; the rule keeps {} sets and answers {}. \
+             In brackets: the range over draws.",
+            of(UNLIKE, HINDRANCE, sets, 1),
+            of(LIKE, HINDRANCE, sets, 1),
+            of(UNLIKE, TRY, sets, 1),
+            of(LIKE, TRY, sets, 1),
+            of(UNLIKE, NEVER, lost, 3),
+            of(UNLIKE, NEVER_ADAM, lost, 3),
+            quiz(ALWAYS, given, 2),
+            quiz(NEVER, given, 2),
+            quiz(NEVER, lost, 2),
+            quiz(HINDRANCE, sets, 1),
+            quiz(HINDRANCE, given, 2),
         )
     }
 
@@ -167,7 +178,7 @@ impl Measured {
                     .iter()
                     .filter(|a| a.overlap == overlap && a.energy == energy);
                 let values: Vec<f64> = here.map(of).collect();
-                let (low, high) = ends(&values);
+                let (low, high) = ends(values.iter().copied());
                 Point {
                     x: (100.0 * overlap).round(),
                     y: values.iter().sum::<f64>() / values.len().max(1) as f64,
@@ -188,11 +199,6 @@ impl Measured {
             guides: vec![],
         })
     }
-}
-
-fn ends(values: &[f64]) -> (f64, f64) {
-    let start = (f64::INFINITY, f64::NEG_INFINITY);
-    values.iter().fold(start, |(a, b), &v| (a.min(v), b.max(v)))
 }
 
 /// The first decision to grow after the first task, step by step; else the first decision.

@@ -2,7 +2,7 @@
 
 use super::{
     Measured,
-    expected::mean,
+    expected::{ends, mean},
     measure::{HINDRANCE, QUIZ_ROWS, ROWS, Run, SCENARIOS, UNLIKE},
 };
 use crate::{
@@ -10,30 +10,41 @@ use crate::{
     published::{LW2G, Lw2gRun},
 };
 
-/// One row for each policy, means over draws.
+/// One row for each policy: means over draws, and the ends of their range where draws differ by what they teach.
 pub(super) fn policies(rows: &[(&'static str, Vec<&Run>)]) -> Table {
     let mut table = Table::new([
         "Policy",
         "Sets",
         "All classes",
+        "All classes: least",
+        "All classes: most",
         "Task given",
+        "Task given: least",
+        "Task given: most",
         "Just after",
         "Forgetting",
+        "Forgetting: least",
+        "Forgetting: most",
         "Retrieval",
         "by chance",
     ]);
     for (name, runs) in rows.iter().filter(|r| !r.1.is_empty()) {
-        let of = |f: fn(&Run) -> f64, decimals| fixed(Some(mean(runs, f)), decimals);
-        table.push([
-            (*name).to_owned(),
-            of(|r| r.scores.sets as f64, 1),
-            of(|r| r.scores.class_incremental, 3),
-            of(|r| r.scores.task_given, 3),
-            of(|r| r.scores.just_after, 3),
-            of(|r| r.scores.forgetting, 3),
-            of(|r| r.scores.retrieval, 2),
-            of(|r| r.scores.retrieval_by_chance, 2),
-        ]);
+        let of = |f: fn(&Run) -> f64, decimals| [fixed(Some(mean(runs, f)), decimals)];
+        let range = |f: fn(&Run) -> f64| {
+            let (least, most) = ends(runs.iter().map(|r| f(r)));
+            [mean(runs, f), least, most].map(|v| fixed(Some(v), 3))
+        };
+        let cells = [
+            &[(*name).to_owned()][..],
+            &of(|r| r.scores.sets as f64, 1),
+            &range(|r| r.scores.class_incremental),
+            &range(|r| r.scores.task_given),
+            &of(|r| r.scores.just_after, 3),
+            &range(|r| r.scores.forgetting),
+            &of(|r| r.scores.retrieval, 2),
+            &of(|r| r.scores.retrieval_by_chance, 2),
+        ];
+        table.push(cells.concat());
     }
     table
 }

@@ -134,7 +134,7 @@ pub(in crate::matmul) fn transpose_square(
 /// `src` readable for 16 rows, `pitch` bytes apart, of 64 bytes.
 #[inline]
 #[target_feature(enable = "avx512f")]
-unsafe fn load(src: *const u8, pitch: usize) -> [__m512i; 16] {
+pub(super) unsafe fn load(src: *const u8, pitch: usize) -> [__m512i; 16] {
     let mut rows = [_mm512_setzero_si512(); 16];
     for (i, row) in rows.iter_mut().enumerate() {
         // SAFETY: inside the block that the caller guarantees; the load needs no alignment.

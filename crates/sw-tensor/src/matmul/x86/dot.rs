@@ -9,10 +9,11 @@ use std::ops::Range;
 use ndarray::{ArrayView1, ArrayView2, ArrayViewMut2, Axis, s};
 use rayon::iter::{IndexedParallelIterator, IntoParallelIterator, ParallelIterator};
 
-use super::vector::Vector;
-use crate::isa::{Avx2, Avx512, Isa, Work};
+use super::vector::{Pairs, Vector};
+use crate::isa::{Avx2, Avx512, Avx512Bf16, Isa, Work};
 use crate::matmul::Output;
 use crate::matmul::kernel::{LINE, with_scratch};
+use crate::matmul::precision;
 use crate::matmul::split::{self, blocks};
 use crate::{Dtype, Mat};
 
@@ -27,14 +28,17 @@ const TASK: usize = 4 * GROUP;
 const PAD: usize = LINE / size_of::<f32>();
 
 /// `y = x * w^T` for at most [`MOST_ROWS`] rows and matrices, one at least, of one dtype with adjacent columns; `x` has adjacent
-/// columns too.
+/// columns too. Tiles of pairs take weights of BF16, and edits and activations that are BF16.
 ///
 /// # Panics
 /// If that is not so.
 pub(crate) fn matmul_t<T: Tiles>(tiles: T, x: ArrayView2<f32>, products: &mut [Output<'_>]) {
     let (height, depth) = x.dim();
     let dtype = products[0].0.dtype();
-    let fits = |w: &Mat| w.dtype() == dtype && w.strides()[1] == 1 && w.cols() == depth;
+    let fits = |w: &Mat| {
+        let is_of_kind = w.dtype() == dtype && (T::TERMS == 1 || dtype == Dtype::BF16);
+        is_of_kind && w.strides()[1] == 1 && w.cols() == depth
+    };
     assert!(height <= MOST_ROWS && products.iter().all(|(w, _)| fits(w)));
     let parts = split::parts(products, 0..height, GROUP, TASK);
     // Activations as the blocks want them: [block][row][PITCH], in the order in which `Vector::weights` yields the weights.
@@ -44,10 +48,10 @@ pub(crate) fn matmul_t<T: Tiles>(tiles: T, x: ArrayView2<f32>, products: &mut [O
             for (step, values) in row.chunks_exact(2 * T::LANES).enumerate() {
                 let (block, at) = (
                     step * values.len() / T::BLOCK,
-                    step * values.len() % T::BLOCK,
+                    step * values.len() % T::BLOCK / T::TERMS,
                 );
-                let out = &mut xs[(block * height + m) * T::PITCH + at..][..values.len()];
-                arrange(dtype, values, out);
+                let out = &mut xs[(block * height + m) * T::PITCH + at..];
+                T::arrange(dtype, values, &mut out[..values.len() / T::TERMS]);
             }
         }
         let xs = &*xs;
@@ -275,10 +279,24 @@ pub(crate) struct Tile {
 pub(crate) trait Tiles: Copy + Send + Sync {
     /// Lanes of a vector.
     const LANES: usize;
+    /// Terms of K that a lane of a factor holds.
+    const TERMS: usize;
     /// Elements of K per block.
     const BLOCK: usize;
     /// Floats from one row of activations in a block to the next.
-    const PITCH: usize = Self::BLOCK + PAD;
+    const PITCH: usize = Self::BLOCK / Self::TERMS + PAD;
+
+    /// The activations of a step as its tiles read them.
+    fn arrange(dtype: Dtype, values: &[f32], out: &mut [f32]) {
+        match Self::TERMS {
+            2 => {
+                for (pair, out) in values.as_chunks::<2>().0.iter().zip(out) {
+                    *out = precision::pair(pair[0], pair[1]); // they are BF16
+                }
+            }
+            _ => arrange(dtype, values, out),
+        }
+    }
 
     /// The instruction set.
     fn isa(self) -> Isa;
@@ -302,11 +320,12 @@ pub(crate) trait Tiles: Copy + Send + Sync {
 /// Tiles that keep all their sums in registers: of so many rows of activations by so many of weights.
 macro_rules! tiles {
     (
-        $proof:ident, $vector:ty, $features:literal, block $block:literal, tallest $tallest:literal,
+        $proof:ident, $isa:expr, $vector:ty, $features:literal, block $block:literal, tallest $tallest:literal,
         $($m:literal x $wide:literal),*
     ) => {
         impl Tiles for $proof {
             const LANES: usize = <$vector>::LANES;
+            const TERMS: usize = <$vector>::TERMS;
             const BLOCK: usize = $block;
 
             fn add_lanes(self, lanes: &[f32], sums: &mut [f32]) {
@@ -314,7 +333,7 @@ macro_rules! tiles {
             }
 
             fn isa(self) -> Isa {
-                Isa::$proof(self)
+                $isa(self)
             }
 
             fn tallest(self) -> usize {
@@ -357,12 +376,17 @@ macro_rules! tiles {
 
 // Activations come from the second-level cache at the rate at which they are used; whole rows of weights pass in one sweep.
 tiles!(
-    Avx512, __m512, "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c", block 4096, tallest 6,
+    Avx512, Isa::Avx512, __m512, "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c", block 4096, tallest 6,
+    1 x 8, 2 x 8, 3 x 6, 4 x 6, 5 x 4, 6 x 4
+);
+tiles!(
+    Avx512Bf16, |dots: Avx512Bf16| Isa::Avx512(dots.avx512()), Pairs,
+    "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,avx512bf16", block 4096, tallest 6,
     1 x 8, 2 x 8, 3 x 6, 4 x 6, 5 x 4, 6 x 4
 );
 // They would come too slowly for the smaller tiles: a block of them, 12 KiB, stays in the first-level cache.
 tiles!(
-    Avx2, __m256, "avx2,fma,f16c", block 512, tallest 6,
+    Avx2, Isa::Avx2, __m256, "avx2,fma,f16c", block 512, tallest 6,
     1 x 8, 2 x 4, 3 x 3, 4 x 2, 5 x 2, 6 x 2
 );
 
@@ -405,11 +429,13 @@ unsafe fn multiply<
                 }
             }
             let w = t.w.add(step * bytes);
-            let xs = t.xs.add(step * 2 * V::LANES);
+            let xs = t.xs.add(step * 2 * V::LANES / V::TERMS);
             let row = std::array::from_fn(|r| V::weights::<DTYPE, 0>(w.add(r * t.pitch)));
             add_products::<V, M, R, PITCH>(&mut acc, row, xs);
-            let row = std::array::from_fn(|r| V::weights::<DTYPE, 1>(w.add(r * t.pitch)));
-            add_products::<V, M, R, PITCH>(&mut acc, row, xs.add(V::LANES));
+            if V::TERMS == 1 {
+                let row = std::array::from_fn(|r| V::weights::<DTYPE, 1>(w.add(r * t.pitch)));
+                add_products::<V, M, R, PITCH>(&mut acc, row, xs.add(V::LANES));
+            }
         }
         for (r, acc) in acc.iter().enumerate() {
             for (m, acc) in acc.iter().enumerate() {

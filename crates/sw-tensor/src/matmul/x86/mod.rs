@@ -3,6 +3,7 @@
 pub(super) mod amx;
 mod avx2;
 pub(super) mod avx512;
+mod avx512_bf16;
 pub(super) mod dot;
 mod tile;
 mod vector;

@@ -7,6 +7,8 @@ use std::arch::x86_64::*;
 /// Every function is called only where the CPU has the type's features, which the caller must have enabled.
 pub(super) trait Vector: Copy {
     const LANES: usize;
+    /// Terms that a lane of a factor holds.
+    const TERMS: usize = 1;
 
     unsafe fn zero() -> Self;
     unsafe fn splat(value: f32) -> Self;
@@ -74,6 +76,60 @@ impl Vector for __m512 {
                 }
             }
         }
+    }
+}
+
+/// 16 pairs of BF16, or 16 sums in f32: `multiply_add` adds both products of each pair to the pair's sum.
+#[derive(Clone, Copy)]
+pub(super) struct Pairs(__m512);
+
+impl Vector for Pairs {
+    const LANES: usize = 16;
+    const TERMS: usize = 2;
+
+    #[inline(always)]
+    unsafe fn zero() -> Self {
+        // SAFETY: the caller has the features.
+        unsafe { Pairs(_mm512_setzero_ps()) }
+    }
+
+    #[inline(always)]
+    unsafe fn splat(value: f32) -> Self {
+        // SAFETY: the caller has the features.
+        unsafe { Pairs(_mm512_set1_ps(value)) }
+    }
+
+    #[inline(always)]
+    unsafe fn read(at: *const f32) -> Self {
+        // SAFETY: the caller's.
+        unsafe { Pairs(_mm512_loadu_ps(at)) }
+    }
+
+    #[inline(always)]
+    unsafe fn write(self, at: *mut f32) {
+        // SAFETY: the caller's.
+        unsafe { _mm512_storeu_ps(at, self.0) }
+    }
+
+    #[inline(always)]
+    unsafe fn plus(self, b: Self) -> Self {
+        // SAFETY: the caller has the features.
+        unsafe { Pairs(_mm512_add_ps(self.0, b.0)) }
+    }
+
+    #[inline(always)]
+    unsafe fn multiply_add(self, b: Self, c: Self) -> Self {
+        // SAFETY: the caller has the features; the types are 512 bits of anything.
+        unsafe {
+            let pairs = std::mem::transmute::<__m512, __m512bh>;
+            Pairs(_mm512_dpbf16_ps(c.0, pairs(self.0), pairs(b.0)))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn weights<const DTYPE: u8, const HALF: usize>(at: *const u8) -> Self {
+        // SAFETY: the caller's; all 64 bytes of a step at once.
+        unsafe { Pairs(_mm512_loadu_ps(at.cast())) }
     }
 }
 

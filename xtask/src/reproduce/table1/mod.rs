@@ -3,6 +3,8 @@
 //! Four settings, nine columns: the model as it is; its super weights pruned; the largest other weights pruned; the super
 //! weights pruned and the super activation put back at the one element where the spike was.
 
+mod changes;
+
 use std::fmt;
 
 use anyhow::Result;
@@ -13,6 +15,7 @@ use sw_eval::{Metric, Runtime};
 use sw_intervene::{Intervention, Largest, largest};
 use sw_model::{Linear, WeightCoord};
 
+use self::changes::{Change, average_interval, perplexity_interval};
 use super::Experiment;
 use crate::{
     lab::{ACCURACIES, Found, Lab, PERPLEXITIES, Scores},
@@ -132,7 +135,8 @@ impl Experiment for Table1 {
         } = measured;
         let found = lab.decisive()?;
         let mut outcome = Outcome::new("Table 1. What one number is worth");
-        outcome.finding = finding(&settings, found, lab);
+        let changes = Change::all(settings.iter().chain(&variants));
+        outcome.finding = finding(&settings, &changes, found, lab);
         outcome.headline = headline(&settings, found, lab);
         let mut table = table(&settings);
         let published = lab.known.as_deref().map_or(&[][..], published::table1);
@@ -151,6 +155,12 @@ impl Experiment for Table1 {
                 "Where there are several super weights, the most costly one alone; and other readings of \"the largest other weights\", which are pruned in place of the third row's.",
             );
         }
+        outcome.table(
+            "table1-changes",
+            "Changes against the model as it is",
+            changes::table(&changes),
+            "The change of the mean accuracy in points, and of the perplexities; from and to: its 95 % interval, by the paired bootstrap over documents and over windows. A dash: fewer than two of them.",
+        );
         outcome.notes = notes(&settings, &variants, &tasks);
         let (restored, all) = (restorable(found).len(), found.coords.len());
         if restored < all {
@@ -180,6 +190,7 @@ impl Experiment for Table1 {
         outcome.data("super_weights", found.json())?;
         outcome.data("settings", &settings)?;
         outcome.data("variants", &variants)?;
+        outcome.data("changes", &changes)?;
         outcome.data("detection", &found.report)?;
         outcome.data("sources", sources)?;
         outcome.data("evaluation_seconds", json!(seconds))?;
@@ -397,7 +408,7 @@ fn value(settings: &[Setting], name: &str, column: Column) -> Option<f64> {
 }
 
 /// What the table shows, in sentences.
-fn finding(settings: &[Setting], found: &Found, lab: &Lab) -> String {
+fn finding(settings: &[Setting], changes: &[Change], found: &Found, lab: &Lab) -> String {
     let mut sentences = Vec::new();
     let rows = |column: Column| {
         ["original", "prune_sw", "prune_non_sw", "prune_sw_plus_sa"]
@@ -407,24 +418,39 @@ fn finding(settings: &[Setting], found: &Found, lab: &Lab) -> String {
         .iter()
         .find(|s| s.name == "prune_non_sw")
         .map_or(0, |s| s.weights);
-    if let Some((column, name)) = spoken_of(settings)
+    if let Some((column @ Column::Perplexity(text), name)) = spoken_of(settings)
         && let [Some(before), Some(after), Some(other), Some(restored)] = rows(column)
     {
+        let said = |name, value| {
+            let interval = perplexity_interval(changes, name, text, before);
+            format!("{}{interval}", plain(value))
+        };
         sentences.push(format!(
             "Setting {} ({} of {} weights) to zero takes the perplexity on {name} from {} to {}; zeroing the {others} largest other weights, to {}. Putting only the super activation back gives {}.",
             found.noun(),
             found.coords.len(),
             lab.parameters(),
             plain(before),
-            plain(after),
-            plain(other),
-            plain(restored),
+            said("prune_sw", after),
+            said("prune_non_sw", other),
+            said("prune_sw_plus_sa", restored),
         ));
     }
     if let [Some(before), Some(after), Some(other), Some(restored)] = rows(Column::Average) {
+        let said =
+            |name, value: f64| format!("{value:.2} %{}", average_interval(changes, name, before));
         sentences.push(format!(
-            "The mean zero-shot accuracy goes from {before:.2} % to {after:.2} %; without the others, {other:.2} %; with the activation back, {restored:.2} %."
+            "The mean zero-shot accuracy goes from {before:.2} % to {}; without the others, {}; with the activation back, {}.",
+            said("prune_sw", after),
+            said("prune_non_sw", other),
+            said("prune_sw_plus_sa", restored),
         ));
+    }
+    if !sentences.is_empty() && !changes.is_empty() {
+        sentences.push(
+            "In brackets: 95 % intervals of the paired bootstrap over windows and documents."
+                .into(),
+        );
     }
     sentences.join(" ")
 }

@@ -1,4 +1,4 @@
-//! `cargo xtask reproduce-pr-moe` and `reproduce-mos` in short; docs/mixtures.md has the record of their full size.
+//! `cargo xtask reproduce-pr-moe` and `reproduce-mos` in short.
 
 use std::{fs, path::Path};
 

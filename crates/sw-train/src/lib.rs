@@ -7,6 +7,7 @@
 
 mod adamw;
 mod attention;
+mod begin;
 pub mod checkpoint;
 mod dense;
 pub mod distill;

@@ -29,7 +29,7 @@ pub struct Batch {
 impl Batch {
     /// The batch cut into pieces of at most `sequences` sequences.
     pub fn pieces(&self, sequences: usize) -> Vec<Batch> {
-        let n = self.len * sequences.max(1);
+        let n = self.len.saturating_mul(sequences.max(1));
         let cut = self.inputs.chunks(n).zip(self.targets.chunks(n));
         cut.map(|(i, t)| Batch {
             len: self.len,

@@ -65,6 +65,9 @@ pub(crate) struct Measured {
     facts: usize,
 }
 
+/// A seed, a row, and its training.
+type OfSeed = (u64, &'static str, Trained);
+
 const TEACHER: &str = "teacher";
 const NONE: &str = "none";
 const FULL: &str = "full";
@@ -200,7 +203,7 @@ impl Experiment for Mos {
         let folder = folder(lab);
         let bar = bar(3 * self.seeds as usize, Self::NAME);
         let seeds = 1..=self.seeds;
-        let teachers: Vec<Result<(u64, &str, Trained)>> = seeds
+        let teachers: Vec<Result<OfSeed>> = seeds
             .clone()
             .par_bridge()
             .map(|seed| {
@@ -213,7 +216,7 @@ impl Experiment for Mos {
         let jobs = seeds.flat_map(|seed| [(seed, true), (seed, false)]);
         let mut jobs: Vec<_> = jobs.collect();
         jobs.sort_by_key(|(_, taught)| !taught);
-        let students: Vec<Result<Vec<(u64, &str, Trained)>>> = jobs
+        let students: Vec<Result<Vec<OfSeed>>> = jobs
             .into_iter()
             .par_bridge()
             .map(|(seed, taught)| {

@@ -90,6 +90,9 @@ const PAIRS: [(&str, &str, &str); 10] = [
     ("PR: copied against independent experts", "pr-copied", "pr"),
 ];
 
+/// A kind of models in a figure, and which rows are of it.
+type Kind = (&'static str, Tone, fn(&str) -> bool);
+
 /// The models whose steps are timed.
 const TIMED: [&str; 6] = ["dense-128", "dense-256", "moe-8", "top-2", "residual", "pr"];
 
@@ -360,7 +363,7 @@ impl Measured {
     }
 
     fn sizes(&self, share: f64) -> Panel {
-        let kinds: [(&str, Tone, fn(&str) -> bool); 3] = [
+        let kinds: [Kind; 3] = [
             ("dense", Tone::Original, |id| id.starts_with("dense")),
             ("experts in the MLP's place", Tone::Other, |id| {
                 id.starts_with("moe") || id == "top-2" || id == "pyramid"

@@ -5,11 +5,13 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
+pub(crate) use blocks::{Blocks, WholeBlocks};
 use half::{bf16, f16};
 
-use crate::gguf::decode;
 use crate::overlay::Overlay;
 use crate::{Coding, Dtype, Error};
+
+mod blocks;
 
 /// Bytes that somebody keeps alive: a mapped file or a vector.
 pub(crate) type Bytes = Arc<dyn Storage>;
@@ -45,61 +47,6 @@ pub struct Mat {
     /// How it is read where its rows are not numbers, one row after the other. `strides` then only say whether it is
     /// transposed.
     blocks: Option<Blocks>,
-}
-
-/// Rows of blocks: of a GGUF file, or in an order of their own.
-#[derive(Debug, Clone)]
-pub(crate) struct Blocks {
-    coding: Coding,
-    row_bytes: usize,
-    /// The stored row of each row; `None`: the same.
-    order: Option<Arc<[u32]>>,
-    /// Whether rows of the matrix are stored as columns.
-    is_transposed: bool,
-    /// Stored row and column, before their order, of element (0, 0).
-    first: [usize; 2],
-}
-
-impl Blocks {
-    pub(crate) fn new(
-        coding: Coding,
-        row_bytes: usize,
-        order: Option<Arc<[u32]>>,
-        is_transposed: bool,
-    ) -> Blocks {
-        Blocks {
-            coding,
-            row_bytes,
-            order,
-            is_transposed,
-            first: [0, 0],
-        }
-    }
-
-    pub(crate) fn has_order(&self) -> bool {
-        self.order.is_some()
-    }
-
-    /// The bytes of a stored row, counted from the first of the matrix.
-    fn row<'a>(&self, base: &'a [u8], row: usize) -> &'a [u8] {
-        let row = self.first[0] + row;
-        let stored = self.order.as_ref().map_or(row, |order| order[row] as usize);
-        &base[stored * self.row_bytes..][..self.row_bytes]
-    }
-
-    /// Part of a row of the matrix.
-    fn widen_row(&self, base: &[u8], row: usize, col: usize, out: &mut [f32]) {
-        if self.is_transposed {
-            let at = self.first[1] + row;
-            for (i, out) in out.iter_mut().enumerate() {
-                let bytes = self.row(base, col + i);
-                decode(self.coding, bytes, at..at + 1, std::slice::from_mut(out));
-            }
-        } else {
-            let at = self.first[1] + col;
-            decode(self.coding, self.row(base, row), at..at + out.len(), out);
-        }
-    }
 }
 
 pub(crate) struct Owned<T>(pub(crate) Vec<T>);
@@ -244,6 +191,11 @@ impl Mat {
     /// Whether it is read through blocks, and not as numbers in a row.
     pub(crate) fn is_blocks(&self) -> bool {
         self.blocks.is_some()
+    }
+
+    /// Some columns of all rows as they are coded, without edits; `None` where they are not whole blocks, one after the other.
+    pub(crate) fn whole_blocks(&self, cols: Range<usize>) -> Option<WholeBlocks<'_>> {
+        self.blocks.as_ref()?.whole(self.base(), cols)
     }
 
     /// How many weights the overlay replaces.

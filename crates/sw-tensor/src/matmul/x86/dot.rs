@@ -9,6 +9,7 @@ use std::ops::Range;
 use ndarray::{ArrayView1, ArrayView2, ArrayViewMut2, Axis, s};
 use rayon::iter::{IndexedParallelIterator, IntoParallelIterator, ParallelIterator};
 
+use super::dot_blocks;
 use super::vector::{Pairs, Vector};
 use crate::isa::{Avx2, Avx512, Avx512Bf16, Isa, Work};
 use crate::matmul::Output;
@@ -21,7 +22,7 @@ use crate::{Dtype, Mat};
 pub(crate) const MOST_ROWS: usize = 16;
 /// Rows of weights that share a block of activations, and whose lanes are kept; a multiple of every tile's, so that none goes
 /// alone.
-const GROUP: usize = 24;
+pub(super) const GROUP: usize = 24;
 /// Rows of weights per task, at most.
 const TASK: usize = 4 * GROUP;
 /// Floats that each row of activations is longer than a block, so that rows do not compete for one cache set.
@@ -169,6 +170,14 @@ fn block<T: Tiles>(
             && ks.len() <= T::BLOCK
     );
     if w.is_blocks() {
+        if let (Isa::Avx512(proof), 1) = (tiles.isa(), T::TERMS)
+            && let Some(blocks) = w.whole_blocks(ks.clone())
+        {
+            let rows = rows.clone().map(|row| blocks.row(row));
+            if dot_blocks::block(proof, blocks.coding(), xs, height, rows, lanes) {
+                return;
+            }
+        }
         let pitch = ks.len() + PAD;
         return with_scratch([n * pitch], |[wide]| {
             for (row, wide) in rows.zip(wide.chunks_exact_mut(pitch)) {
@@ -450,7 +459,7 @@ unsafe fn multiply<
 /// # Safety
 /// M vectors can be read from `xs` on, PITCH floats apart, and the caller has the features of `V` enabled.
 #[inline(always)]
-unsafe fn add_products<V: Vector, const M: usize, const R: usize, const PITCH: usize>(
+pub(super) unsafe fn add_products<V: Vector, const M: usize, const R: usize, const PITCH: usize>(
     acc: &mut [[V; M]; R],
     row: [V; R],
     xs: *const f32,

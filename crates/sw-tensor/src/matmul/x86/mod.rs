@@ -5,5 +5,6 @@ mod avx2;
 pub(super) mod avx512;
 mod avx512_bf16;
 pub(super) mod dot;
+mod dot_blocks;
 mod tile;
 mod vector;

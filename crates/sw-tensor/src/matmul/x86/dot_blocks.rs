@@ -1,0 +1,418 @@
+//! AVX-512 for few rows and weights in Q4_K or Q6_K, which become f32 in registers, between the multiply-adds. What a weight
+//! is, bit for bit, says `gguf::decode`; in which order products are added, `dot`.
+
+use std::arch::x86_64::*;
+
+use super::dot::{GROUP, Tiles, add_products};
+use super::vector::Vector;
+use crate::Coding;
+use crate::isa::Avx512;
+
+/// Weights of a block.
+const LEN: usize = 256;
+/// Most rows of weights of a tile.
+const WIDEST: usize = 8;
+const LANES: usize = <__m512 as Vector>::LANES;
+const PITCH: usize = <Avx512 as Tiles>::PITCH;
+
+/// Some columns of K: `lanes[row of weights][row of x][LANES] += ...`, if there are tiles for weights so coded. All rows of
+/// weights are as many whole blocks; `xs` has `height` rows of so many floats, PITCH apart.
+///
+/// # Panics
+/// If that is not so.
+pub(super) fn block<'a>(
+    proof: Avx512,
+    coding: Coding,
+    xs: &[f32],
+    height: usize,
+    weights: impl ExactSizeIterator<Item = &'a [u8]>,
+    lanes: &mut [f32],
+) -> bool {
+    match coding {
+        Coding::Q4_K => block_of::<Q4K>(proof, xs, height, weights, lanes),
+        Coding::Q6_K => block_of::<Q6K>(proof, xs, height, weights, lanes),
+        _ => return false,
+    }
+    true
+}
+
+/// [`block`] for one type of weights.
+fn block_of<'a, C: Coded>(
+    proof: Avx512,
+    xs: &[f32],
+    height: usize,
+    weights: impl ExactSizeIterator<Item = &'a [u8]>,
+    lanes: &mut [f32],
+) {
+    let n = weights.len();
+    let mut rows: [&[u8]; GROUP] = [&[]; GROUP];
+    for (row, bytes) in rows[..n].iter_mut().zip(weights) {
+        *row = bytes;
+    }
+    let rows = &rows[..n];
+    let blocks = rows[0].len() / C::BYTES;
+    assert!(rows.iter().all(|row| row.len() == blocks * C::BYTES));
+    assert!(blocks * LEN <= Avx512::BLOCK);
+    assert!(xs.len() >= height * PITCH && lanes.len() >= n * height * LANES);
+    let parts = height.div_ceil(proof.tallest());
+    for part in 0..parts {
+        let ms = part * height / parts..(part + 1) * height / parts;
+        let (wide, many, one) = tiles::<C>(ms.len());
+        let mut r = 0;
+        while r < n {
+            let (take, run) = if n - r >= wide {
+                (wide, many)
+            } else {
+                (1, one)
+            };
+            let at = |i: usize| rows[i.min(n - 1)].as_ptr();
+            let tile = Tile {
+                blocks,
+                xs: xs[ms.start * PITCH..].as_ptr(),
+                rows: std::array::from_fn(|i| at(r + i)),
+                next: std::array::from_fn(|i| at(r + take + i)),
+                lanes: lanes[(r * height + ms.start) * LANES..].as_mut_ptr(),
+                height,
+            };
+            // SAFETY: `proof` proves the features; the first `take <= n - r` of `rows` have `blocks` blocks each; `ms.len()`
+            // rows of `xs`, PITCH apart and at least `blocks * LEN` long, and the lanes of `take` rows of weights,
+            // `height * LANES` apart, lie inside theirs, by the assertions above; `lanes` is borrowed mutably, so it
+            // overlaps neither.
+            unsafe { run(&tile) };
+            r += take;
+        }
+    }
+}
+
+/// The operands of a tile of M rows of activations and R rows of weights.
+struct Tile {
+    /// Blocks of a row.
+    blocks: usize,
+    /// M rows of `blocks * LEN` floats, PITCH apart.
+    xs: *const f32,
+    /// R rows of `blocks` blocks.
+    rows: [*const u8; WIDEST],
+    /// The rows that are read after them; only ever prefetched.
+    next: [*const u8; WIDEST],
+    /// R times M times LANES sums; those of one row of weights are `height * LANES` after those of the one before.
+    lanes: *mut f32,
+    height: usize,
+}
+
+/// [`multiply`] for a number of rows of activations.
+///
+/// # Safety
+/// As for [`multiply`].
+type Multiply = unsafe fn(&Tile);
+
+/// How many rows of weights `m` rows of activations go with, so that all sums fit the registers; [`multiply`] for so many
+/// rows, and for one.
+fn tiles<C: Coded>(m: usize) -> (usize, Multiply, Multiply) {
+    fn of<C: Coded, const M: usize, const R: usize>() -> (usize, Multiply, Multiply) {
+        const { assert!(R <= WIDEST) };
+        (R, multiply::<C, M, R>, multiply::<C, M, 1>)
+    }
+    match m {
+        1 => of::<C, 1, 8>(),
+        2 => of::<C, 2, 8>(),
+        3 => of::<C, 3, 6>(),
+        4 => of::<C, 4, 6>(),
+        5 => of::<C, 5, 4>(),
+        6 => of::<C, 6, 4>(),
+        _ => unreachable!("higher than the tallest tile"),
+    }
+}
+
+/// `lanes[r][m] += x[m] * w[r]`, lane by lane.
+///
+/// # Safety
+/// The CPU has the features; the operands are as [`Tile`] says, `lanes` disjoint from the others.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
+unsafe fn multiply<C: Coded, const M: usize, const R: usize>(t: &Tile) {
+    // SAFETY: every address below is inside the operands, as the caller guarantees, or only prefetched.
+    unsafe {
+        let mut acc = [[__m512::zero(); M]; R];
+        for (r, acc) in acc.iter_mut().enumerate() {
+            for (m, acc) in acc.iter_mut().enumerate() {
+                *acc = __m512::read(t.lanes.add((r * t.height + m) * LANES));
+            }
+        }
+        let mut ready = [C::NONE; R];
+        for block in 0..t.blocks {
+            let at = block * C::BYTES;
+            for (r, ready) in ready.iter_mut().enumerate() {
+                C::prepare(ready, t.rows[r].add(at));
+                for line in (0..C::BYTES).step_by(64) {
+                    _mm_prefetch::<_MM_HINT_T1>(t.next[r].wrapping_add(at + line).cast());
+                }
+            }
+            let xs = t.xs.add(block * LEN);
+            for part in 0..LEN / 64 {
+                let xs = xs.add(64 * part);
+                macro_rules! step {
+                    ($quarter:literal) => {
+                        let row = std::array::from_fn(|r| {
+                            C::weights::<$quarter>(&ready[r], t.rows[r].add(at), part)
+                        });
+                        let xs = xs.add($quarter * LANES);
+                        add_products::<__m512, M, R, PITCH>(&mut acc, row, xs);
+                    };
+                }
+                step!(0);
+                step!(1);
+                step!(2);
+                step!(3);
+            }
+        }
+        for (r, acc) in acc.iter().enumerate() {
+            for (m, acc) in acc.iter().enumerate() {
+                acc.write(t.lanes.add((r * t.height + m) * LANES));
+            }
+        }
+    }
+}
+
+/// How weights of a type are made in registers.
+///
+/// # Safety
+/// Every function is called only where the CPU has the features of AVX-512, which the caller must have enabled, and where a
+/// block can be read.
+trait Coded {
+    /// Bytes of a block.
+    const BYTES: usize;
+    /// What is computed once for a block.
+    type Ready: Copy;
+    const NONE: Self::Ready;
+
+    unsafe fn prepare(ready: &mut Self::Ready, block: *const u8);
+
+    /// Weights `64 * part + 16 * QUARTER` and the next 15.
+    unsafe fn weights<const QUARTER: usize>(
+        ready: &Self::Ready,
+        block: *const u8,
+        part: usize,
+    ) -> __m512;
+}
+
+/// A vector in memory.
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+struct Line([f32; 16]);
+
+/// A weight is `dl * code - ml`, where `dl` and `ml` belong to 32 weights and a code has 4 bits. So there are 16 values for
+/// every 32 weights, which one vector holds, and a code is where in it the weight lies.
+struct Q4K;
+
+impl Coded for Q4K {
+    const BYTES: usize = 144;
+    /// The values.
+    type Ready = [Line; 8];
+    const NONE: Self::Ready = [Line([0.0; 16]); 8];
+
+    #[inline(always)]
+    unsafe fn prepare(ready: &mut Self::Ready, block: *const u8) {
+        const CODE: Line = Line([
+            0., 1., 2., 3., 4., 5., 6., 7., 8., 9., 10., 11., 12., 13., 14., 15.,
+        ]);
+        // SAFETY: the caller's.
+        unsafe {
+            let [a, b, c]: [u32; 3] = block.add(4).cast::<[u32; 3]>().read_unaligned();
+            // Scales and minima have 6 bits each: four of them as the lower 6 bits of a byte, four as 4 bits and 2.
+            let bytes = [
+                a & 0x3f3f_3f3f,
+                c & 0x0f0f_0f0f | a >> 2 & 0x3030_3030,
+                b & 0x3f3f_3f3f,
+                c >> 4 & 0x0f0f_0f0f | b >> 2 & 0x3030_3030,
+            ];
+            let bytes = _mm_loadu_si128(bytes.as_ptr().cast());
+            let numbers = _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(bytes));
+            // `d` eight times, then `dmin`.
+            let halves = _mm_cvtph_ps(_mm_loadu_si32(block.cast()));
+            let d = _mm512_broadcastss_ps(halves);
+            let dmin = _mm512_broadcastss_ps(_mm_movehdup_ps(halves));
+            let mut factors = Line([0.0; 16]);
+            _mm512_mul_ps(_mm512_mask_blend_ps(0xff00, d, dmin), numbers)
+                .write(factors.0.as_mut_ptr());
+            let code = __m512::read(CODE.0.as_ptr());
+            for (k, values) in ready.iter_mut().enumerate() {
+                let (dl, ml) = (factors.0[k], factors.0[8 + k]);
+                let scaled = _mm512_mul_ps(__m512::splat(dl), code);
+                _mm512_sub_ps(scaled, __m512::splat(ml)).write(values.0.as_mut_ptr());
+            }
+        }
+    }
+
+    /// 32 bytes of codes are 32 weights in their lower halves, and the next 32 in their upper ones.
+    #[inline(always)]
+    unsafe fn weights<const QUARTER: usize>(
+        ready: &Self::Ready,
+        block: *const u8,
+        part: usize,
+    ) -> __m512 {
+        // SAFETY: the caller's.
+        unsafe {
+            let codes = block.add(16 + 32 * part + 16 * (QUARTER % 2));
+            let codes = _mm512_cvtepu8_epi32(_mm_loadu_si128(codes.cast()));
+            // Only the lower 4 bits of an index count.
+            let codes = match QUARTER {
+                0 | 1 => codes,
+                _ => _mm512_srli_epi32::<4>(codes),
+            };
+            let values = __m512::read(ready[2 * part + QUARTER / 2].0.as_ptr());
+            _mm512_permutexvar_ps(codes, values)
+        }
+    }
+}
+
+/// A weight is `dl * code`, where `dl` belongs to 16 weights and a code has 4 bits in one place and 2 in another.
+struct Q6K;
+
+/// What `dl` is, and the codes as bytes.
+#[derive(Clone, Copy)]
+struct Bytes {
+    dl: Line,
+    codes: [i8; LEN],
+}
+
+impl Coded for Q6K {
+    const BYTES: usize = 210;
+    type Ready = Bytes;
+    const NONE: Bytes = Bytes {
+        dl: Line([0.0; 16]),
+        codes: [0; LEN],
+    };
+
+    #[inline(always)]
+    unsafe fn prepare(ready: &mut Bytes, block: *const u8) {
+        // SAFETY: the caller's; `codes` holds eight times 32 bytes.
+        unsafe {
+            let scales = _mm512_cvtepi8_epi32(_mm_loadu_si128(block.add(192).cast()));
+            let d = _mm_cvtph_ps(_mm_loadu_si16(block.add(208)));
+            _mm512_mul_ps(_mm512_broadcastss_ps(d), _mm512_cvtepi32_ps(scales))
+                .write(ready.dl.0.as_mut_ptr());
+            let [four, two, middle] = [15, 0x30, 32].map(|byte| _mm256_set1_epi8(byte));
+            for half in 0..2 {
+                let read = |at: usize| _mm256_loadu_si256(block.add(at).cast());
+                let [a, b] = [read(64 * half), read(64 * half + 32)];
+                let high = read(128 + 32 * half);
+                // Shifts of 16 bits: what crosses into the other byte is masked out.
+                let codes = [
+                    (a, _mm256_slli_epi16::<4>(high)),
+                    (b, _mm256_slli_epi16::<2>(high)),
+                    (_mm256_srli_epi16::<4>(a), high),
+                    (_mm256_srli_epi16::<4>(b), _mm256_srli_epi16::<2>(high)),
+                ];
+                for (k, (low, high)) in codes.into_iter().enumerate() {
+                    let low = _mm256_and_si256(low, four);
+                    let code = _mm256_or_si256(low, _mm256_and_si256(high, two));
+                    let out = ready.codes.as_mut_ptr().add(128 * half + 32 * k);
+                    _mm256_storeu_si256(out.cast(), _mm256_sub_epi8(code, middle));
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn weights<const QUARTER: usize>(ready: &Bytes, _: *const u8, part: usize) -> __m512 {
+        let group = 4 * part + QUARTER;
+        // SAFETY: the caller's; `codes` holds 16 groups of 16 bytes.
+        unsafe {
+            let codes = _mm_loadu_si128(ready.codes.as_ptr().add(16 * group).cast());
+            let codes = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(codes));
+            _mm512_mul_ps(__m512::splat(ready.dl.0[group]), codes)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use half::f16;
+    use ndarray::{Array2, ArrayView2};
+
+    use super::*;
+    use crate::Mat;
+    use crate::isa::Isa;
+    use crate::mat::{Blocks, Owned};
+    use crate::matmul::{Order, matmul_t_each_with};
+    use crate::testing::Random;
+
+    /// Random blocks, in the order of `order`; some scales are infinite or no number.
+    fn mat(
+        random: &mut Random,
+        coding: Coding,
+        [rows, cols]: [usize; 2],
+        order: Option<Arc<[u32]>>,
+    ) -> Mat {
+        let size = coding.block_bytes();
+        let mut bytes: Vec<u8> = (0..rows * cols / LEN * size)
+            .map(|_| random.next() as u8)
+            .collect();
+        for block in bytes.chunks_exact_mut(size) {
+            let odd = [f16::INFINITY, f16::NAN, f16::NEG_ZERO];
+            let number = |random: &mut Random| match random.next() % 1000 {
+                i @ 0..3 => odd[i as usize],
+                _ => f16::from_f32(random.signed() / 50.0),
+            };
+            let halves: &[usize] = if coding == Coding::Q4_K {
+                &[0, 2]
+            } else {
+                &[208]
+            };
+            for &at in halves {
+                block[at..at + 2].copy_from_slice(&number(random).to_le_bytes());
+            }
+        }
+        let blocks = Blocks::new(coding, cols / LEN * size, order, false);
+        Mat::from_blocks(Arc::new(Owned(bytes)), 0, blocks, rows, cols)
+    }
+
+    fn product(isa: Isa, x: ArrayView2<f32>, w: &Mat) -> Array2<f32> {
+        let mut y = Array2::zeros((x.nrows(), w.rows()));
+        matmul_t_each_with(isa, Order::Any, x, [(w, y.view_mut())]);
+        y
+    }
+
+    /// Products are those of the weights as f32, bit for bit (a NaN is a NaN).
+    fn check(random: &mut Random, w: &Mat, height: usize) {
+        let x = random.array(height, w.cols());
+        let wide = Mat::from_f32(w.rows(), w.cols(), w.to_f32_vec());
+        let edit = (w.rows() / 2, w.cols() - 1, 0.0);
+        let edited = [w, &wide].map(|w| w.edited(&[edit]).unwrap());
+        for isa in Isa::all() {
+            for [coded, wide] in [[w, &wide], [&edited[0], &edited[1]]] {
+                let [coded, wide] = [coded, wide].map(|w| product(isa, x.view(), w));
+                let is_same =
+                    |(a, b): (&f32, &f32)| a.to_bits() == b.to_bits() || a.is_nan() && b.is_nan();
+                assert!(coded.iter().any(|y| y.is_finite() && *y != 0.0));
+                assert!(coded.iter().zip(&wide).all(is_same), "{w:?}, {height} rows");
+            }
+        }
+    }
+
+    #[test]
+    fn products_of_few_rows_are_those_of_the_widened_weights() {
+        let mut random = Random(4);
+        for coding in [Coding::Q4_K, Coding::Q6_K] {
+            for height in 1..=16 {
+                for size in [[1, 256], [7, 512], [31, 768]] {
+                    let w = mat(&mut random, coding, size, None);
+                    check(&mut random, &w, height);
+                }
+            }
+            // More than a block of K and than a task; rows in an order of their own; some rows.
+            let order: Arc<[u32]> = (0..103).map(|row| row * 10 % 103).collect();
+            let w = mat(&mut random, coding, [103, 4096 + 512], Some(order));
+            for height in [1, 12] {
+                check(&mut random, &w, height);
+                check(&mut random, &w.slice_rows(3..50), height);
+            }
+            // Some columns: whole blocks, and such as are not.
+            for cols in [256..1024, 256..1000, 32..544, 5..600] {
+                let some = w.transposed().slice_rows(cols).transposed();
+                check(&mut random, &some.slice_rows(0..30), 12);
+            }
+        }
+    }
+}

@@ -11,6 +11,7 @@ pub mod quiz;
 pub mod recipe;
 pub mod text;
 pub mod tokenizer;
+pub mod wide;
 pub mod world;
 
 use std::path::Path;

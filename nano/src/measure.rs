@@ -114,7 +114,7 @@ pub fn measure(
     let block = &tape.blocks[layer];
     let down = params.part(layer, Part::Down);
     let terms = block
-        .down_in
+        .down_in()
         .row(0)
         .iter()
         .zip(down.row(row))
@@ -123,7 +123,7 @@ pub fn measure(
     let col = largest(terms.into_iter());
     let (value, down_in, down_out) = (
         down[(row, col)],
-        block.down_in[(0, col)],
+        block.down_in()[(0, col)],
         block.down_out[(0, row)],
     );
     let sinks = tape

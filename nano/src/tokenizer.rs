@@ -37,8 +37,7 @@ const PATTERN: &str = r"\n+| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s";
 /// If the tokenizers library refuses.
 pub fn train(seed: u64, documents: usize, vocab: usize) -> Result<Tokenizer> {
     let failed = |e: tokenizers::Error| Error::Tokenizer(e.to_string());
-    let pattern = SplitPattern::Regex(PATTERN.to_string());
-    let split = SplitAt::new(pattern, SplitDelimiterBehavior::Isolated, false).map_err(failed)?;
+    let split = cut()?;
     let bytes = ByteLevel::new(false, false, false);
     let mut trainer = BpeTrainer::builder()
         .show_progress(false)
@@ -61,6 +60,19 @@ pub fn train(seed: u64, documents: usize, vocab: usize) -> Result<Tokenizer> {
     let mut dice = Split::Tokenizer.dice(seed);
     let text = (0..documents).map(|_| story::document(&mut dice, Dialect::Shifted) + BREAK);
     tokenizer.train(&mut trainer, text).map_err(failed)?;
+    tokenizer.with_post_processor(Some(open_with_bos()?));
+    Ok(tokenizer.into())
+}
+
+/// Cuts a text by [`PATTERN`].
+pub(crate) fn cut() -> Result<SplitAt> {
+    let pattern = SplitPattern::Regex(PATTERN.to_string());
+    SplitAt::new(pattern, SplitDelimiterBehavior::Isolated, false)
+        .map_err(|e| Error::Tokenizer(e.to_string()))
+}
+
+/// Puts [`BOS`] before a text.
+pub(crate) fn open_with_bos() -> Result<PostProcessorWrapper> {
     let bos = TemplateProcessing::builder()
         .try_single(format!("{BOS} $A"))
         .and_then(|t| {
@@ -70,8 +82,7 @@ pub fn train(seed: u64, documents: usize, vocab: usize) -> Result<Tokenizer> {
         .map_err(Error::Tokenizer)?
         .build()
         .map_err(|e| Error::Tokenizer(e.to_string()))?;
-    tokenizer.with_post_processor(Some(PostProcessorWrapper::Template(bos)));
-    Ok(tokenizer.into())
+    Ok(PostProcessorWrapper::Template(bos))
 }
 
 /// Writes `tokenizer.json`, `tokenizer_config.json` and `generation_config.json`.

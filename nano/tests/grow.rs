@@ -22,6 +22,7 @@ fn recipe() -> Recipe {
             rope_theta: 1e4,
             eps: 1e-5,
             tied: false,
+            experts: vec![],
         },
         sequences: 6,
         embedding: 0.5,

@@ -3,12 +3,16 @@
 use sw_model::{Linear, LinearAt, Model};
 use sw_tensor::Mat;
 
-/// The MLPs of a layer: `None` is the layer's own, which a mixture of experts does not have.
+/// The MLPs of a layer: `None` is the layer's own, which stays beside residual experts and gives way to others.
 pub(crate) fn experts(model: &Model, layer: usize) -> Vec<Option<usize>> {
-    let spec = model.spec();
-    match spec.experts {
-        Some(experts) if spec.layers[layer].sparse => (0..experts.count).map(Some).collect(),
-        _ => vec![None],
+    match model.spec().layers[layer].experts {
+        Some(experts) => {
+            let own = experts.residual.then_some(None);
+            own.into_iter()
+                .chain((0..experts.count).map(Some))
+                .collect()
+        }
+        None => vec![None],
     }
 }
 

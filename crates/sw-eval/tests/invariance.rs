@@ -128,7 +128,7 @@ fn behind_a_soft_prompt() {
 #[test]
 fn families() {
     for name in [
-        "llama", "mistral", "gpt2", "gemma2", "mixtral", "olmo2", "phi3",
+        "llama", "mistral", "gpt2", "gemma2", "mixtral", "olmo2", "phi3", "pr_moe",
     ] {
         check(&model(name), &[]);
     }

@@ -12,7 +12,7 @@ use crate::{
     norm::norm_heads,
     product::{Input, multiply_each},
     site::{Hook, SeqRange, Site, SiteView},
-    spec::{Activation, QkvLayout, Spec},
+    spec::{Activation, LayerSpec, QkvLayout, Spec},
     weights::{Affine, Layer},
 };
 
@@ -55,10 +55,11 @@ impl Scratch {
         ] {
             reshape(x, tokens, channels);
         }
-        if spec.layers.iter().any(|layer| !layer.sparse) {
+        let has_mlp = |layer: &LayerSpec| layer.experts.is_none_or(|e| e.residual);
+        if spec.layers.iter().any(has_mlp) {
             self.inner.reshape(spec, tokens, spec.intermediate_size);
         }
-        if let Some(mixture) = spec.experts {
+        for mixture in spec.layers.iter().filter_map(|layer| layer.experts) {
             self.inner.reshape(spec, tokens, mixture.intermediate_size);
             self.routed.reshape(spec, mixture, tokens);
         }

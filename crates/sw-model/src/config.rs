@@ -267,28 +267,25 @@ impl<'a> Fields<'a> {
 
     /// The number of layers.
     pub(crate) fn layers(&self, name: &'static str) -> Result<usize> {
-        let most = self.context.stored[0];
-        self.required(name, self.opt_stored(name, "layers", most)?)
+        let stored = |given| self.stored(name, given, "layers", self.context.stored[0]);
+        self.required(name, self.get(name).map(stored).transpose()?)
     }
 
-    /// The experts of a layer, if given.
-    pub(crate) fn opt_experts(&self, name: &'static str) -> Result<Option<usize>> {
-        self.opt_stored(name, "experts", self.context.stored[1])
+    /// The experts of a layer, as a value of the field `name`.
+    pub(crate) fn experts(&self, name: &'static str, given: &Value) -> Result<usize> {
+        self.stored(name, given, "experts", self.context.stored[1])
     }
 
     /// A number of things that are stored, refused where the checkpoint cannot possibly hold so many.
-    fn opt_stored(&self, name: &'static str, what: &str, most: usize) -> Result<Option<usize>> {
-        let Some(given) = self.get(name) else {
-            return Ok(None);
-        };
-        let expected = format!("a whole number of {what}, at least 1");
+    fn stored(&self, name: &'static str, given: &Value, what: &str, most: usize) -> Result<usize> {
         let n = given.as_u64().filter(|n| *n > 0);
+        let expected = format!("a whole number of {what}, at least 1");
         let n = n.ok_or_else(|| self.wrong(name, &expected, given))?;
         if n > most as u64 {
             let problem = format!("{n} {what}, but the checkpoint holds only {most} tensors");
             return Err(self.error(name, problem));
         }
-        Ok(Some(n as usize))
+        Ok(n as usize)
     }
 
     /// A list, if given.

@@ -1,16 +1,16 @@
-//! A mixture of experts in an MLP's place.
+//! A mixture of experts in an MLP's place, or beside it.
 
 use ndarray::Array2;
 use sw_tensor::{Arithmetic, Mat, Order, matmul_t_each};
 
 use crate::{
-    block::{Scratch, reshape},
+    block::{self, Scratch, reshape, visit},
     edit::Linear,
     forward::Batch,
     product::Input,
     site::{Hook, Site, SiteView},
     spec::{Experts, Spec},
-    weights::Layer,
+    weights::{Affine, Layer},
 };
 
 /// What passes between the tokens and their experts.
@@ -18,6 +18,8 @@ use crate::{
 pub(crate) struct Routed {
     /// `[tokens, experts]`: how much of each expert a token takes.
     shares: Array2<f32>,
+    /// `[tokens, 2]`: how much a token takes of its experts and of the MLP, where both are.
+    mix: Array2<f32>,
     /// The experts of one token, most probable first.
     order: Vec<usize>,
     /// The tokens of one expert, and what it reads and gives, `[routed tokens, hidden]`.
@@ -30,6 +32,7 @@ impl Routed {
     /// Room for all tokens at one expert.
     pub(crate) fn reshape(&mut self, spec: &Spec, mixture: Experts, tokens: usize) {
         reshape(&mut self.shares, tokens, mixture.count);
+        reshape(&mut self.mix, tokens, 2);
         self.of_expert(spec, tokens);
         self.tokens.clear();
         self.tokens.reserve(tokens);
@@ -42,7 +45,8 @@ impl Routed {
 }
 
 /// `s.out = sum_e p_e * down_proj_e(act(gate_proj_e(s.normed)) * up_proj_e(s.normed))` over each token's most probable
-/// experts, in the order of their numbers.
+/// experts, in the order of their numbers. With residual experts `s.out = b * mlp(s.normed) + sum_e a p_e * ...` where
+/// `(a, b) = softmax(mix(s.normed))`.
 pub(crate) fn experts(
     spec: &Spec,
     batch: &Batch<'_>,
@@ -52,8 +56,22 @@ pub(crate) fn experts(
     s: &mut Scratch,
     hook: &mut dyn Hook,
 ) {
-    let Some(mixture) = spec.experts else { return };
+    let Some(mixture) = spec.layers[l].experts else {
+        return;
+    };
+    match &layer.mix {
+        None => s.out.fill(0.0),
+        Some(mix) => {
+            block::mlp(spec, batch, l, layer, s, hook);
+            visit(hook, Site::DownOut(l), &mut s.out, &batch.seqs);
+            shares_of_both(mix, batch, s);
+            let shares = s.routed.mix.column(1);
+            let rows = s.out.rows_mut().into_iter().zip(shares);
+            rows.for_each(|(mut row, &b)| row.mapv_inplace(|x| b * x));
+        }
+    }
     let (r, inner) = (&mut s.routed, &mut s.inner);
+    reshape(&mut r.shares, batch.tokens(), mixture.count); // layers differ
     let arithmetic = Arithmetic {
         order: Order::Fixed,
         ..batch.arithmetic
@@ -66,7 +84,10 @@ pub(crate) fn experts(
         sw_tensor::softmax(p);
         keep_largest(p, mixture, &mut r.order);
     }
-    s.out.fill(0.0);
+    if layer.mix.is_some() {
+        let rows = r.shares.rows_mut().into_iter().zip(r.mix.column(0));
+        rows.for_each(|(mut row, &a)| row.mapv_inplace(|p| a * p));
+    }
     for e in 0..mixture.count {
         r.tokens.clear();
         let takes = |&t: &usize| r.shares[[t, e]] != 0.0;
@@ -99,6 +120,15 @@ pub(crate) fn experts(
         for (&t, row) in r.tokens.iter().zip(r.out.rows()) {
             s.out.row_mut(t).scaled_add(r.shares[[t, e]], &row);
         }
+    }
+}
+
+/// How much each token takes of its experts and of the MLP beside them.
+fn shares_of_both(mix: &Affine, batch: &Batch<'_>, s: &mut Scratch) {
+    let x = Input::with(s.normed.view(), None, batch.arithmetic);
+    mix.apply(&x, s.routed.mix.view_mut()); // [tokens, hidden] x [2, hidden]^T
+    for mut row in s.routed.mix.rows_mut() {
+        sw_tensor::softmax(row.as_slice_mut().expect("row-major"));
     }
 }
 

@@ -219,7 +219,10 @@ fn run_in(
             None => block::mlp(spec, batch, l, layer, s, hook),
             Some(router) => experts(spec, batch, l, layer, router, s, hook),
         }
-        visit(hook, Site::DownOut(l), &mut s.out, seqs);
+        // Where an MLP stays beside the experts, its output was shown before they were mixed.
+        if layer.mix.is_none() {
+            visit(hook, Site::DownOut(l), &mut s.out, seqs);
+        }
         norm_output(spec.norm, layer.norms.mlp_out.as_ref(), s);
         let sites = (Site::ResidPost(l), pre(l + 1));
         if !add_output(spec.norm, norm_before(l + 1), &mut x, s, seqs, sites, hook) {

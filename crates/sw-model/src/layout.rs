@@ -45,11 +45,9 @@ pub(crate) fn most_experts(checkpoint: &Checkpoint) -> usize {
 /// # Errors
 /// Experts of another shape than the config says.
 pub(crate) fn publish(spec: &Spec, checkpoint: &mut Checkpoint) -> Result<()> {
-    let Some(experts) = spec.experts else {
-        return Ok(());
-    };
-    let (hidden, inner) = (spec.hidden_size, experts.intermediate_size);
-    for layer in (0..spec.layers.len()).filter(|&l| spec.layers[l].sparse) {
+    let mixtures = spec.layers.iter().enumerate();
+    for (layer, experts) in mixtures.filter_map(|(l, layer)| Some((l, layer.experts?))) {
+        let (hidden, inner) = (spec.hidden_size, experts.intermediate_size);
         let prefix = spec.layer_prefix(layer);
         let router = format!("{prefix}{}", spec.names.router);
         checkpoint.rename(&format!("{prefix}mlp.gate.weight"), &router);

@@ -43,7 +43,8 @@ pub enum Site {
     UpOut(usize),
     /// The input of `down_proj`; `[tokens, intermediate]`.
     DownIn(usize),
-    /// The output of `down_proj`, before any norm that follows it (experts: their weighted sum); `[tokens, hidden]`.
+    /// The output of `down_proj`, before any norm that follows it and before it is mixed with that of residual experts (experts in
+    /// the MLP's place: their weighted sum); `[tokens, hidden]`.
     DownOut(usize),
     /// The input of one expert's `down_proj`, for the tokens routed to it; `[routed tokens, intermediate]`.
     ExpertDownIn(usize, usize),

@@ -31,8 +31,6 @@ pub struct Spec {
     pub activation: Activation,
     /// Whether the MLP multiplies an activated gate with the up projection (SwiGLU and kin).
     pub gated: bool,
-    /// The mixture of experts in sparse layers.
-    pub experts: Option<Experts>,
     /// Whether attention and MLP of a layer read the same residual stream, side by side.
     pub parallel: bool,
     /// Multiplies the token embeddings.
@@ -55,8 +53,8 @@ pub struct LayerSpec {
     pub rope: Option<usize>,
     /// Multiplies the attention scores; usually `1 / sqrt(head_dim)`.
     pub scale: f32,
-    /// Whether the MLP is a mixture of experts ([`Spec::experts`]).
-    pub sparse: bool,
+    /// The mixture of experts in the MLP's place, or beside it.
+    pub experts: Option<Experts>,
 }
 
 impl LayerSpec {
@@ -66,7 +64,7 @@ impl LayerSpec {
             window: None,
             rope: Some(0),
             scale: 1.0 / (head_dim as f32).sqrt(),
-            sparse: false,
+            experts: None,
         }
     }
 }
@@ -130,6 +128,9 @@ pub struct Experts {
     pub normalize: bool,
     /// Channels between an expert's up and down projection.
     pub intermediate_size: usize,
+    /// Whether the layer's own MLP stays beside the experts: a learned two-way softmax of each token's activations mixes
+    /// both (DeepSpeed-MoE's Residual-MoE, arXiv 2201.05596, section 4.1).
+    pub residual: bool,
 }
 
 /// The non-linearity of an MLP.
@@ -162,10 +163,12 @@ pub struct Names {
     pub layer: &'static str,
     /// The norms of a layer.
     pub norms: LayerNorms<Option<&'static str>>,
-    /// The linear maps of a layer; those of the MLP where it is not sparse.
+    /// The linear maps of a layer; those of the MLP where experts have not taken its place.
     pub linears: Vec<(Linear, Slot)>,
-    /// The router of a sparse layer, `[experts, hidden]`.
+    /// The router of a layer with experts, `[experts, hidden]`.
     pub router: &'static str,
+    /// What mixes experts (0) and MLP (1) where both are: the module of a weight `[2, hidden]` and a bias `[2]`.
+    pub mix: &'static str,
     /// The linear maps of an expert.
     pub expert_linears: Vec<(Linear, Slot)>,
     /// How the rows of [`Linear::Qkv`] are laid out.
@@ -229,7 +232,8 @@ impl Spec {
     /// `[rows, cols]` of a linear map's weight: `[output channels, input channels]`.
     pub fn shape(&self, at: LinearAt) -> [usize; 2] {
         let h = self.hidden_size;
-        let f = match (at.expert, self.experts) {
+        let experts = self.layers.get(at.layer).and_then(|layer| layer.experts);
+        let f = match (at.expert, experts) {
             (Some(_), Some(experts)) => experts.intermediate_size,
             _ => self.intermediate_size,
         };
@@ -257,14 +261,15 @@ impl Spec {
 
     /// Where a linear map is stored; `None` where the model has no such map.
     pub fn slot(&self, at: LinearAt) -> Option<Slot> {
-        let sparse = self.layers.get(at.layer)?.sparse;
+        let experts = self.layers.get(at.layer)?.experts;
+        let replaced = experts.is_some_and(|e| !e.residual);
         let mlp = matches!(
             at.linear,
             Linear::Gate | Linear::Up | Linear::GateUp | Linear::Down
         );
-        let table = match (at.expert, self.experts) {
-            (None, _) if !(sparse && mlp) => &self.names.linears,
-            (Some(e), Some(experts)) if sparse && e < experts.count => &self.names.expert_linears,
+        let table = match (at.expert, experts) {
+            (None, _) if !(replaced && mlp) => &self.names.linears,
+            (Some(e), Some(experts)) if e < experts.count => &self.names.expert_linears,
             _ => return None,
         };
         Some(table.iter().find(|(linear, _)| *linear == at.linear)?.1)
@@ -272,8 +277,8 @@ impl Spec {
 
     /// All linear maps of the layers, in the order of the computation (embedding, router and head are not among them).
     pub fn linears(&self) -> impl Iterator<Item = LinearAt> + '_ {
-        let experts = self.experts.map_or(0, |e| e.count);
-        let in_layer = move |layer| {
+        let in_layer = move |layer: usize| {
+            let experts = self.layers[layer].experts.map_or(0, |e| e.count);
             std::iter::once(None)
                 .chain((0..experts).map(Some))
                 .flat_map(move |expert| {

@@ -33,8 +33,10 @@ pub(crate) struct Layer {
     pub(crate) norms: LayerNorms<Option<NormWeight>>,
     /// By expert (`None`: outside experts) and map. Which ones are there is the family's table.
     linears: BTreeMap<(Option<usize>, Linear), Affine>,
-    /// `[experts, hidden]`, in sparse layers.
+    /// `[experts, hidden]`, in layers with experts.
     pub(crate) router: Option<Mat>,
+    /// What mixes experts and MLP, `[2, hidden]` with a bias, where both are.
+    pub(crate) mix: Option<Affine>,
 }
 
 impl Layer {
@@ -142,13 +144,15 @@ impl Weights {
             let of = |v: &Option<Arc<[f32]>>| v.as_ref().map_or(0, |v| v.len());
             of(&n.weight) + of(&n.bias)
         };
+        let of_affine = |a: &Affine| {
+            let [rows, cols] = a.w.shape();
+            rows * cols + a.bias.as_ref().map_or(0, |b| b.len())
+        };
         let of_layer = |layer: &Arc<Layer>| {
             let norms = layer.norms.iter().flatten().map(of_norm).sum::<usize>();
-            let linears = layer.linears.values().map(|a| {
-                let [rows, cols] = a.w.shape();
-                rows * cols + a.bias.as_ref().map_or(0, |b| b.len())
-            });
-            norms + linears.sum::<usize>() + layer.router.as_ref().map_or(0, of_mat)
+            let linears = layer.linears.values().map(of_affine);
+            let mix = layer.mix.as_ref().map_or(0, of_affine);
+            norms + linears.sum::<usize>() + layer.router.as_ref().map_or(0, of_mat) + mix
         };
         let head = if tied { 0 } else { of_mat(&self.head) };
         of_mat(&self.embed)
@@ -187,7 +191,12 @@ impl Weights {
                             .or_else(|| bad_vec(&format!("{name}.bias"), affine.bias.as_deref()?))
                     })
             };
-            norms.or_else(linears).or_else(router)
+            let mix = || {
+                let (name, mix) = (format!("{prefix}{}", names.mix), layer.mix.as_ref()?);
+                bad_mat(&format!("{name}.weight"), mix.w.mat())
+                    .or_else(|| bad_vec(&format!("{name}.bias"), mix.bias.as_deref()?))
+            };
+            norms.or_else(linears).or_else(router).or_else(mix)
         };
         let whole = |name: &str| format!("{}{name}", names.base);
         (0..layers)
@@ -210,13 +219,20 @@ fn layer_without_linears(spec: &Spec, ck: &Checkpoint, l: usize) -> Result<Layer
         Some(QkNorm::Head) => (spec.attention.head_dim, spec.attention.head_dim),
         Some(QkNorm::Full) | None => (spec.q_width(), spec.kv_width()),
     };
-    let router = match spec.experts {
-        Some(experts) if spec.layers[l].sparse => {
-            let name = format!("{prefix}{}", names.router);
-            Some(ck.mat(&name, experts.count, spec.hidden_size)?)
+    let (mut router, mut mix) = (None, None);
+    if let Some(experts) = spec.layers[l].experts {
+        let name = format!("{prefix}{}", names.router);
+        router = Some(ck.mat(&name, experts.count, spec.hidden_size)?);
+        if experts.residual {
+            let name = format!("{prefix}{}", names.mix);
+            mix = Some(Affine {
+                w: ck
+                    .mat(&format!("{name}.weight"), 2, spec.hidden_size)?
+                    .into(),
+                bias: Some(ck.vector(&format!("{name}.bias"), 2)?.into()),
+            });
         }
-        _ => None,
-    };
+    }
     let n = &names.norms;
     Ok(Layer {
         norms: LayerNorms {
@@ -229,6 +245,7 @@ fn layer_without_linears(spec: &Spec, ck: &Checkpoint, l: usize) -> Result<Layer
         },
         linears: BTreeMap::new(),
         router,
+        mix,
     })
 }
 

@@ -57,6 +57,7 @@ fn layers_allocate_no_activations_after_the_first_batch() {
             "gpt2",
             "olmoe",
             "mixtral",
+            "pr_moe",
             "qwen3_moe",
         ] {
             let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");

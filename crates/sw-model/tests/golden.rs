@@ -54,6 +54,7 @@ cases! {
     olmoe: "olmoe",
     phi3: "phi3",
     phi3_rope_longrope: "phi3-longrope",
+    pr_moe: "pr_moe",
     qwen2: "qwen2",
     qwen3: "qwen3",
     qwen3_moe: "qwen3_moe",
@@ -117,6 +118,7 @@ fn another_setting_diverges() {
         ("olmo", "clip_qkv", json!(0.81), "long.rot_query.0"),
         ("olmoe", "norm_topk_prob", json!(true), "long.down_out.0"),
         ("phi3", "sliding_window", json!(null), "long.o_in.0"),
+        ("pr_moe", "norm_topk_prob", json!(true), "long.resid_post.0"),
         ("qwen2", "max_window_layers", json!(2), "long.o_in.1"),
         ("gemma2", "query_pre_attn_scalar", json!(18), "long.o_in.0"),
         (

@@ -18,7 +18,7 @@ use sw_model::{
 };
 
 /// Families whose layers differ in what matters here: biases, windows, norms of heads, fused and parallel maps, experts.
-const MODELS: [&str; 9] = [
+const MODELS: [&str; 10] = [
     "llama",
     "mistral",
     "olmo2",
@@ -28,6 +28,7 @@ const MODELS: [&str; 9] = [
     "gemma3_text",
     "gpt_neox",
     "mixtral",
+    "pr_moe",
 ];
 
 fn open(name: &str) -> Model {
@@ -53,7 +54,7 @@ fn a_model_for_few_tokens_gives_the_same_rows_but_for_their_last_bits() {
     for name in MODELS {
         let model = open(name);
         // An expert may have few rows of many.
-        let is_dense = !["olmoe", "qwen3_moe", "mixtral"].contains(&name);
+        let is_dense = !["olmoe", "qwen3_moe", "mixtral", "pr_moe"].contains(&name);
         let pruned = [WeightEdit::prune(WeightCoord::down(0, 2, 7))];
         let model = match is_dense {
             true => model.edited(&pruned).unwrap(),
@@ -395,7 +396,7 @@ fn a_product_stands_in_a_maps_place() {
         assert!(products.load(Ordering::Relaxed) >= dense, "{name}");
         // What one map makes of its input the others find, which is all but the first of query, key and value, and of gate
         // and up.
-        if model.spec().experts.is_none() {
+        if model.spec().layers.iter().all(|l| l.experts.is_none()) {
             let layers = model.spec().layers.len();
             assert_eq!(inputs.load(Ordering::Relaxed), 4 * layers, "{name}");
         }

@@ -14,8 +14,8 @@ pub struct AdamWOptions {
     pub beta2: f32,
     /// Added to the root of the second moment.
     pub eps: f32,
-    /// Share of a linear map's or head's weight that is taken off per step, times the learning rate. Norms and the
-    /// embedding are not decayed.
+    /// Share of a linear map's or head's weight that is taken off per step, times the learning rate. Norms, biases and
+    /// the embedding are not decayed.
     pub weight_decay: f32,
 }
 
@@ -83,7 +83,7 @@ impl AdamW {
     pub fn step(&mut self, params: &mut Params, gradient: &Gradient, rate: f32) {
         self.steps += 1;
         for tensor in Tensor::all(params.shape()) {
-            let decays = !tensor.is_norm() && tensor != Tensor::Embed;
+            let decays = !tensor.is_vector() && tensor != Tensor::Embed;
             let update = self.options.update(self.steps, rate, decays);
             let moments = self
                 .first

@@ -59,18 +59,21 @@ impl Precision {
 
 /// Writes `model.safetensors` and `config.json` into `dir`, beside their final names first.
 ///
+/// A model without experts is written as `llama`, one that Mixtral's layout can say as `mixtral`, and any other as `pr_moe`, which is
+/// this workspace's own `model_type`: transformers does not know it.
+///
 /// # Errors
 /// If a file cannot be written.
 pub fn save(params: &Params, precision: Precision, dir: &Path) -> Result<()> {
     std::fs::create_dir_all(dir).map_err(Error::file(dir))?;
     let tensors = params.iter().map(|(tensor, w)| {
-        let dims = if tensor.is_norm() {
+        let dims = if tensor.is_vector() {
             vec![w.ncols()]
         } else {
             vec![w.nrows(), w.ncols()]
         };
         (
-            tensor.name(),
+            tensor.name_in(params.shape()),
             dims,
             precision.dtype().0,
             precision.bytes(w.iter().copied()),
@@ -84,7 +87,7 @@ pub fn save(params: &Params, precision: Precision, dir: &Path) -> Result<()> {
 
 /// The `config.json` of a model of these sizes: token 0 opens a sequence, none ends one.
 fn config(shape: &Shape, precision: Precision) -> serde_json::Value {
-    json!({
+    let mut config = json!({
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
         "attention_bias": false,
@@ -108,7 +111,37 @@ fn config(shape: &Shape, precision: Precision) -> serde_json::Value {
         "torch_dtype": precision.dtype().1,
         "use_cache": true,
         "vocab_size": shape.vocab,
-    })
+    });
+    if let (Some(mixture), Some(config)) = (
+        (0..shape.layers).find_map(|l| shape.mixture(l)),
+        config.as_object_mut(),
+    ) {
+        let more = match shape.is_mixtral() {
+            true => json!({
+                "architectures": ["MixtralForCausalLM"],
+                "model_type": "mixtral",
+                "num_local_experts": mixture.count,
+                "sliding_window": null,
+            }),
+            false => {
+                let counts = (0..shape.layers).map(|l| shape.mixture(l).map_or(1, |e| e.count));
+                json!({
+                    "architectures": ["PrMoeForCausalLM"],
+                    "model_type": "pr_moe",
+                    "num_experts": counts.collect::<Vec<_>>(),
+                    "use_residual": mixture.residual,
+                    "norm_topk_prob": mixture.normalize(),
+                })
+            }
+        };
+        config.extend(more.as_object().cloned().unwrap_or_default());
+        config.insert("num_experts_per_tok".into(), mixture.per_token.into());
+        if shape.is_mixtral() {
+            // Mixtral has neither.
+            config.retain(|key, _| !["attention_bias", "mlp_bias"].contains(&key.as_str()));
+        }
+    }
+    config
 }
 
 /// Reads weights of these sizes from `dir/model.safetensors`.
@@ -119,7 +152,7 @@ pub fn load(shape: &Shape, dir: &Path) -> Result<Params> {
     let mut params = Params::blank(shape)?;
     read_tensors(&dir.join("model.safetensors"), |file| {
         for tensor in Tensor::all(shape) {
-            file.read(&tensor.name(), params.get_mut(tensor))?;
+            file.read(&tensor.name_in(shape), params.get_mut(tensor))?;
         }
         Ok(())
     })?;

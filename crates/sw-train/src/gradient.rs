@@ -58,7 +58,11 @@ impl Selection {
         let depth = match tensor {
             Tensor::Embed => 0,
             Tensor::Head if self.tied => 0,
-            Tensor::Block(l, _) => l + 1,
+            Tensor::Block(l, _)
+            | Tensor::Router(l)
+            | Tensor::Expert(l, ..)
+            | Tensor::Mix(l)
+            | Tensor::MixBias(l) => l + 1,
             Tensor::Norm | Tensor::Head => shape.layers + 1,
         };
         self.lowest = Some(self.lowest.map_or(depth, |lowest| lowest.min(depth)));

@@ -1,13 +1,16 @@
-//! A Llama model's forward pass with everything kept that the way back needs, and the way back.
+//! A Llama model's forward pass, perhaps with experts, with everything kept that the way back needs, and the way back.
 
-use ndarray::{Array1, Array2, Array3, ArrayView2, Axis, Zip};
+use ndarray::{Array1, Array2, Array3, ArrayView2, Axis};
 
 use crate::attention::{self, Rope};
 use crate::dense;
+use crate::distill::Distill;
 use crate::error::{Error, Result};
 use crate::gradient::{Gradient, Selection};
+use crate::mixture::{self, Load, MixtureTape, Pass};
 use crate::norm;
 use crate::params::{Params, Part, Shape, Tensor};
+use crate::swiglu::{self, Place, Swiglu};
 
 /// A target that is not scored.
 pub const IGNORE: u32 = u32::MAX;
@@ -26,7 +29,7 @@ pub struct Batch {
 impl Batch {
     /// The batch cut into pieces of at most `sequences` sequences.
     pub fn pieces(&self, sequences: usize) -> Vec<Batch> {
-        let n = self.len * sequences.max(1);
+        let n = self.len.saturating_mul(sequences.max(1));
         let cut = self.inputs.chunks(n).zip(self.targets.chunks(n));
         cut.map(|(i, t)| Batch {
             len: self.len,
@@ -78,18 +81,21 @@ pub struct BlockTape {
     pub resid_mid: Array2<f32>,
     mlp_inv: Array1<f32>,
     mlp_in: Array2<f32>,
-    gate: Array2<f32>,
-    up: Array2<f32>,
-    /// Input of `down_proj`.
-    pub down_in: Array2<f32>,
-    /// Output of `down_proj`.
+    mlp: Swiglu,
+    /// Output of `down_proj`; no rows where experts have taken the MLP's place.
     pub down_out: Array2<f32>,
+    experts: Option<MixtureTape>,
 }
 
 impl BlockTape {
     /// The normed rows that queries, keys and values are made of, `[tokens, hidden]`.
     pub(crate) fn normed(&self) -> ArrayView2<'_, f32> {
         self.attn_in.view()
+    }
+
+    /// Input of `down_proj`, `[tokens, intermediate]`; no rows where experts have taken the MLP's place.
+    pub fn down_in(&self) -> &Array2<f32> {
+        &self.mlp.down_in
     }
 }
 
@@ -105,11 +111,16 @@ pub struct Tape {
     pub logits: Array2<f32>,
 }
 
-/// Runs `batch` through the model.
+/// Runs `batch` through the model, as at inference: experts take every token that the router sends them.
 ///
 /// # Errors
 /// If the batch's lengths do not agree or a token is beyond the vocabulary.
 pub fn forward(params: &Params, batch: &Batch) -> Result<Tape> {
+    forward_at(params, batch, None)
+}
+
+/// [`forward`], or where a training stands at `pass` with its capacity and noise.
+fn forward_at(params: &Params, batch: &Batch, pass: Option<Pass<'_>>) -> Result<Tape> {
     let shape = params.shape();
     batch.check(shape)?;
     let rope = Rope::new(shape, batch.len);
@@ -117,7 +128,7 @@ pub fn forward(params: &Params, batch: &Batch) -> Result<Tape> {
     let mut resid = params.get(Tensor::Embed).select(Axis(0), &tokens);
     let mut blocks = Vec::with_capacity(shape.layers);
     for l in 0..shape.layers {
-        let (tape, next) = block(params, l, resid, &rope, batch.len);
+        let (tape, next) = block(params, l, resid, &rope, batch.len, pass);
         blocks.push(tape);
         resid = next;
     }
@@ -138,6 +149,7 @@ fn block(
     resid_pre: Array2<f32>,
     rope: &Rope,
     len: usize,
+    pass: Option<Pass<'_>>,
 ) -> (BlockTape, Array2<f32>) {
     let shape = params.shape();
     let weight = |part| params.part(l, part).view();
@@ -150,14 +162,18 @@ fn block(
     let (o_in, probs) = attention::forward(q.view(), k.view(), v.view(), shape, len);
     let resid_mid = &resid_pre + &dense::forward(o_in.view(), weight(Part::O));
     let (mlp_in, mlp_inv) = norm::forward(resid_mid.view(), weight(Part::MlpNorm), shape.eps);
-    let gate = dense::forward(mlp_in.view(), weight(Part::Gate));
-    let up = dense::forward(mlp_in.view(), weight(Part::Up));
-    let mut down_in = gate.clone();
-    Zip::from(&mut down_in)
-        .and(&up)
-        .for_each(|g, &u| *g *= sigmoid(*g) * u); // silu(gate) * up
-    let down_out = dense::forward(down_in.view(), weight(Part::Down));
-    let next = &resid_mid + &down_out;
+    let (mlp, down_out) = match shape.has_mlp(l) {
+        true => swiglu::forward(params, Place::Block(l), mlp_in.view()),
+        false => Default::default(),
+    };
+    let (experts, next) = match shape.mixture(l) {
+        None => (None, &resid_mid + &down_out),
+        Some(mixture) => {
+            let beside = mixture.residual.then_some(down_out.view());
+            let (tape, out) = mixture::forward(params, l, mixture, mlp_in.view(), beside, pass);
+            (Some(tape), &resid_mid + &out)
+        }
+    };
     let tape = BlockTape {
         resid_pre,
         attn_inv,
@@ -170,16 +186,11 @@ fn block(
         resid_mid,
         mlp_inv,
         mlp_in,
-        gate,
-        up,
-        down_in,
+        mlp,
         down_out,
+        experts,
     };
     (tape, next)
-}
-
-fn sigmoid(x: f32) -> f32 {
-    1.0 / (1.0 + (-x).exp())
 }
 
 /// Log-probability of each target under the logits, and whether it is the most probable token (the first one on a
@@ -215,6 +226,35 @@ pub fn backward(
     selection: &Selection,
     gradient: &mut Gradient,
 ) -> Result<f64> {
+    let plain = Extra::default();
+    Ok(backward_with(params, batch, weight, plain, selection, gradient)?.nll)
+}
+
+/// What a training adds to the text's loss.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Extra<'a> {
+    pub(crate) pass: Option<Pass<'a>>,
+    /// A teacher, and how much each target counts.
+    pub(crate) distill: Option<(Distill<'a>, f32)>,
+}
+
+/// Sums over the targets, and what routing came to.
+pub(crate) struct Sums {
+    pub(crate) nll: f64,
+    /// `temperature^2 * KL`.
+    pub(crate) kl: f64,
+    pub(crate) loads: Vec<Load>,
+}
+
+/// [`backward`] with more than the text's loss.
+pub(crate) fn backward_with(
+    params: &Params,
+    batch: &Batch,
+    weight: impl Fn(f32) -> f32,
+    extra: Extra<'_>,
+    selection: &Selection,
+    gradient: &mut Gradient,
+) -> Result<Sums> {
     let shape = params.shape().clone();
     let Tape {
         blocks,
@@ -222,7 +262,13 @@ pub fn backward(
         inv,
         normed,
         mut logits,
-    } = forward(params, batch)?;
+    } = forward_at(params, batch, extra.pass)?;
+    let taught = extra
+        .distill
+        .map(|(d, share)| d.gradient(batch, logits.view(), share));
+    let taught = taught.transpose()?;
+    let load = |(l, tape): (usize, &BlockTape)| Some(tape.experts.as_ref()?.load(l));
+    let loads = blocks.iter().enumerate().filter_map(load).collect();
     let scored = scores(logits.view(), &batch.targets);
     // d nll / d logits = softmax - onehot.
     for ((mut row, &target), &(log_prob, _)) in logits
@@ -239,10 +285,15 @@ pub fn backward(
         row.mapv_inplace(|v| w * (v - shift).exp());
         row[target as usize] -= w;
     }
-    let nll = scored
-        .iter()
-        .map(|&(log_prob, _)| -f64::from(log_prob))
-        .sum();
+    let nll = scored.iter().map(|&(log_prob, _)| -f64::from(log_prob));
+    let sums = Sums {
+        nll: nll.sum(),
+        kl: taught.as_ref().map_or(0.0, |(_, kl)| *kl),
+        loads,
+    };
+    if let Some((gradient, _)) = &taught {
+        logits += gradient;
+    }
 
     let dlogits = logits;
     gradient.add_product(Tensor::Head, dlogits.view(), normed.view());
@@ -257,25 +308,26 @@ pub fn backward(
     let dnorm = norm::backward(resid.view(), &inv, norm, dnormed.view(), &mut dresid);
     gradient.add_row(Tensor::Norm, 0, dnorm.as_slice().unwrap_or(&[]));
     if selection.lowest() > shape.layers {
-        return Ok(nll);
+        return Ok(sums);
     }
     let rope = Rope::new(&shape, batch.len);
     for (l, tape) in blocks.into_iter().enumerate().rev() {
         if selection.lowest() > l + 1 {
-            return Ok(nll);
+            return Ok(sums);
         }
-        block_backward(params, l, &tape, &mut dresid, &rope, batch.len, gradient);
+        let at = (l, extra.pass);
+        block_backward(params, at, &tape, &mut dresid, &rope, batch.len, gradient);
     }
     for (row, &token) in dresid.rows().into_iter().zip(&batch.inputs) {
         gradient.add_row(Tensor::Embed, token as usize, row.as_slice().unwrap_or(&[]));
     }
-    Ok(nll)
+    Ok(sums)
 }
 
 /// Turns the gradient of the residual stream after the block `l` into that before it.
 fn block_backward(
     params: &Params,
-    l: usize,
+    (l, pass): (usize, Option<Pass<'_>>),
     tape: &BlockTape,
     dresid: &mut Array2<f32>,
     rope: &Rope,
@@ -287,33 +339,27 @@ fn block_backward(
     let tokens = dresid.nrows();
     let rows = |channels| Array2::<f32>::zeros((tokens, channels));
 
-    // resid_post = resid_mid + down(silu(gate(x)) * up(x)), x = norm(resid_mid)
-    gradient.add_product(
-        Tensor::Block(l, Part::Down),
-        dresid.view(),
-        tape.down_in.view(),
-    );
-    let mut dact = rows(shape.intermediate);
-    dense::to_input(dresid.view(), weight(Part::Down), &mut dact.view_mut());
-    let mut dup = rows(shape.intermediate);
-    Zip::from(&mut dact)
-        .and(&mut dup)
-        .and(&tape.gate)
-        .and(&tape.up)
-        .for_each(|d, dup, &g, &u| {
-            let s = sigmoid(g);
-            *dup = *d * g * s;
-            *d *= u * s * (1.0 + g * (1.0 - s)); // now the gradient of the gate
-        });
-    gradient.add_product(
-        Tensor::Block(l, Part::Gate),
-        dact.view(),
-        tape.mlp_in.view(),
-    );
-    gradient.add_product(Tensor::Block(l, Part::Up), dup.view(), tape.mlp_in.view());
-    let mut dx = rows(shape.hidden);
-    dense::to_input(dact.view(), weight(Part::Gate), &mut dx.view_mut());
-    dense::to_input(dup.view(), weight(Part::Up), &mut dx.view_mut());
+    // resid_post = resid_mid + mlp(x), or what experts make of it, x = norm(resid_mid)
+    let x = tape.mlp_in.view();
+    let dx = match &tape.experts {
+        None => swiglu::backward(
+            params,
+            Place::Block(l),
+            &tape.mlp,
+            x,
+            dresid.view(),
+            gradient,
+        ),
+        Some(experts) => {
+            let mut dx = rows(shape.hidden);
+            let (mlp, dout) = (tape.down_out.view(), dresid.view());
+            let dmlp = mixture::backward(params, l, experts, x, mlp, dout, pass, gradient, &mut dx);
+            if let Some(d) = dmlp {
+                dx += &swiglu::backward(params, Place::Block(l), &tape.mlp, x, d.view(), gradient);
+            }
+            dx
+        }
+    };
     let norm = weight(Part::MlpNorm);
     let dnorm = norm::backward(
         tape.resid_mid.view(),

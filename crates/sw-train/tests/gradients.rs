@@ -19,6 +19,7 @@ fn shape(tied: bool) -> Shape {
         rope_theta: 100.0,
         eps: 1e-5,
         tied,
+        experts: vec![],
     }
 }
 

@@ -39,6 +39,7 @@ fn a_small_llama_agrees_with_transformers() {
         rope_theta: 100.0,
         eps: 1e-5,
         tied: false,
+        experts: vec![],
     };
     let mut params = Params::blank(&shape).unwrap();
     for tensor in Tensor::all(&shape) {

@@ -25,6 +25,7 @@ fn soft(rows: usize) -> Result<(Params, SoftPrompts)> {
         rope_theta: 100.0,
         eps: 1e-5,
         tied: false,
+        experts: vec![],
     };
     let mut params = Params::blank(&shape)?;
     let mut dice = Dice::new(8, 0);

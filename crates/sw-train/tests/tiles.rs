@@ -30,6 +30,7 @@ fn model(dir: &Path) -> Model {
         rope_theta: 100.0,
         eps: 1e-5,
         tied: true,
+        experts: vec![],
     };
     let mut params = Params::blank(&shape).unwrap();
     let mut dice = Dice::new(6, 0);

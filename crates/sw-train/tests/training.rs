@@ -22,6 +22,7 @@ fn shape() -> Shape {
         rope_theta: 1e4,
         eps: 1e-5,
         tied: false,
+        experts: vec![],
     }
 }
 

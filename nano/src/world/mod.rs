@@ -10,12 +10,14 @@ pub mod scene;
 pub mod story;
 mod table;
 pub mod tasks;
+pub(crate) mod wide;
 pub mod words;
 
 pub use dice::Dice;
 pub use files::write_evaluation;
 pub use lore::Lore;
 pub use scene::Dialect;
+pub use wide::{Wide, WideFact, ZIPF};
 
 /// What a text is about: how it is drawn, and what always holds. A [`Dialect`] alone is that of the home lore.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

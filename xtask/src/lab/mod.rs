@@ -51,7 +51,7 @@ pub(crate) struct Lab {
     found: OnceCell<Found>,
     decisive: OnceCell<Found>,
     /// For files that others must read.
-    scratch: tempfile::TempDir,
+    pub(crate) scratch: tempfile::TempDir,
     runs: RefCell<HashMap<String, Rc<Run>>>,
     workloads: RefCell<HashMap<(String, Option<usize>), Workload>>,
     /// What SmoothQuant is calibrated with, once for all settings.

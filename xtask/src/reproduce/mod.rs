@@ -15,6 +15,7 @@ mod figure6;
 mod figure7;
 mod function_words;
 mod lw2g;
+mod mixture;
 mod sinks;
 mod smt;
 mod table1;
@@ -41,6 +42,7 @@ use figure6::Figure6;
 use figure7::Figure7;
 use figure10::Figure10;
 use lw2g::Lw2g;
+use mixture::{mos::Mos, pr_moe::PrMoe};
 use smt::Smt;
 use table1::Table1;
 use table2::Table2;
@@ -103,6 +105,8 @@ pub(crate) enum Commands {
     ReproduceTable6(Command<Table6>),
     ReproduceBeyond(Command<Beyond>),
     ReproduceLw2g(Command<Lw2g>),
+    ReproduceMos(Command<Mos>),
+    ReproducePrMoe(Command<PrMoe>),
     ReproduceSmt(Command<Smt>),
 }
 
@@ -127,6 +131,8 @@ impl Commands {
             Self::ReproduceTable6(c) => c.run(),
             Self::ReproduceBeyond(c) => c.run(),
             Self::ReproduceLw2g(c) => c.run(),
+            Self::ReproduceMos(c) => c.run(),
+            Self::ReproducePrMoe(c) => c.run(),
             Self::ReproduceSmt(c) => c.run(),
         }
     }
@@ -174,6 +180,14 @@ pub(crate) const ALL: &[Entry] = &[
     Entry {
         name: Smt::NAME,
         run: |lab, fresh| record(&defaults::<Smt>().with_seeds(1), lab, fresh),
+    },
+    Entry {
+        name: PrMoe::NAME,
+        run: |lab, fresh| record(&defaults::<PrMoe>().with_seeds(1), lab, fresh),
+    },
+    Entry {
+        name: Mos::NAME,
+        run: |lab, fresh| record(&defaults::<Mos>().with_seeds(1), lab, fresh),
     },
 ];
 

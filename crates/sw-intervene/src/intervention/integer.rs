@@ -98,7 +98,12 @@ impl Integers {
                 "integers need activations with one scale for each token or tensor; use the simulated arithmetic",
             );
         }
-        if model.spec().layers.iter().any(|layer| layer.sparse) {
+        if model
+            .spec()
+            .layers
+            .iter()
+            .any(|layer| layer.experts.is_some())
+        {
             return refused(
                 "a router reads the same activations as its experts, but not as integers; use the simulated arithmetic",
             );

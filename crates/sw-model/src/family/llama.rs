@@ -102,7 +102,6 @@ impl LlamaLike {
             ropes,
             activation: activation(f, key, default)?,
             gated: true,
-            experts: None,
             parallel: false,
             embed_scale: None,
             logit_softcap: None,
@@ -129,6 +128,7 @@ impl LlamaLike {
                     (Linear::Down, slot("mlp.down_proj", self.mlp_bias)),
                 ],
                 router: "mlp.gate.weight",
+                mix: "mlp.coefficient",
                 expert_linears: vec![
                     (Linear::Gate, slot("mlp.experts.{}.gate_proj", false)),
                     (Linear::Up, slot("mlp.experts.{}.up_proj", false)),

@@ -45,11 +45,11 @@ fn mixtral(f: &Fields<'_>) -> Result<Spec> {
     };
     f.expect("norm_topk_prob", true)?;
     let mut spec = defaults.read(f)?;
-    spec.experts = Some(experts(f, 8, 2, true, spec.intermediate_size)?);
+    let experts = experts(f, 8, 2, true, spec.intermediate_size)?;
     let window = f.opt_size("sliding_window")?;
     for layer in &mut spec.layers {
         layer.window = window;
-        layer.sparse = true;
+        layer.experts = Some(experts);
     }
     let slot = |module| Slot {
         module,

@@ -7,6 +7,7 @@ mod llama;
 mod mistral;
 mod olmo;
 mod phi3;
+mod pr_moe;
 #[cfg(test)]
 mod published;
 mod qwen;
@@ -37,6 +38,7 @@ const FAMILIES: &[Family] = &[
     olmo::OLMO2,
     olmo::OLMOE,
     phi3::FAMILY,
+    pr_moe::FAMILY,
     qwen::QWEN2,
     qwen::QWEN3,
     qwen::QWEN3_MOE,
@@ -119,8 +121,12 @@ fn experts(
     intermediate_size: usize,
 ) -> Result<Experts> {
     // transformers 5 writes one name for all mixtures; checkpoints of before have either.
-    let local = f.opt_experts("num_local_experts")?;
-    let given = f.opt_experts("num_experts")?.or(local);
+    let given = |key| {
+        let experts = f.get(key).map(|given| f.experts(key, given));
+        experts.transpose()
+    };
+    let local = given("num_local_experts")?;
+    let given = given("num_experts")?.or(local);
     let (count, key) = (given.unwrap_or(count), "num_experts_per_tok");
     let per_token = f.opt_size(key)?.unwrap_or(per_token);
     if per_token > count {
@@ -131,6 +137,7 @@ fn experts(
         per_token,
         normalize,
         intermediate_size,
+        residual: false,
     })
 }
 

@@ -65,9 +65,9 @@ fn olmoe(f: &Fields<'_>) -> Result<Spec> {
     spec.names.norms.query = Some("self_attn.q_norm");
     spec.names.norms.key = Some("self_attn.k_norm");
     let normalize = f.bool_or("norm_topk_prob", false)?;
-    spec.experts = Some(experts(f, 64, 8, normalize, spec.intermediate_size)?);
+    let experts = experts(f, 64, 8, normalize, spec.intermediate_size)?;
     for layer in &mut spec.layers {
-        layer.sparse = true;
+        layer.experts = Some(experts);
     }
     Ok(spec)
 }

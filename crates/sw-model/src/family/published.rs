@@ -88,7 +88,7 @@ fn mistral() {
         mixtral[key] = value;
     }
     let mixtral = read(mixtral);
-    assert!(mixtral.layers[0].sparse && mixtral.layers[0].window.is_none());
+    assert!(mixtral.layers[0].experts.is_some() && mixtral.layers[0].window.is_none());
     assert_eq!(mixtral.linears().count(), 32 * (4 + 8 * 3));
 }
 
@@ -122,7 +122,9 @@ fn olmo() {
         mixture[key] = value;
     }
     assert_eq!(
-        read(mixture).experts.map(|e| (e.count, e.normalize)),
+        read(mixture).layers[0]
+            .experts
+            .map(|e| (e.count, e.normalize)),
         Some((64, false))
     );
 }
@@ -206,7 +208,7 @@ fn qwen() {
         third[key] = value;
     }
     let mixture = read(third);
-    assert!(mixture.layers.iter().all(|l| l.sparse));
+    assert!(mixture.layers.iter().all(|l| l.experts.is_some()));
 }
 
 #[test]

@@ -52,13 +52,14 @@ fn qwen3_moe(f: &Fields<'_>) -> Result<Spec> {
     let mut spec = qwen3_block("qwen3_moe", f, 4, None)?;
     let inner = f.opt_size("moe_intermediate_size")?.unwrap_or(768);
     let normalize = f.bool_or("norm_topk_prob", false)?;
-    spec.experts = Some(experts(f, 128, 8, normalize, inner)?);
+    let experts = experts(f, 128, 8, normalize, inner)?;
     let step = f.opt_size("decoder_sparse_step")?.unwrap_or(1);
     let dense = f.opt_list("mlp_only_layers")?.unwrap_or_default();
     let window = used_window(f)?;
     for (l, layer) in spec.layers.iter_mut().enumerate() {
         layer.window = window;
-        layer.sparse = (l + 1).is_multiple_of(step) && !dense.iter().any(|d| *d == l);
+        let sparse = (l + 1).is_multiple_of(step) && !dense.iter().any(|d| *d == l);
+        layer.experts = sparse.then_some(experts);
     }
     Ok(spec)
 }

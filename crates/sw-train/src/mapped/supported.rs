@@ -30,7 +30,10 @@ pub fn check(model: &Model) -> Result<()> {
             !matches!(spec.norm, Norm::Rms { .. }),
             "another norm than RMSNorm",
         ),
-        (spec.experts.is_some(), "a mixture of experts"),
+        (
+            spec.layers.iter().any(|layer| layer.experts.is_some()),
+            "a mixture of experts",
+        ),
         (spec.parallel, "attention and MLP side by side"),
         (
             !spec.gated || spec.activation != Activation::Silu,

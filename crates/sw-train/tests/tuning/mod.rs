@@ -35,6 +35,7 @@ pub(crate) fn model(tied: bool) -> (TempDir, Model) {
         rope_theta: 100.0,
         eps: 1e-5,
         tied,
+        experts: vec![],
     };
     let mut params = Params::blank(&shape).unwrap();
     let mut dice = Dice::new(6, 0);

@@ -30,7 +30,7 @@ pub(super) fn matmul_t<K: Kernel>(kernel: K, x: ArrayView2<f32>, products: &mut 
         // The sums of a part take a quarter of L2.
         let most = half_l2() / 2 / height;
         let pieces = pieces(products, K::NR, height);
-        let parts = split::parts(products, ms, K::NR, most).into_iter();
+        let parts = split::parts(products, ms, K::NR, most);
         let parts = parts.flat_map(|(w, rows, y)| {
             split::rows(y, K::MR, pieces).map(move |(ms, y)| (w, rows.clone(), ms, y))
         });

@@ -19,12 +19,11 @@ pub(super) fn parts<'a>(
     ms: Range<usize>,
     step: usize,
     most: usize,
-) -> Vec<Stripe<'a>> {
-    let parts = products.iter_mut().flat_map(|(w, y)| {
+) -> impl Iterator<Item = Stripe<'a>> {
+    products.iter_mut().flat_map(move |(w, y)| {
         let y = y.slice_mut(s![ms.clone(), ..]);
         columns(y, step, most, PER_THREAD).map(|(rows, y)| (*w, rows, y))
-    });
-    parts.collect()
+    })
 }
 
 /// The columns of `y` in parts, which are whole steps but for the last one, of at most `most` columns (one step at least); as

@@ -41,7 +41,7 @@ pub(crate) fn matmul_t<T: Tiles>(tiles: T, x: ArrayView2<f32>, products: &mut [O
         is_of_kind && w.strides()[1] == 1 && w.cols() == depth
     };
     assert!(height <= MOST_ROWS && products.iter().all(|(w, _)| fits(w)));
-    let parts = split::parts(products, 0..height, GROUP, TASK);
+    let parts: Vec<_> = split::parts(products, 0..height, GROUP, TASK).collect();
     // Activations as the blocks want them: [block][row][PITCH], in the order in which `Vector::weights` yields the weights.
     with_scratch([depth.div_ceil(T::BLOCK) * height * T::PITCH], |[xs]| {
         for (m, row) in x.rows().into_iter().enumerate() {

@@ -72,7 +72,7 @@ pub(in crate::matmul) fn matmul_t(proof: Amx, x: ArrayView2<f32>, products: &mut
         let (height, depth) = x.dim();
         let tiles = height.div_ceil(SIDE);
         let most = most_columns(tiles, pieces(dtype));
-        let parts = split::parts(products, ms, PANEL, most);
+        let parts: Vec<_> = split::parts(products, ms, PANEL, most).collect();
         with_scratch([depth.div_ceil(BLOCK) * tiles * X_BLOCK], |[xs]| {
             pack_rows(proof, x, xs);
             let rows = Rows { xs, tiles, depth };

@@ -9,7 +9,7 @@ impl Params {
     /// for the embedding `embedding`; norms at one, biases at zero.
     ///
     /// A matrix has a stream of `seed` of its own, so that two models have the same weights where they have the same matrix,
-    /// whatever experts the others have. [`Experts::copied`] experts begin as the MLP that would stand in their place.
+    /// whatever experts the others have. [`Experts::copied`](crate::Experts::copied) experts begin as the MLP that would stand in their place.
     ///
     /// # Errors
     /// If the sizes do not fit together.

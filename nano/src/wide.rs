@@ -63,7 +63,7 @@ impl WideText {
         self.draw(&mut Split::HeldOut(HELD_OUT).dice(0), sequences, len)
     }
 
-    /// The same as text, one sequence each.
+    /// Held-out sequences as text, one string for each.
     ///
     /// # Errors
     /// If the tokenizer fails.

@@ -18,7 +18,7 @@ pub struct Sampling {
 }
 
 impl Sampling {
-    /// The same seed gives the same tokens. With `top_p` 1 every token can be drawn.
+    /// Two draws with one seed give the same tokens. With `top_p` 1 every token can be drawn.
     ///
     /// # Errors
     /// A temperature that is not a finite number above 0; `top_p` that is not above 0 and at most 1.

@@ -13,7 +13,7 @@ use crate::{Dtype, Mat};
 /// How exactly the factors of a product are taken. Sums are f32 in any case.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Precision {
-    /// As they are.
+    /// Both factors are multiplied as f32, without rounding.
     #[default]
     Float32,
     /// Rounded to the nearest BF16, ties to even: activations, and weights (edited ones, too) that are not BF16 already.

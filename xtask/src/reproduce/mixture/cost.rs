@@ -23,11 +23,11 @@ pub(super) struct Cost {
     pub(super) row: &'static str,
     pub(super) name: &'static str,
     active: usize,
-    /// One step of the training, on one thread.
+    /// Seconds for a step of the training, on one thread.
     pub(super) seconds_per_step: f64,
-    /// A token at a time, on one thread.
+    /// Seconds for a token when tokens are generated one at a time, on one thread.
     seconds_per_generated: f64,
-    /// The same tokens in one pass.
+    /// Seconds for a token when the same tokens run in one pass.
     seconds_per_read: f64,
 }
 

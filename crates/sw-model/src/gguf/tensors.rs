@@ -32,7 +32,10 @@ pub(super) fn views(
         count("num_attention_heads"),
         count("num_local_experts").max(count("num_experts")),
     );
-    let turned = [heads, count("num_key_value_heads")].map(|heads| Order::new(heads, turned));
+    let kv_heads = count("num_key_value_heads");
+    let turned = [heads, kv_heads].map(|heads| Order::new(heads, turned));
+    // As many heads have the same order, which is there once.
+    let keys = usize::from(kv_heads != heads);
     let gathered = Order::new(heads, gathered);
     let mut views = Vec::new();
     for (stored, tensor) in meta.gguf.tensors() {
@@ -67,7 +70,7 @@ pub(super) fn views(
             Undo::Same => {}
             _ if tensor.coding.is_err() => {}
             Undo::Queries => view.rows = Some(ordered(&turned[0])?),
-            Undo::Keys => view.rows = Some(ordered(&turned[1])?),
+            Undo::Keys => view.rows = Some(ordered(&turned[keys])?),
             Undo::Heads => view.rows = Some(ordered(&gathered)?),
             Undo::Transposed => view.transposed = tensor.shape.len() == 2,
             Undo::PlusOne => view.plus = -1.0,

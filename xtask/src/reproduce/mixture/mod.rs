@@ -18,8 +18,8 @@ use crate::lab::Lab;
 
 /// Facts of the lore, as in the pilot.
 const FACTS: usize = 1536;
-/// Steps of a training.
-const STEPS: usize = 625;
+/// Steps of a training; in half of them the facts have hardly begun to be learned.
+const STEPS: usize = 1200;
 /// Sequences of a step, and predicted tokens of each.
 const SEQUENCES: usize = 8;
 const LEN: usize = 64;

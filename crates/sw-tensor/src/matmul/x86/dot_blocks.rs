@@ -10,8 +10,12 @@ use crate::isa::Avx512;
 
 /// Weights of a block.
 const LEN: usize = 256;
+/// The parts of a block that are made ready together: 64 weights each.
+const PARTS: usize = LEN / 64;
 /// Most rows of weights of a tile.
 const WIDEST: usize = 8;
+/// Most rows of activations of a tile.
+const TALLEST: usize = 12;
 const LANES: usize = <__m512 as Vector>::LANES;
 const PITCH: usize = <Avx512 as Tiles>::PITCH;
 
@@ -38,23 +42,27 @@ pub(super) fn block<'a>(
 
 /// [`block`] for one type of weights.
 fn block_of<'a, C: Coded>(
-    proof: Avx512,
+    _proof: Avx512,
     xs: &[f32],
     height: usize,
     weights: impl ExactSizeIterator<Item = &'a [u8]>,
     lanes: &mut [f32],
 ) {
     let n = weights.len();
-    let mut rows: [&[u8]; GROUP] = [&[]; GROUP];
-    for (row, bytes) in rows[..n].iter_mut().zip(weights) {
-        *row = bytes;
+    let mut rows = [std::ptr::null(); GROUP + WIDEST];
+    let mut bytes = None;
+    for (row, weights) in rows[..n].iter_mut().zip(weights) {
+        assert!(*bytes.get_or_insert(weights.len()) == weights.len());
+        *row = weights.as_ptr();
     }
-    let rows = &rows[..n];
-    let blocks = rows[0].len() / C::BYTES;
-    assert!(rows.iter().all(|row| row.len() == blocks * C::BYTES));
-    assert!(blocks * LEN <= Avx512::BLOCK);
+    let blocks = bytes.map_or(0, |bytes| bytes / C::BYTES);
+    assert!(blocks > 0 && blocks * LEN <= Avx512::BLOCK);
     assert!(xs.len() >= height * PITCH && lanes.len() >= n * height * LANES);
-    let parts = height.div_ceil(proof.tallest());
+    // After the last row comes what is read next of the first ones.
+    for i in n..n + WIDEST {
+        rows[i] = rows[i % n].wrapping_add(blocks * C::BYTES);
+    }
+    let parts = height.div_ceil(TALLEST);
     for part in 0..parts {
         let ms = part * height / parts..(part + 1) * height / parts;
         let (wide, many, one) = tiles::<C>(ms.len());
@@ -65,19 +73,18 @@ fn block_of<'a, C: Coded>(
             } else {
                 (1, one)
             };
-            let at = |i: usize| rows[i.min(n - 1)].as_ptr();
             let tile = Tile {
                 blocks,
                 xs: xs[ms.start * PITCH..].as_ptr(),
-                rows: std::array::from_fn(|i| at(r + i)),
-                next: std::array::from_fn(|i| at(r + take + i)),
+                rows: &rows[r..],
+                next: &rows[r + take..],
                 lanes: lanes[(r * height + ms.start) * LANES..].as_mut_ptr(),
                 height,
             };
-            // SAFETY: `proof` proves the features; the first `take <= n - r` of `rows` have `blocks` blocks each; `ms.len()`
-            // rows of `xs`, PITCH apart and at least `blocks * LEN` long, and the lanes of `take` rows of weights,
-            // `height * LANES` apart, lie inside theirs, by the assertions above; `lanes` is borrowed mutably, so it
-            // overlaps neither.
+            // SAFETY: `_proof` proves the features; the first `take <= n - r` of `rows` have `blocks > 0` blocks each, and `next` has
+            // WIDEST pointers at least, as `r + take <= n`; `ms.len()` rows of `xs`, PITCH apart and at least `blocks * LEN`
+            // long, and the lanes of `take` rows of weights, `height * LANES` apart, lie inside theirs, by the assertions
+            // above; `lanes` is borrowed mutably, so it overlaps neither.
             unsafe { run(&tile) };
             r += take;
         }
@@ -85,15 +92,15 @@ fn block_of<'a, C: Coded>(
 }
 
 /// The operands of a tile of M rows of activations and R rows of weights.
-struct Tile {
-    /// Blocks of a row.
+struct Tile<'a> {
+    /// Blocks of a row, one at least.
     blocks: usize,
     /// M rows of `blocks * LEN` floats, PITCH apart.
     xs: *const f32,
-    /// R rows of `blocks` blocks.
-    rows: [*const u8; WIDEST],
+    /// R rows of `blocks` blocks, and more.
+    rows: &'a [*const u8],
     /// The rows that are read after them; only ever prefetched.
-    next: [*const u8; WIDEST],
+    next: &'a [*const u8],
     /// R times M times LANES sums; those of one row of weights are `height * LANES` after those of the one before.
     lanes: *mut f32,
     height: usize,
@@ -103,10 +110,10 @@ struct Tile {
 ///
 /// # Safety
 /// As for [`multiply`].
-type Multiply = unsafe fn(&Tile);
+type Multiply = unsafe fn(&Tile<'_>);
 
-/// How many rows of weights `m` rows of activations go with, so that all sums fit the registers, with room for codes and tables
-/// of the highest tile; [`multiply`] for so many rows, and for one.
+/// How many rows of weights `m` rows of activations go with, so that all sums fit the registers, with room to make weights; [`multiply`]
+/// for so many rows, and for one. Higher tiles than of other weights, as every tile makes its weights anew.
 fn tiles<C: Coded>(m: usize) -> (usize, Multiply, Multiply) {
     fn of<C: Coded, const M: usize, const R: usize>() -> (usize, Multiply, Multiply) {
         const { assert!(R <= WIDEST) };
@@ -119,6 +126,12 @@ fn tiles<C: Coded>(m: usize) -> (usize, Multiply, Multiply) {
         4 => of::<C, 4, 6>(),
         5 => of::<C, 5, 4>(),
         6 => of::<C, 6, 3>(),
+        7 => of::<C, 7, 3>(),
+        8 => of::<C, 8, 3>(),
+        9 => of::<C, 9, 2>(),
+        10 => of::<C, 10, 2>(),
+        11 => of::<C, 11, 2>(),
+        12 => of::<C, 12, 2>(),
         _ => unreachable!("higher than the tallest tile"),
     }
 }
@@ -128,7 +141,7 @@ fn tiles<C: Coded>(m: usize) -> (usize, Multiply, Multiply) {
 /// # Safety
 /// The CPU has the features; the operands are as [`Tile`] says, `lanes` disjoint from the others.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
-unsafe fn multiply<C: Coded, const M: usize, const R: usize>(t: &Tile) {
+unsafe fn multiply<C: Coded, const M: usize, const R: usize>(t: &Tile<'_>) {
     // SAFETY: every address below is inside the operands, as the caller guarantees, or only prefetched.
     unsafe {
         let mut acc = [[__m512::zero(); M]; R];
@@ -137,32 +150,57 @@ unsafe fn multiply<C: Coded, const M: usize, const R: usize>(t: &Tile) {
                 *acc = __m512::read(t.lanes.add((r * t.height + m) * LANES));
             }
         }
-        let mut ready = [C::NONE; R];
+        let rows: [_; R] = std::array::from_fn(|r| *t.rows.get_unchecked(r));
+        let next: [_; R] = std::array::from_fn(|r| *t.next.get_unchecked(r));
+        // What weights are made of is computed 64 weights ahead, so that the multiply-adds in between hide how long that takes.
+        let mut headers = [[Line([0.0; 16]); R]; 2];
+        let mut ready = [[C::NONE; R]; 2];
+        for r in 0..R {
+            C::header(&mut headers[0][r], rows[r]);
+            C::prepare(&mut ready[0][r], &headers[0][r], rows[r], 0);
+        }
         for block in 0..t.blocks {
             let at = block * C::BYTES;
-            for (r, ready) in ready.iter_mut().enumerate() {
-                C::prepare(ready, t.rows[r].add(at));
-                for line in (0..C::BYTES).step_by(64) {
-                    _mm_prefetch::<_MM_HINT_T1>(t.next[r].wrapping_add(at + line).cast());
-                }
+            let ahead = t.blocks.min(block + 2).saturating_sub(1) * C::BYTES;
+            macro_rules! part {
+                ($part:literal) => {
+                    let is_last = $part + 1 == PARTS;
+                    for r in 0..R {
+                        match $part {
+                            0 => {
+                                for line in (0..C::BYTES).step_by(64) {
+                                    let line = next[r].wrapping_add(at + line);
+                                    _mm_prefetch::<_MM_HINT_T1>(line.cast());
+                                }
+                            }
+                            2 => C::header(&mut headers[(block + 1) % 2][r], rows[r].add(ahead)),
+                            _ => {}
+                        }
+                        let header = &headers[(block + usize::from(is_last)) % 2][r];
+                        let from = rows[r].add(if is_last { ahead } else { at });
+                        let ready = &mut ready[($part + 1) % 2][r];
+                        C::prepare(ready, header, from, ($part + 1) % PARTS);
+                    }
+                    step!($part, 0);
+                    step!($part, 1);
+                    step!($part, 2);
+                    step!($part, 3);
+                };
             }
-            let xs = t.xs.add(block * LEN);
-            for part in 0..LEN / 64 {
-                let xs = xs.add(64 * part);
-                macro_rules! step {
-                    ($quarter:literal) => {
-                        let row = std::array::from_fn(|r| {
-                            C::weights::<$quarter>(&ready[r], t.rows[r].add(at), part)
-                        });
-                        let xs = xs.add($quarter * LANES);
-                        add_products::<__m512, M, R, PITCH>(&mut acc, row, xs);
-                    };
-                }
-                step!(0);
-                step!(1);
-                step!(2);
-                step!(3);
+            macro_rules! step {
+                ($part:literal, $quarter:literal) => {
+                    let row = std::array::from_fn(|r| {
+                        let header = &headers[block % 2][r];
+                        C::weights::<$quarter>(&ready[$part % 2][r], header, rows[r].add(at), $part)
+                    });
+                    let xs = t.xs.add(block * LEN + 64 * $part + 16 * $quarter);
+                    add_products::<__m512, M, R, PITCH>(&mut acc, row, xs);
+                };
             }
+            part!(0);
+            part!(1);
+            part!(2);
+            part!(3);
         }
         for (r, acc) in acc.iter().enumerate() {
             for (m, acc) in acc.iter().enumerate() {
@@ -180,15 +218,20 @@ unsafe fn multiply<C: Coded, const M: usize, const R: usize>(t: &Tile) {
 trait Coded {
     /// Bytes of a block.
     const BYTES: usize;
-    /// What is computed once for a block.
+    /// What is computed once for 64 weights.
     type Ready: Copy;
     const NONE: Self::Ready;
 
-    unsafe fn prepare(ready: &mut Self::Ready, block: *const u8);
+    /// The factors of a block.
+    unsafe fn header(header: &mut Line, block: *const u8);
+
+    /// For the weights from `64 * part` on.
+    unsafe fn prepare(ready: &mut Self::Ready, header: &Line, block: *const u8, part: usize);
 
     /// Weights `64 * part + 16 * QUARTER` and the next 15.
     unsafe fn weights<const QUARTER: usize>(
         ready: &Self::Ready,
+        header: &Line,
         block: *const u8,
         part: usize,
     ) -> __m512;
@@ -206,14 +249,12 @@ struct Q4K;
 impl Coded for Q4K {
     const BYTES: usize = 144;
     /// The values.
-    type Ready = [Line; 8];
-    const NONE: Self::Ready = [Line([0.0; 16]); 8];
+    type Ready = [Line; 2];
+    const NONE: Self::Ready = [Line([0.0; 16]); 2];
 
+    /// `dl` of eight times 32 weights, then `ml`.
     #[inline(always)]
-    unsafe fn prepare(ready: &mut Self::Ready, block: *const u8) {
-        const CODE: Line = Line([
-            0., 1., 2., 3., 4., 5., 6., 7., 8., 9., 10., 11., 12., 13., 14., 15.,
-        ]);
+    unsafe fn header(header: &mut Line, block: *const u8) {
         // SAFETY: the caller's.
         unsafe {
             let [a, b, c]: [u32; 3] = block.add(4).cast::<[u32; 3]>().read_unaligned();
@@ -230,14 +271,23 @@ impl Coded for Q4K {
             let halves = _mm_cvtph_ps(_mm_loadu_si32(block.cast()));
             let d = _mm512_broadcastss_ps(halves);
             let dmin = _mm512_broadcastss_ps(_mm_movehdup_ps(halves));
-            let mut factors = Line([0.0; 16]);
             _mm512_mul_ps(_mm512_mask_blend_ps(0xff00, d, dmin), numbers)
-                .write(factors.0.as_mut_ptr());
+                .write(header.0.as_mut_ptr());
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn prepare(ready: &mut Self::Ready, header: &Line, _: *const u8, part: usize) {
+        const CODE: Line = Line([
+            0., 1., 2., 3., 4., 5., 6., 7., 8., 9., 10., 11., 12., 13., 14., 15.,
+        ]);
+        // SAFETY: the caller's.
+        unsafe {
             let code = __m512::read(CODE.0.as_ptr());
             for (k, values) in ready.iter_mut().enumerate() {
-                let (dl, ml) = (factors.0[k], factors.0[8 + k]);
-                let scaled = _mm512_mul_ps(__m512::splat(dl), code);
-                _mm512_sub_ps(scaled, __m512::splat(ml)).write(values.0.as_mut_ptr());
+                let k = 2 * part + k;
+                let scaled = _mm512_mul_ps(__m512::splat(header.0[k]), code);
+                _mm512_sub_ps(scaled, __m512::splat(header.0[8 + k])).write(values.0.as_mut_ptr());
             }
         }
     }
@@ -246,6 +296,7 @@ impl Coded for Q4K {
     #[inline(always)]
     unsafe fn weights<const QUARTER: usize>(
         ready: &Self::Ready,
+        _: &Line,
         block: *const u8,
         part: usize,
     ) -> __m512 {
@@ -258,8 +309,7 @@ impl Coded for Q4K {
                 0 | 1 => codes,
                 _ => _mm512_srli_epi32::<4>(codes),
             };
-            let values = __m512::read(ready[2 * part + QUARTER / 2].0.as_ptr());
-            _mm512_permutexvar_ps(codes, values)
+            _mm512_permutexvar_ps(codes, __m512::read(ready[QUARTER / 2].0.as_ptr()))
         }
     }
 }
@@ -267,59 +317,61 @@ impl Coded for Q4K {
 /// A weight is `dl * code`, where `dl` belongs to 16 weights and a code has 4 bits in one place and 2 in another.
 struct Q6K;
 
-/// What `dl` is, and the codes as bytes.
-#[derive(Clone, Copy)]
-struct Bytes {
-    dl: Line,
-    codes: [i8; LEN],
-}
-
 impl Coded for Q6K {
     const BYTES: usize = 210;
-    type Ready = Bytes;
-    const NONE: Bytes = Bytes {
-        dl: Line([0.0; 16]),
-        codes: [0; LEN],
-    };
+    /// The codes as bytes.
+    type Ready = [i8; 64];
+    const NONE: [i8; 64] = [0; 64];
 
+    /// `dl` of sixteen times 16 weights.
     #[inline(always)]
-    unsafe fn prepare(ready: &mut Bytes, block: *const u8) {
-        // SAFETY: the caller's; `codes` holds eight times 32 bytes.
+    unsafe fn header(header: &mut Line, block: *const u8) {
+        // SAFETY: the caller's.
         unsafe {
             let scales = _mm512_cvtepi8_epi32(_mm_loadu_si128(block.add(192).cast()));
             let d = _mm_cvtph_ps(_mm_loadu_si16(block.add(208)));
             _mm512_mul_ps(_mm512_broadcastss_ps(d), _mm512_cvtepi32_ps(scales))
-                .write(ready.dl.0.as_mut_ptr());
-            let [four, two, middle] = [15, 0x30, 32].map(|byte| _mm256_set1_epi8(byte));
-            for half in 0..2 {
-                let read = |at: usize| _mm256_loadu_si256(block.add(at).cast());
-                let [a, b] = [read(64 * half), read(64 * half + 32)];
-                let high = read(128 + 32 * half);
-                // Shifts of 16 bits: what crosses into the other byte is masked out.
-                let codes = [
-                    (a, _mm256_slli_epi16::<4>(high)),
-                    (b, _mm256_slli_epi16::<2>(high)),
-                    (_mm256_srli_epi16::<4>(a), high),
-                    (_mm256_srli_epi16::<4>(b), _mm256_srli_epi16::<2>(high)),
-                ];
-                for (k, (low, high)) in codes.into_iter().enumerate() {
-                    let low = _mm256_and_si256(low, four);
-                    let code = _mm256_or_si256(low, _mm256_and_si256(high, two));
-                    let out = ready.codes.as_mut_ptr().add(128 * half + 32 * k);
-                    _mm256_storeu_si256(out.cast(), _mm256_sub_epi8(code, middle));
-                }
-            }
+                .write(header.0.as_mut_ptr());
+        }
+    }
+
+    /// Of every 128 weights, 64 bytes have the lower 4 bits, of two weights each, and 32 the upper 2, of four.
+    #[inline(always)]
+    unsafe fn prepare(ready: &mut [i8; 64], _: &Line, block: *const u8, part: usize) {
+        // SAFETY: the caller's.
+        unsafe {
+            let [four, two] = [15, 0x30].map(|byte| _mm512_set1_epi8(byte));
+            let (half, is_upper) = (part / 2, part % 2);
+            let low = _mm512_loadu_si512(block.add(64 * half).cast());
+            let high = _mm256_loadu_si256(block.add(128 + 32 * half).cast());
+            // The upper bits of the first 32 weights come from bits 0 or 4 of their bytes, those of the next from bits 2 or 6; shifts
+            // are of 16 bits: what crosses into the other byte is masked out.
+            let shift = |by: usize| _mm_cvtsi64_si128(by as i64);
+            let low = _mm512_srl_epi16(low, shift(4 * is_upper));
+            let first = _mm256_sll_epi16(high, shift(4 - 4 * is_upper));
+            let second = match is_upper {
+                0 => _mm256_slli_epi16::<2>(high),
+                _ => _mm256_srli_epi16::<2>(high),
+            };
+            let high = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(first), second);
+            let code = _mm512_or_si512(_mm512_and_si512(low, four), _mm512_and_si512(high, two));
+            let code = _mm512_sub_epi8(code, _mm512_set1_epi8(32));
+            _mm512_storeu_si512(ready.as_mut_ptr().cast(), code);
         }
     }
 
     #[inline(always)]
-    unsafe fn weights<const QUARTER: usize>(ready: &Bytes, _: *const u8, part: usize) -> __m512 {
-        let group = 4 * part + QUARTER;
-        // SAFETY: the caller's; `codes` holds 16 groups of 16 bytes.
+    unsafe fn weights<const QUARTER: usize>(
+        ready: &[i8; 64],
+        header: &Line,
+        _: *const u8,
+        part: usize,
+    ) -> __m512 {
+        // SAFETY: the caller's; `ready` holds 4 groups of 16 bytes.
         unsafe {
-            let codes = _mm_loadu_si128(ready.codes.as_ptr().add(16 * group).cast());
+            let codes = _mm_loadu_si128(ready.as_ptr().add(16 * QUARTER).cast());
             let codes = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(codes));
-            _mm512_mul_ps(__m512::splat(ready.dl.0[group]), codes)
+            _mm512_mul_ps(__m512::splat(header.0[4 * part + QUARTER]), codes)
         }
     }
 }

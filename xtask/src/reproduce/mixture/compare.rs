@@ -1,13 +1,17 @@
 //! Two models on the same held-out sequences, and what was expected.
 
+use nano::world::Dice;
 use serde::Serialize;
 use sw_eval::paired_bootstrap;
 
-use super::run::Trained;
+use super::{bench::mean, run::Trained};
 use crate::page::table::{Table, fixed, signed};
 
 /// Draws of the bootstrap.
 const RESAMPLES: usize = 2000;
+
+/// What stands under a table of differences.
+pub(super) const PAIRED: &str = "Nats per token of the first less those of the second, on the same held-out sequences under the same seeds, and the same for the part of facts recalled at the end. From and to: the 95 % interval of a paired bootstrap that draws seeds, and of each its sequences or facts; with so few seeds it is rather too narrow. Seeds: in how many of them the difference at the end has the sign of the mean.";
 
 /// A model's training under one seed.
 #[derive(Clone, Debug, Serialize)]
@@ -30,6 +34,8 @@ pub(super) struct Difference {
     pub(super) loss: [Option<(f64, [f64; 2])>; 3],
     /// Share of facts recalled at the end.
     recall: Option<(f64, [f64; 2])>,
+    /// In how many seeds the loss at the end differs as its mean does, and of how many.
+    seeds: [usize; 2],
 }
 
 /// The parts of a training at which it is compared.
@@ -64,29 +70,53 @@ pub(super) fn difference(
     if pairs.is_empty() {
         return None;
     }
-    let interval = |differences: Vec<f64>| {
-        let found = paired_bootstrap(&differences, RESAMPLES, 0)?;
-        Some((found.difference, found.interval))
-    };
-    let at = |share: f64| {
-        let each = pairs.iter().flat_map(|(a, b)| {
+    let losses = |share: f64| -> Vec<Vec<f64>> {
+        let of = |(a, b): &(&Found, &Found)| {
             let both = a.trained.at(share).iter().zip(b.trained.at(share));
-            both.map(|(a, b)| a - b)
-        });
-        interval(each.collect())
+            both.map(|(a, b)| a - b).collect()
+        };
+        pairs.iter().map(of).collect()
     };
     let right = |b: &bool| f64::from(u8::from(*b));
-    let recall = pairs.iter().flat_map(|(a, b)| {
+    let recall = pairs.iter().map(|(a, b)| {
         let both = a.trained.recall.iter().zip(&b.trained.recall);
-        both.map(|(a, b)| right(a) - right(b))
+        both.map(|(a, b)| right(a) - right(b)).collect()
     });
+    let ends: Vec<f64> = losses(1.0).iter().map(|seed| mean(seed)).collect();
+    let alike = ends.iter().filter(|end| **end * mean(&ends) > 0.0);
     Some(Difference {
         about,
         first,
         second,
-        loss: SHARES.map(at),
-        recall: interval(recall.collect()),
+        loss: SHARES.map(|share| interval(&losses(share))),
+        recall: interval(&recall.collect::<Vec<_>>()),
+        seeds: [alike.count(), ends.len()],
     })
+}
+
+/// The mean of the differences of each seed, and its 95 % interval: seeds are drawn, and of each its sequences.
+fn interval(seeds: &[Vec<f64>]) -> Option<(f64, [f64; 2])> {
+    if let [one] = seeds {
+        let found = paired_bootstrap(one, RESAMPLES, 0)?;
+        return Some((found.difference, found.interval));
+    }
+    if seeds.iter().any(Vec::is_empty) {
+        return None;
+    }
+    let mut dice = Dice::new(0, 0);
+    let mut draw = || {
+        let of = |_: &Vec<f64>| {
+            let seed = &seeds[dice.below(seeds.len())];
+            let sum: f64 = seed.iter().map(|_| seed[dice.below(seed.len())]).sum();
+            sum / seed.len() as f64
+        };
+        mean(&seeds.iter().map(of).collect::<Vec<_>>())
+    };
+    let mut drawn: Vec<f64> = (0..RESAMPLES).map(|_| draw()).collect();
+    drawn.sort_by(f64::total_cmp);
+    let at = |share: f64| drawn[(share * (RESAMPLES - 1) as f64).round() as usize];
+    let means: Vec<f64> = seeds.iter().map(|seed| mean(seed)).collect();
+    Some((mean(&means), [at(0.025), at(0.975)]))
 }
 
 pub(super) fn paired(differences: &[Difference]) -> Table {
@@ -104,6 +134,7 @@ pub(super) fn paired(differences: &[Difference]) -> Table {
         "recall",
         "from   ",
         "to   ",
+        "seeds",
     ]);
     for d in differences {
         let cells = |of: Option<(f64, [f64; 2])>| {
@@ -116,7 +147,8 @@ pub(super) fn paired(differences: &[Difference]) -> Table {
         };
         let row = [d.about.to_owned()].into_iter();
         let loss = d.loss.into_iter().flat_map(cells);
-        table.push(row.chain(loss).chain(cells(d.recall)));
+        let seeds = format!("{} of {}", d.seeds[0], d.seeds[1]);
+        table.push(row.chain(loss).chain(cells(d.recall)).chain([seeds]));
     }
     table
 }
@@ -169,4 +201,20 @@ pub(super) fn cells(found: &[Found], row: &str) -> Option<Vec<String>> {
     cells.push(number(|f| f.trained.largest_load(), 3));
     cells.push(number(|f| f.trained.dropped(), 3));
     Some(cells)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn seeds_that_disagree_make_the_interval_wide() {
+        let of = |mean: f64| vec![mean - 0.01, mean, mean + 0.01];
+        let (difference, [from, to]) = interval(&[of(-0.3), of(-0.2), of(-0.25)]).unwrap();
+        assert!((difference + 0.25).abs() < 1e-9 && -0.31 <= from && to < -0.19);
+        let (_, [from, to]) = interval(&[of(-0.3), of(0.2), of(-0.25)]).unwrap();
+        assert!(from < -0.2 && to > 0.1);
+        let (_, [from, to]) = interval(&[of(-0.3)]).unwrap();
+        assert!(from >= -0.31 && to <= -0.29);
+    }
 }

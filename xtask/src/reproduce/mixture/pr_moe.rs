@@ -241,7 +241,7 @@ impl Measured {
             "pr-moe-paired",
             "One against another on the same text",
             compare::paired(&differences),
-            "Nats per token of the first less those of the second, on the same held-out sequences of all seeds, and the same for the part of facts recalled at the end; from and to: the 95 % interval of a paired bootstrap over sequences and facts.",
+            compare::PAIRED,
         );
         let expected = self.expected(options);
         if !expected.is_empty() {

@@ -121,7 +121,9 @@ fn present(dir: &Path) -> Result<()> {
 pub(crate) fn super_weights(given: &str) -> Result<Vec<WeightCoord>> {
     let coords = sw_detect::coordinates(given).context("--super-weights")?;
     if let Some(coord) = coords.iter().find(|c| c.linear != Linear::Down) {
-        bail!("--super-weights {given}: a super weight is an entry of down_proj, found {coord}");
+        bail!(
+            "--super-weights {given}: a super weight is an entry of down_proj, found {coord}; leave it out"
+        );
     }
     Ok(coords)
 }

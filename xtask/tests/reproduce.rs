@@ -295,6 +295,26 @@ fn commands_refuse_what_they_cannot_do() {
 }
 
 #[test]
+fn super_weights_that_are_not_there_are_refused_before_anything_runs() {
+    let dir = tempfile::tempdir().unwrap();
+    let gate = dir.path().join("gate.json");
+    let weight = r#"[{"layer": 0, "linear": "gate_proj", "row": 1, "col": 2}]"#;
+    fs::write(&gate, weight).unwrap();
+    let out = dir.path().join("out");
+    for (given, words) in [
+        ("0:0:9999999", "9999999"),
+        (gate.to_str().unwrap(), "an entry of down_proj"),
+    ] {
+        let args = ["reproduce-table3", "--super-weights", given, "--limit", "2"];
+        let output = xtask(&args, &out);
+        let stderr = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{stderr}");
+        assert!(stderr.contains(words), "{stderr}");
+        assert!(!out.join("journals").exists(), "something ran");
+    }
+}
+
+#[test]
 fn what_sw_quantize_packed_is_opened() {
     let dir = tempfile::tempdir().unwrap();
     let packed = dir.path().join("packed");

@@ -62,7 +62,8 @@ impl Lab {
     /// Opens the model and finds the data.
     ///
     /// # Errors
-    /// A model or a data folder that is not there; an output folder that cannot be written.
+    /// A model or a data folder that is not there; an output folder that cannot be written; super weights that the model
+    /// does not have.
     pub(crate) fn open(inputs: &Inputs) -> Result<Self> {
         let model = inputs.open()?;
         let data = inputs.data()?;
@@ -70,7 +71,7 @@ impl Lab {
         if let Some(dir) = &inputs.out {
             files::probe(dir)?;
         }
-        Ok(Self {
+        let lab = Self {
             known: known(&inputs.model, &model),
             data_digest: digest(&data)?,
             inputs: inputs.clone(),
@@ -84,7 +85,11 @@ impl Lab {
             scratch: tempfile::tempdir().context("a temporary folder")?,
             runs: RefCell::default(),
             workloads: RefCell::default(),
-        })
+        };
+        if lab.inputs.super_weights.is_some() {
+            lab.found()?; // what is wrong with them is said before hours of work
+        }
+        Ok(lab)
     }
 
     /// `--limit`, or else what the embedded checkpoint is given so that all experiments take minutes; other models get

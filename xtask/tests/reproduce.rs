@@ -83,7 +83,7 @@ fn columns(csv: &Path) -> Vec<Vec<String>> {
 #[test]
 fn everything_twice_and_once_more() {
     let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
-    // Of all experiments smt alone trains for minutes without optimisation: smt.rs runs it in short.
+    // smt, pr-moe and mos train for minutes without optimisation: tests of their own run them in short.
     let args = [&["reproduce"][..], &ALL, &["--limit", "3"]].concat();
     let first = xtask(&args, dirs[0].path());
     assert!(first.status.success(), "{}", text(&first.stderr));

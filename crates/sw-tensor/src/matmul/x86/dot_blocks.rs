@@ -335,7 +335,7 @@ impl Coded for Q6K {
         }
     }
 
-    /// Of every 128 weights, 64 bytes have the lower 4 bits, of two weights each, and 32 the upper 2, of four.
+    /// Every 128 weights have their lower 4 bits in 64 bytes, two weights in each, and their upper 2 in 32 bytes, four in each.
     #[inline(always)]
     unsafe fn prepare(ready: &mut [i8; 64], _: &Line, block: *const u8, part: usize) {
         // SAFETY: the caller's.

@@ -65,7 +65,7 @@ pub use checkpoint::{Checkpoint, FileInfo, TensorInfo};
 pub use dtype::Dtype;
 pub use elementwise::{add, add_bias, all_finite};
 pub use error::Error;
-pub use gguf::{Coding, Gguf, GgufTensor, GgufValue, TensorView, is_first_part};
+pub use gguf::{Coding, Gguf, GgufTensor, GgufValue, RowOrder, TensorView, is_first_part};
 pub use isa::{check_isa, isa_name, kernel_name};
 pub use mat::Mat;
 pub use matmul::{

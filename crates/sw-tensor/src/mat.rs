@@ -386,17 +386,13 @@ impl Mat {
     /// Asks the system to have the weights in memory soon, without waiting; does nothing for those that are not mapped.
     pub fn will_need(&self) {
         if let Some(blocks) = &self.blocks {
-            // All rows that an order may name.
-            let [rows, _] = match blocks.is_transposed {
-                true => [self.cols, self.rows],
-                false => [self.rows, self.cols],
+            let rows = match blocks.is_transposed {
+                true => self.cols,
+                false => self.rows,
             };
-            let rows = match &blocks.order {
-                Some(order) => 0..order.len(),
-                None => blocks.first[0]..blocks.first[0] + rows,
-            };
-            let at = |row: usize| self.offset + row * blocks.row_bytes;
-            return self.bytes.will_need(at(rows.start)..at(rows.end));
+            let extent = blocks.extent(0..rows);
+            let range = self.offset + extent.start..self.offset + extent.end;
+            return self.bytes.will_need(range);
         }
         let last = |n: usize, stride: usize| n.saturating_sub(1) * stride;
         let elements = last(self.rows, self.strides[0]) + last(self.cols, self.strides[1]) + 1;

@@ -1,9 +1,9 @@
 //! The tensors of a GGUF file under the names of the checkpoint that it was made from.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::collections::BTreeSet;
 
 use serde_json::Value;
-use sw_tensor::TensorView;
+use sw_tensor::{RowOrder, TensorView};
 
 use super::{
     meta::Meta,
@@ -33,10 +33,6 @@ pub(super) fn views(
         count("num_local_experts").max(count("num_experts")),
     );
     let kv_heads = count("num_key_value_heads");
-    let turned = [heads, kv_heads].map(|heads| Order::new(heads, turned));
-    // As many heads have the same order, which is there once.
-    let keys = usize::from(kv_heads != heads);
-    let gathered = Order::new(heads, gathered);
     let mut views = Vec::new();
     for (stored, tensor) in meta.gguf.tensors() {
         if IN_CONFIG.contains(&stored.as_str()) {
@@ -59,8 +55,8 @@ pub(super) fn views(
         let mut view = TensorView::default();
         view.tensor.clone_from(stored);
         let rows = tensor.shape.first().copied().unwrap_or(0);
-        let ordered = |order: &Order| {
-            order.rows(rows).ok_or_else(|| {
+        let ordered = |order: fn(usize, usize) -> Option<RowOrder>, heads: usize| {
+            order(rows, heads).map(Some).ok_or_else(|| {
                 let problem = format!("{rows} rows for {heads} heads do not fit together");
                 meta.error(stored, problem)
             })
@@ -69,9 +65,9 @@ pub(super) fn views(
         match undo {
             Undo::Same => {}
             _ if tensor.coding.is_err() => {}
-            Undo::Queries => view.rows = Some(ordered(&turned[0])?),
-            Undo::Keys => view.rows = Some(ordered(&turned[keys])?),
-            Undo::Heads => view.rows = Some(ordered(&gathered)?),
+            Undo::Queries => view.rows = ordered(turned, heads)?,
+            Undo::Keys => view.rows = ordered(turned, kv_heads)?,
+            Undo::Heads => view.rows = ordered(gathered, heads)?,
             Undo::Transposed => view.transposed = tensor.shape.len() == 2,
             Undo::PlusOne => view.plus = -1.0,
             Undo::Experts => {
@@ -93,45 +89,16 @@ pub(super) fn views(
     Ok(views)
 }
 
-/// An order of rows that depends on the number of heads, made when it is needed.
-struct Order {
-    heads: usize,
-    /// The stored row of row `.0` of `.1` of a head's rows, of head `.2` of `.3`.
-    stored: fn(usize, usize, usize, usize) -> usize,
-    made: std::cell::OnceCell<Arc<[u32]>>,
-}
-
-impl Order {
-    fn new(heads: usize, stored: fn(usize, usize, usize, usize) -> usize) -> Order {
-        Order {
-            heads,
-            stored,
-            made: std::cell::OnceCell::new(),
-        }
-    }
-
-    /// The order of so many rows; `None` where the heads do not divide them.
-    fn rows(&self, rows: usize) -> Option<Arc<[u32]>> {
-        let of_head = rows.checked_div(self.heads)?;
-        if !rows.is_multiple_of(self.heads) || u32::try_from(rows).is_err() {
-            return None;
-        }
-        let row = |r: usize| (self.stored)(r % of_head, of_head, r / of_head, self.heads) as u32;
-        let made = self.made.get_or_init(|| (0..rows).map(row).collect());
-        (made.len() == rows).then(|| made.clone())
-    }
-}
-
 /// Channel `i` of the first half of a head is rotated with channel `i` of the second; they are stored as neighbours.
-fn turned(row: usize, of_head: usize, head: usize, _: usize) -> usize {
-    let half = (of_head / 2).max(1);
-    head * of_head + (row % half * 2 + row / half).min(of_head - 1)
+fn turned(rows: usize, heads: usize) -> Option<RowOrder> {
+    let half = rows.checked_div(heads)? / 2;
+    (heads * half * 2 == rows).then(|| RowOrder::new(2, half, 1))?
 }
 
 /// Query, key and value of a head are stored with those of the other heads.
-fn gathered(row: usize, of_head: usize, head: usize, heads: usize) -> usize {
-    let width = (of_head / 3).max(1);
-    (row / width * heads + head) * width + row % width
+fn gathered(rows: usize, heads: usize) -> Option<RowOrder> {
+    let width = rows.checked_div(heads)? / 3;
+    (heads * width * 3 == rows).then(|| RowOrder::new(heads, 3, width))?
 }
 
 /// The first tensor that the model does not read; one that is there changes the arithmetic elsewhere.

@@ -96,11 +96,11 @@ fn tensor(gguf: &Gguf, view: &TensorView) -> Result<Tensor, String> {
         .row_bytes(cols)
         .ok_or("its rows are not whole blocks")?;
     if let Some(order) = &view.rows
-        && (order.len() != rows || order.iter().any(|&row| row as usize >= rows))
+        && !rows.is_multiple_of(order.period())
     {
         return Err(format!(
-            "expected {} rows, as many as the heads have, found shape {found:?}",
-            order.len()
+            "expected a multiple of {} rows, found shape {found:?}",
+            order.period()
         ));
     }
     if view.transposed {
@@ -114,7 +114,7 @@ fn tensor(gguf: &Gguf, view: &TensorView) -> Result<Tensor, String> {
         offset,
         len: weights.ok_or("beyond all memory")?,
     };
-    let blocks = Blocks::new(coding, row_bytes, view.rows.clone(), view.transposed);
+    let blocks = Blocks::new(coding, row_bytes, view.rows, view.transposed);
     let view = View {
         blocks,
         plus: view.plus,

@@ -9,7 +9,6 @@ mod value;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use crate::checkpoint::File;
 use crate::{Error, FileInfo};
@@ -190,6 +189,40 @@ pub fn is_first_part(name: &str) -> bool {
     name.ends_with(".gguf") && part_of(name).is_none_or(|(_, no, _)| no == 1)
 }
 
+/// An order of rows that differs from the file's. Rows that are counted as `[.., outer, inner, together]` are stored as
+/// `[.., inner, outer, together]`: two dimensions have changed places.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RowOrder {
+    outer: usize,
+    inner: usize,
+    together: usize,
+}
+
+impl RowOrder {
+    /// `None` where a size is 0, or there are more rows than can be counted.
+    pub fn new(outer: usize, inner: usize, together: usize) -> Option<RowOrder> {
+        let rows = outer.checked_mul(inner)?.checked_mul(together)?;
+        (rows > 0).then_some(RowOrder {
+            outer,
+            inner,
+            together,
+        })
+    }
+
+    /// After so many rows the order begins again: rows exchange places within that many only.
+    pub fn period(&self) -> usize {
+        self.outer * self.inner * self.together
+    }
+
+    /// The row of the file that holds a row.
+    pub fn stored(&self, row: usize) -> usize {
+        let first = row - row % self.period();
+        let (unit, rest) = (row % self.period() / self.together, row % self.together);
+        let (outer, inner) = (unit / self.inner, unit % self.inner);
+        first + (inner * self.outer + outer) * self.together + rest
+    }
+}
+
 /// How a tensor of a GGUF file is presented under another name: as the checkpoint has it that the file was made from.
 #[derive(Debug, Clone, Default)]
 pub struct TensorView {
@@ -197,8 +230,8 @@ pub struct TensorView {
     pub tensor: String,
     /// One of so many equal parts along the slowest dimension, counted from 0 (an expert, say), and that dimension dropped.
     pub part: Option<[usize; 2]>,
-    /// For each row the row of the file that holds it; `None`: the same.
-    pub rows: Option<Arc<[u32]>>,
+    /// The order of its rows, where it is not the file's.
+    pub rows: Option<RowOrder>,
     /// Whether rows and columns are exchanged (after their order).
     pub transposed: bool,
     /// Added to every value of a vector.

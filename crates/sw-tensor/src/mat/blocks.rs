@@ -1,18 +1,17 @@
 //! Weights that lie in blocks of small integers with scales, as a GGUF file has them.
 
 use std::ops::Range;
-use std::sync::Arc;
 
-use crate::Coding;
 use crate::gguf::decode;
+use crate::{Coding, RowOrder};
 
 /// Rows of blocks: of a GGUF file, or in an order of their own.
 #[derive(Debug, Clone)]
 pub(crate) struct Blocks {
     pub(super) coding: Coding,
     pub(super) row_bytes: usize,
-    /// The stored row of each row; `None`: the same.
-    pub(super) order: Option<Arc<[u32]>>,
+    /// `None`: the file's.
+    pub(super) order: Option<RowOrder>,
     /// Whether rows of the matrix are stored as columns.
     pub(super) is_transposed: bool,
     /// Stored row and column, before their order, of element (0, 0).
@@ -23,7 +22,7 @@ impl Blocks {
     pub(crate) fn new(
         coding: Coding,
         row_bytes: usize,
-        order: Option<Arc<[u32]>>,
+        order: Option<RowOrder>,
         is_transposed: bool,
     ) -> Blocks {
         Blocks {
@@ -39,10 +38,17 @@ impl Blocks {
         self.order.is_some()
     }
 
+    /// Where some stored rows lie, counted from the first byte of the matrix, with rows that their order puts between them.
+    pub(super) fn extent(&self, rows: Range<usize>) -> Range<usize> {
+        let [start, end] = [rows.start, rows.end].map(|row| self.first[0] + row);
+        let period = self.order.map_or(1, |order| order.period());
+        start / period * period * self.row_bytes..end.next_multiple_of(period) * self.row_bytes
+    }
+
     /// The bytes of a stored row, counted from the first of the matrix.
     fn row<'a>(&self, base: &'a [u8], row: usize) -> &'a [u8] {
         let row = self.first[0] + row;
-        let stored = self.order.as_ref().map_or(row, |order| order[row] as usize);
+        let stored = self.order.map_or(row, |order| order.stored(row));
         &base[stored * self.row_bytes..][..self.row_bytes]
     }
 

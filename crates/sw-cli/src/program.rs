@@ -136,18 +136,18 @@ pub(crate) fn stopped() -> bool {
 /// Worker threads, at most.
 const THREADS: usize = 1024;
 
-/// Sets the number of worker threads, one per core where none is given; once, before any work.
+/// Sets the number of worker threads, one per core where none is given; once, before any work. The calling thread is one of
+/// them: one that only waited for the others would have to be woken after each product.
 ///
 /// # Errors
 /// Too many threads; when work has begun already.
 pub fn set_threads(threads: Option<NonZeroUsize>) -> Result<()> {
-    let Some(n) = threads else { return Ok(()) };
-    ensure!(
-        n.get() <= THREADS,
-        "--threads {n}: expected at most {THREADS}"
-    );
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(n.get());
-    pool.build_global().context("--threads")
+    let n = threads.map_or(0, NonZeroUsize::get);
+    ensure!(n <= THREADS, "--threads {n}: expected at most {THREADS}");
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(n);
+    pool.use_current_thread()
+        .build_global()
+        .context("--threads")
 }
 
 /// How far an evaluation is, on stderr: a bar where somebody watches, nothing where nobody does; gone when dropped.

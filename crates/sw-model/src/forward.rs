@@ -187,7 +187,7 @@ fn run_in(
     };
     // The stream that enters a layer after these is shown by the call that runs that one.
     let pre = |l: usize| (l < run.end).then_some(Site::ResidPre(l));
-    let from = run.start;
+    let (from, reads_ahead) = (run.start, model.reads_ahead());
     if from == 0 {
         visit(hook, Site::Embed, &mut x, seqs);
     }
@@ -197,10 +197,9 @@ fn run_in(
     norm_into(spec.norm, norm_before(from), &x, &mut s.normed);
     for (l, layer) in layers.iter().enumerate().take(run.end).skip(from) {
         // The disk reads the next layer while this one is computed.
-        layers[l + 1..]
-            .iter()
-            .take(1)
-            .for_each(|next| next.will_need());
+        if let Some(next) = layers.get(l + 1).filter(|_| reads_ahead) {
+            next.will_need();
+        }
         block::attend(model, batch, l, layer, s, hook);
         if let Some(kept) = &mut keep {
             kept.push([s.k.clone(), s.v.clone()]);

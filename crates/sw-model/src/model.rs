@@ -9,7 +9,7 @@ use std::{
     },
 };
 
-use sw_tensor::{Arithmetic, Checkpoint, Coding, Dtype, Mat, Order, Precision, files};
+use sw_tensor::{Arithmetic, Checkpoint, Coding, Dtype, Mat, Order, Precision, files, machine};
 
 use crate::{
     block::Scratch,
@@ -53,6 +53,8 @@ pub(crate) struct Opened {
     pub(crate) tokenizer: Result<Tokenizer, (PathBuf, String)>,
     /// What the last forward pass worked in, for the next.
     pub(crate) scratch: Mutex<Vec<Scratch>>,
+    /// How often this process had waited for the disk when the last forward pass began.
+    pub(crate) waited: AtomicU64,
 }
 
 fn next_id() -> u64 {
@@ -201,6 +203,13 @@ impl Model {
         let kept = self.opened.scratch.lock();
         let spare = kept.unwrap_or_else(PoisonError::into_inner).pop();
         spare.unwrap_or_default()
+    }
+
+    /// Whether a pass that begins should ask for weights before they are read: whether any came from a disk since the pass
+    /// before began. Where all are in memory, asking for them would take a tenth of the time in which one token is decoded.
+    pub(crate) fn reads_ahead(&self) -> bool {
+        let waited = machine::major_faults();
+        waited.is_none_or(|n| self.opened.waited.swap(n, Ordering::Relaxed) != n)
     }
 
     pub(crate) fn keep_scratch(&self, scratch: Scratch) {

@@ -2,7 +2,7 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, atomic::AtomicU64},
 };
 
 use sw_tensor::{Checkpoint, Mat, files};
@@ -165,6 +165,7 @@ impl Model {
             eos,
             tokenizer,
             scratch: Mutex::default(),
+            waited: AtomicU64::new(u64::MAX),
         };
         Ok(Self::new(opened, weights))
     }
@@ -188,6 +189,7 @@ impl Model {
             eos: Vec::new(),
             tokenizer: source.tokenizer,
             scratch: Mutex::default(),
+            waited: AtomicU64::new(u64::MAX),
         };
         Ok(Self::new(opened, weights))
     }

@@ -96,6 +96,14 @@ pub fn private_bytes() -> Option<u64> {
     Some(kib << 10)
 }
 
+/// How often threads of this process have waited for a page that came from a disk; `None` where the system does not say.
+pub fn major_faults() -> Option<u64> {
+    let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
+    // The name of the program comes second, in brackets; it may hold spaces.
+    let (_, fields) = stat.rsplit_once(')')?;
+    fields.split_whitespace().nth(9)?.parse().ok()
+}
+
 /// Watches how much private memory this process holds ([`private_bytes`]), from its start until it is asked.
 ///
 /// A thread looks every 10 ms, because Linux keeps no such peak: memory that is held for a shorter time may be missed.

@@ -9,9 +9,12 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use sw_benches::{median, tokens};
-use sw_tensor::machine;
+use sw_tensor::Checkpoint;
 
-use super::{Class, Comparison, scaling, work::Work};
+use super::{
+    Class, Comparison, scaling,
+    work::{Work, read_gbytes},
+};
 
 impl Work<'_> {
     /// Whole processes: loading and detection of ours; loading and one watched pass of theirs.
@@ -65,7 +68,8 @@ impl Work<'_> {
                 .args(["--tokens", &ids.join(","), "--json"])
                 .args(["--dtype", "bfloat16", "--no-proof"]);
             let our_time = time(&mut sw)?;
-            let read = read_mapped(path)?;
+            // A fresh mapping, as the process had.
+            let read = read_gbytes(&Checkpoint::open(path)?);
             if round > 0 {
                 theirs.push(their_time);
                 ours.push(our_time);
@@ -93,15 +97,4 @@ impl Work<'_> {
         add("reading the mapped file", "GB/s", &reads, &rates, all);
         Ok(())
     }
-}
-
-/// Billions of bytes per second that a fresh mapping of a checkpoint is read with.
-fn read_mapped(path: &Path) -> Result<f64> {
-    let checkpoint = sw_tensor::Checkpoint::open(path)?;
-    let (mut bytes, mut seconds) = (0.0, 0.0);
-    for file in checkpoint.files() {
-        bytes += file.bytes.len() as f64;
-        seconds += file.bytes.len() as f64 / machine::read_gbytes(file.bytes);
-    }
-    Ok(bytes / seconds)
 }

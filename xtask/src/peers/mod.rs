@@ -1,6 +1,7 @@
 //! `cargo xtask bench-peers`: the same work by PyTorch, transformers, llama.cpp and candle, in alternation with ours.
 
 mod detection;
+mod generation;
 mod passes;
 mod process;
 mod products;
@@ -17,7 +18,7 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 use sw_benches::Shape;
-use sw_cli::program::say;
+use sw_cli::program::{say, set_threads};
 use sw_tensor::{Precision, machine};
 
 use crate::page::{files, table::Table};
@@ -42,7 +43,7 @@ pub(crate) struct BenchPeers {
         long,
         value_enum,
         value_delimiter = ',',
-        default_value = "product,prefill,perplexity,error,detect"
+        default_value = "product,prefill,perplexity,error,detect,generate"
     )]
     part: Vec<Benchmark>,
     /// Checkpoints: shapes with random weights (1b, 7b4, and 7b32 for detection only), or folders of Llama models in Hugging
@@ -87,6 +88,8 @@ enum Benchmark {
     Error,
     /// Detection, a whole process
     Detect,
+    /// 256 tokens, one after the other
+    Generate,
 }
 
 /// Accuracies that may be compared: what both do to the activations that enter a product.
@@ -166,6 +169,7 @@ fn scaling() -> f64 {
 impl BenchPeers {
     pub(crate) fn run(&self) -> Result<()> {
         files::probe(&self.out)?;
+        set_threads(None)?;
         if self.rounds == 0 {
             bail!("--rounds 0: expected at least 1");
         }
@@ -211,8 +215,12 @@ impl BenchPeers {
             if self.part.contains(&Benchmark::Detect) {
                 work.detection(name, &path, &mut all)?;
             }
-            if name != "7b32" {
-                work.passes(name, &path, &mut all)?;
+            if name == "7b32" {
+                continue;
+            }
+            work.passes(name, &path, &mut all)?;
+            if self.part.contains(&Benchmark::Generate) {
+                work.generation(name, &path, &mut all)?;
             }
         }
         self.report(&work, &all)

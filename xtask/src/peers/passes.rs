@@ -1,6 +1,10 @@
 //! Prefill, perplexity and errors of one checkpoint beside transformers', candle's and llama.cpp's.
 
-use std::{fs, path::Path, process::Command};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use anyhow::{Context, Result, bail};
 use sw_benches::tokens;
@@ -36,11 +40,8 @@ impl Work<'_> {
         let wanted = part(Benchmark::Prefill) || part(Benchmark::Perplexity);
         for kind in ["F16", "BF16"].into_iter().filter(|_| wanted) {
             let peer = format!("llama-{}", kind.to_lowercase());
-            let file = self.dir.join(format!("{name}.{kind}.gguf"));
-            if !self.options.wants(&peer) || !self.convert(path, &file, kind) {
-                continue;
-            }
-            let Some(mut peer) = self.peer(&peer, Some(&file)) else {
+            let file = self.llama_file(name, path, kind);
+            let Some(mut peer) = file.and_then(|file| self.peer(&peer, Some(&file))) else {
                 continue;
             };
             self.timed(name, &model, &mut peer, all)?;
@@ -133,17 +134,25 @@ impl Work<'_> {
         })
     }
 
-    /// The checkpoint for llama.cpp, unless it is there.
-    fn convert(&self, model: &Path, out: &Path, kind: &str) -> bool {
+    /// The checkpoint for llama.cpp, made unless it is there; `None` where it is not wanted or cannot be made.
+    pub(super) fn llama_file(&self, name: &str, model: &Path, kind: &str) -> Option<PathBuf> {
+        let out = self.dir.join(format!("{name}.{kind}.gguf"));
+        if !self
+            .options
+            .wants(&format!("llama-{}", kind.to_lowercase()))
+        {
+            return None;
+        }
         let mut command = Command::new(&self.llama_python);
         command
             .arg(&self.script)
             .arg("gguf")
-            .args([model, out])
+            .args([model, &out])
             .arg(kind);
-        out.is_file()
+        let made = out.is_file()
             || succeed(&mut command)
                 .map_err(|e| program::tell(format!("note: without llama.cpp: {e:#}")))
-                .is_ok()
+                .is_ok();
+        made.then_some(out)
     }
 }

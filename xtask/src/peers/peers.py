@@ -8,6 +8,7 @@ peers.py versions
 `serve` reads one command a line and answers with one line each: seconds, or for `error` two relative errors.
   product M N K     y[M, N] = x[M, K] w[N, K]^T
   prefill N         all logits of N tokens (llama: of the last token only)
+  generate N M      M tokens, each the most probable one, after N and one more
   perplexity N      the loss of N tokens (llama: of the later half, as llama-perplexity scores a window)
   error N FILE      relative RMS error of float32 logits against float64: this program's, and FILE's (raw float32)
 """
@@ -79,6 +80,15 @@ class Transformers:
         self.model(ids, labels=ids, use_cache=False).loss.item()
         return time.perf_counter() - start
 
+    def generate(self, n, m):
+        ids, cache = self.torch.tensor([tokens(n)]), None
+        for i in range(m + 1):
+            if i == 1:
+                start = time.perf_counter()
+            out = self.model(ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            ids, cache = out.logits.argmax(-1), out.past_key_values
+        return time.perf_counter() - start
+
     def error(self, n, file):
         torch = self.torch
         own = self.logits(n)[0].double()
@@ -103,6 +113,19 @@ class Llama:
         self.llama._ctx.kv_cache_clear()
         start = time.perf_counter()
         self.llama.eval(tokens(n))
+        return time.perf_counter() - start
+
+    def generate(self, n, m):
+        import numpy
+
+        context, next_tokens = self.llama._ctx, tokens(n)
+        self.llama.reset()
+        context.kv_cache_clear()
+        for i in range(m + 1):
+            if i == 1:
+                start = time.perf_counter()
+            self.llama.eval(next_tokens)
+            next_tokens = [int(numpy.ctypeslib.as_array(context.get_logits(), (self.llama.n_vocab(),)).argmax())]
         return time.perf_counter() - start
 
     def perplexity(self, n):

@@ -10,6 +10,7 @@ use std::{
 use anyhow::{Context, Result};
 use sw_benches::median;
 use sw_cli::program;
+use sw_tensor::{Checkpoint, machine};
 
 use super::{BenchPeers, Class, Comparison, process::Peer, scaling, succeed};
 
@@ -131,4 +132,14 @@ impl Work<'_> {
         ));
         Ok(comparison)
     }
+}
+
+/// Billions of bytes per second that a checkpoint is read with.
+pub(super) fn read_gbytes(checkpoint: &Checkpoint) -> f64 {
+    let (mut bytes, mut seconds) = (0.0, 0.0);
+    for file in checkpoint.files() {
+        bytes += file.bytes.len() as f64;
+        seconds += file.bytes.len() as f64 / machine::read_gbytes(file.bytes);
+    }
+    bytes / seconds
 }

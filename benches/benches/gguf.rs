@@ -21,6 +21,9 @@ fn private_kib() -> usize {
 }
 
 fn main() {
+    // As the programs do: the calling thread computes, too.
+    let pool = rayon::ThreadPoolBuilder::new().use_current_thread();
+    pool.build_global().expect("the first use of threads");
     let mut arguments = std::env::args().skip(1);
     let layers = arguments.find_map(|a| a.parse().ok()).unwrap_or(2);
     let name: &'static str = format!("7b{layers}").leak();

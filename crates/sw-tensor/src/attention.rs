@@ -50,7 +50,7 @@ pub struct AttentionSeq<'a> {
 }
 
 /// Rows (tokens times heads of a group) that one task aims at: they share one transposition of the keys.
-const TASK_ROWS: usize = 128;
+const TASK_ROWS: usize = 256;
 
 /// `out[i] = sum_j softmax_j(scale * q[i] . k[j]) v[j]` over the visible keys `j <= i` of the same sequence.
 ///

@@ -228,6 +228,7 @@ mod tests {
         assert!(super::bf16_gflops(Duration::from_millis(1)) >= 0.0);
         assert!(super::read_gbytes(&[1; 1000]) > 0.0);
         assert!(super::private_bytes().is_none_or(|bytes| bytes > 0));
+        assert_eq!(super::major_faults().is_some(), cfg!(target_os = "linux"));
     }
 
     #[test]

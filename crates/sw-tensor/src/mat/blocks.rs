@@ -10,7 +10,7 @@ use crate::{Coding, RowOrder};
 pub(crate) struct Blocks {
     pub(super) coding: Coding,
     pub(super) row_bytes: usize,
-    /// `None`: the file's.
+    /// The order of the rows; `None`: as they are stored.
     pub(super) order: Option<RowOrder>,
     /// Whether rows of the matrix are stored as columns.
     pub(super) is_transposed: bool,

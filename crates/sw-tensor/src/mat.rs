@@ -385,21 +385,36 @@ impl Mat {
 
     /// Asks the system to have the weights in memory soon, without waiting; does nothing for those that are not mapped.
     pub fn will_need(&self) {
-        if let Some(blocks) = &self.blocks {
-            let rows = match blocks.is_transposed {
-                true => self.cols,
-                false => self.rows,
-            };
-            let extent = blocks.extent(0..rows);
-            let range = self.offset + extent.start..self.offset + extent.end;
-            return self.bytes.will_need(range);
+        self.bytes.will_need(self.extent(0..self.rows));
+    }
+
+    /// Has the system map the pages of some rows now, by reading a byte of each piece that it maps at a time (64 KiB on Linux):
+    /// what is not mapped yet cannot be prefetched.
+    pub(crate) fn touch(&self, rows: Range<usize>) {
+        const PIECE: usize = 64 << 10;
+        let bytes = self.bytes.bytes().get(self.extent(rows));
+        for byte in bytes.unwrap_or_default().iter().step_by(PIECE) {
+            std::hint::black_box(*byte);
         }
-        let last = |n: usize, stride: usize| n.saturating_sub(1) * stride;
-        let elements = last(self.rows, self.strides[0]) + last(self.cols, self.strides[1]) + 1;
-        if self.rows > 0 && self.cols > 0 {
-            let range = self.offset..self.offset + elements * self.dtype.size();
-            self.bytes.will_need(range);
-        }
+    }
+
+    /// Where the stored bytes of some rows lie: from the first that is one of theirs to the last.
+    fn extent(&self, rows: Range<usize>) -> Range<usize> {
+        let extent = if rows.is_empty() || self.cols == 0 {
+            0..0
+        } else if let Some(blocks) = &self.blocks {
+            blocks.extent(if blocks.is_transposed {
+                0..self.cols
+            } else {
+                rows
+            })
+        } else {
+            let [pitch, step] = self.strides;
+            let last = (rows.end - 1) * pitch + (self.cols - 1) * step;
+            let size = self.dtype.size();
+            rows.start * pitch * size..(last + 1) * size
+        };
+        self.offset + extent.start..self.offset + extent.end
     }
 
     /// The stored bytes from element (0, 0) on.

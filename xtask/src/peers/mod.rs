@@ -11,6 +11,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::Command,
+    thread,
     time::Duration,
 };
 
@@ -33,7 +34,8 @@ const SCRIPT: &str = include_str!("peers.py");
 /// built in --dir too, from the registry. Every
 /// measurement of a peer is followed by one of ours, in the peer's class of accuracy: ours in bfloat16 beside a peer that rounds
 /// activations to BF16, else in float32; reported are medians, and the median of the ratios. With each, all threads are
-/// compared with one: where they are not nearly as many times as fast, something else was running, and no ratio is given.
+/// compared with one, and threads of other programs that want a core are counted: where anything else was running, no ratio
+/// is given.
 ///
 /// Example: cargo xtask bench-peers --out benches/record --part product
 #[derive(Args)]
@@ -144,7 +146,7 @@ struct Comparison {
     theirs: f64,
     ours: f64,
     ratio: f64,
-    /// How many threads' work all threads did beside one, measured in between; `None` where the figure is no time.
+    /// What [`scaling`] says, measured in between; `None` where the figure is no time.
     threads: Option<f64>,
 }
 
@@ -158,12 +160,27 @@ impl Comparison {
 /// The share of perfect scaling below which a machine counts as busy.
 const BUSY: f64 = 0.93;
 
-/// How many times as much all threads multiply and add in registers as one does; the number of threads on an idle machine.
+/// How many times as much all threads multiply and add in registers as one does, divided among this program and each thread
+/// of others that wants a core; the number of threads on an idle machine.
 fn scaling() -> f64 {
     const TIME: Duration = Duration::from_millis(30);
+    let others = others_running();
     let one = rayon::ThreadPoolBuilder::new().num_threads(1).build();
     let one = one.map_or(0.0, |one| one.install(|| machine::fma_gflops(TIME)));
-    machine::fma_gflops(TIME) / one
+    machine::fma_gflops(TIME) / one / (1 + others) as f64
+}
+
+/// Threads that run or want to, beside the one that asks, all the time that this looks; 0 where the system does not say.
+fn others_running() -> usize {
+    const LOOKS: usize = 5;
+    let running = |_| {
+        thread::sleep(Duration::from_millis(5));
+        let load = fs::read_to_string("/proc/loadavg").ok()?;
+        let (running, _) = load.split_whitespace().nth(3)?.split_once('/')?;
+        running.parse::<usize>().ok()
+    };
+    let fewest = (0..LOOKS).filter_map(running).min();
+    fewest.unwrap_or(1).saturating_sub(1)
 }
 
 impl BenchPeers {

@@ -3,6 +3,8 @@
 use std::{
     io::{BufRead, BufReader, Write},
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+    thread,
+    time::Duration,
 };
 
 use anyhow::{Context, Result, bail};
@@ -46,9 +48,13 @@ impl Peer {
         Ok(line.trim().to_owned())
     }
 
+    /// The numbers that it answers, once its threads have come to rest.
     pub(super) fn ask(&mut self, command: &str) -> Result<Vec<f64>> {
+        /// Threads of a peer that are done wait for more work for some milliseconds, each on a core.
+        const REST: Duration = Duration::from_millis(50);
         writeln!(self.to, "{command}")?;
         let line = self.line()?;
+        thread::sleep(REST);
         let numbers = line
             .split_whitespace()
             .map(str::parse)

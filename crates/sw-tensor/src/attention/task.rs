@@ -71,15 +71,29 @@ impl Task<'_, '_> {
                     let panels = seen.div_ceil(K::NR);
                     let keys = &mut keys[..panels * K::NR * head_dim];
                     let rows = &mut rows[..keys.len()];
-                    self.gather_block(|span| span.0, key_start, start, head_dim, head_dim, rows);
-                    for (rows, keys) in rows
-                        .chunks_exact(K::NR * head_dim)
-                        .zip(keys.chunks_exact_mut(K::NR * head_dim))
-                    {
-                        kernel.pack_f32(rows, head_dim, keys);
+                    let lying = self.lying(
+                        KEYS_OF,
+                        key_start..key_start + panels * K::NR,
+                        start,
+                        head_dim,
+                    );
+                    let (rows, pitch) = lying.unwrap_or_else(|| {
+                        self.gather_block(KEYS_OF, key_start, start, head_dim, head_dim, rows);
+                        (rows, head_dim)
+                    });
+                    let panels = rows.chunks(K::NR * pitch);
+                    for (rows, keys) in panels.zip(keys.chunks_exact_mut(K::NR * head_dim)) {
+                        kernel.pack_f32(rows, pitch, head_dim, keys);
                     }
-                    let values = &mut values[..seen * width];
-                    self.gather_block(|span| span.1, key_start, start, head_dim, width, values);
+                    // Few rows use a value so rarely that it is not worth moving.
+                    let lying = (width == head_dim && height <= 2 * K::MR).then(|| {
+                        self.lying(VALUES_OF, key_start..key_start + seen, start, head_dim)
+                    });
+                    let (values, pitch) = lying.flatten().unwrap_or_else(|| {
+                        let values = &mut values[..seen * width];
+                        self.gather_block(VALUES_OF, key_start, start, head_dim, width, values);
+                        (values, width)
+                    });
                     let places = active.clone();
                     score_block(kernel, queries, height, places, head_dim, keys, scores);
                     isa.run(Weigh {
@@ -91,6 +105,10 @@ impl Task<'_, '_> {
                         width,
                         shape,
                     });
+                    let values = Right {
+                        data: values,
+                        stride: pitch,
+                    };
                     add_values(kernel, scores, active, values, seen, width, sums);
                 }
                 let heads = sums.chunks_exact(width).zip(running.iter());
@@ -124,11 +142,46 @@ impl Task<'_, '_> {
         }
     }
 
+    /// The keys or the values, span by span, with the position of the first of each.
+    fn spans(
+        &self,
+        of: Of,
+        new_start: usize,
+    ) -> impl Iterator<Item = (usize, ArrayView2<'_, f32>)> {
+        let new = s![self.seq.rows.start..self.rows.end, ..];
+        let new = (new_start, of(self.k, self.v).slice_move(new));
+        let mut at = 0;
+        let prefix = self.seq.prefix.iter().map(move |span| {
+            let span = of(span.k, span.v);
+            at += span.nrows();
+            (at - span.nrows(), span)
+        });
+        prefix.chain([new])
+    }
+
+    /// This head's columns of the keys or values at these positions, where they lie, and how many floats apart; `None` where
+    /// they do not in this way.
+    fn lying(
+        &self,
+        of: Of,
+        keys: Range<usize>,
+        new_start: usize,
+        head_dim: usize,
+    ) -> Option<(&[f32], usize)> {
+        let mut spans = self.spans(of, new_start);
+        let (start, span) =
+            spans.find(|(start, span)| *start <= keys.start && keys.end <= start + span.nrows())?;
+        let pitch = span.ncols();
+        let rows = span.to_slice()?;
+        let of_head = &rows[(keys.start - start) * pitch..(keys.end - start) * pitch];
+        Some((&of_head[self.kv_head * head_dim..], pitch))
+    }
+
     /// This head's columns of the keys or values from position `key_start` on, `stride` floats apart, as many as `out` has
     /// room for; zero where there are none.
     fn gather_block(
         &self,
-        pick: impl for<'b> Fn((ArrayView2<'b, f32>, ArrayView2<'b, f32>)) -> ArrayView2<'b, f32>,
+        of: Of,
         key_start: usize,
         new_start: usize,
         head_dim: usize,
@@ -136,20 +189,12 @@ impl Task<'_, '_> {
         out: &mut [f32],
     ) {
         let columns = self.kv_head * head_dim..(self.kv_head + 1) * head_dim;
-        let new = s![self.seq.rows.start..self.rows.end, ..];
-        let new = (new_start, pick((self.k.slice(new), self.v.slice(new))));
         let keys = out.len() / stride;
-        let mut at = 0;
-        let prefix = self.seq.prefix.iter().map(|span| {
-            let span = pick((span.k.view(), span.v.view()));
-            at += span.nrows();
-            (at - span.nrows(), span)
-        });
-        let end = new_start + new.1.nrows();
+        let end = new_start + self.rows.end - self.seq.rows.start;
         if stride != head_dim || key_start + keys > end {
             out.fill(0.0);
         }
-        for (start, span) in prefix.chain([new]) {
+        for (start, span) in self.spans(of, new_start) {
             let end = start + span.nrows();
             let (from, to) = (key_start.max(start), (key_start + keys).min(end));
             if from >= to {
@@ -163,6 +208,11 @@ impl Task<'_, '_> {
         }
     }
 }
+
+/// Of keys and values the ones or the others.
+type Of = for<'b> fn(ArrayView2<'b, f32>, ArrayView2<'b, f32>) -> ArrayView2<'b, f32>;
+const KEYS_OF: Of = |keys, _| keys;
+const VALUES_OF: Of = |_, values| values;
 
 /// The rows of which this is true, which lie beside each other.
 fn rows_that(height: usize, is_one: impl Fn(usize) -> bool) -> Range<usize> {
@@ -214,7 +264,7 @@ fn add_values<K: Kernel>(
     kernel: K,
     weights: &[f32],
     active: Range<usize>,
-    values: &[f32],
+    values: Right<'_>,
     keys: usize,
     width: usize,
     sums: &mut [f32],
@@ -222,8 +272,8 @@ fn add_values<K: Kernel>(
     let mut sums = Out::of_slice(sums, width, width);
     for column in (0..width).step_by(K::NR) {
         let b = Right {
-            data: &values[column..],
-            stride: width,
+            data: &values.data[column..],
+            ..values
         };
         for m in active.clone().step_by(K::MR) {
             let rows = K::MR.min(active.end - m);

@@ -203,14 +203,14 @@ pub(crate) trait Kernel: Copy + Send + Sync {
         out[..row.len()].copy_from_slice(row);
     }
 
-    /// NR rows of `depth` floats, adjacent in `src`, transposed to `[depth][NR]`.
+    /// NR rows of `depth` floats, `pitch` apart in `src`, transposed to `[depth][NR]`.
     ///
     /// # Panics
-    /// If `src` or `out` is shorter than `NR * depth`.
-    fn pack_f32(self, src: &[f32], depth: usize, out: &mut [f32]) {
-        let (src, out) = (&src[..Self::NR * depth], &mut out[..Self::NR * depth]);
-        for (row, src) in src.chunks_exact(depth.max(1)).enumerate() {
-            for (k, value) in src.iter().enumerate() {
+    /// If `src` or `out` is shorter than that.
+    fn pack_f32(self, src: &[f32], pitch: usize, depth: usize, out: &mut [f32]) {
+        let out = &mut out[..Self::NR * depth];
+        for row in 0..Self::NR {
+            for (k, value) in src[row * pitch..][..depth].iter().enumerate() {
                 out[k * Self::NR + row] = *value;
             }
         }

@@ -86,18 +86,17 @@ pub(super) trait Groups: Kernel {
     }
 
     /// [`Kernel::pack_f32`] in the same way.
-    fn pack_f32_groups(self, src: &[f32], depth: usize, out: &mut [f32]) {
+    fn pack_f32_groups(self, src: &[f32], pitch: usize, depth: usize, out: &mut [f32]) {
         let nr = Self::NR;
-        let (src, out) = (&src[..nr * depth], &mut out[..nr * depth]);
+        let out = &mut out[..nr * depth];
         let full = depth / Self::step(Dtype::F32) * Self::step(Dtype::F32);
         for group in (0..nr).step_by(Self::ROWS) {
-            let (src, out) = (&src[group * depth..], &mut out[group..]);
+            let (src, out) = (&src[group * pitch..], &mut out[group..]);
             if full > 0 {
-                self.group(Dtype::F32, bytemuck::cast_slice(src), depth, full, out);
+                self.group(Dtype::F32, bytemuck::cast_slice(src), pitch, full, out);
             }
-            let rows = src.chunks_exact(depth.max(1)).take(Self::ROWS);
-            for (row, src) in rows.enumerate() {
-                for (k, value) in src.iter().enumerate().skip(full) {
+            for row in 0..Self::ROWS {
+                for (k, value) in (full..depth).zip(&src[row * pitch..][full..depth]) {
                     out[k * nr + row] = *value;
                 }
             }

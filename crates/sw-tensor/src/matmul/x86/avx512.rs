@@ -25,8 +25,8 @@ impl Kernel for Avx512 {
         self.pack_groups(w, rows, ks, out);
     }
 
-    fn pack_f32(self, src: &[f32], depth: usize, out: &mut [f32]) {
-        self.pack_f32_groups(src, depth, out);
+    fn pack_f32(self, src: &[f32], pitch: usize, depth: usize, out: &mut [f32]) {
+        self.pack_f32_groups(src, pitch, depth, out);
     }
 }
 

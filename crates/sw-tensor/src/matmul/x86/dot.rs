@@ -58,6 +58,7 @@ pub(crate) fn matmul_t<T: Tiles>(tiles: T, x: ArrayView2<f32>, products: &mut [O
         let xs = &*xs;
         let parts = parts.into_par_iter().with_max_len(1);
         parts.for_each(|(w, rows, mut y)| {
+            w.touch(rows.clone());
             let groups = y.axis_chunks_iter_mut(Axis(1), GROUP);
             for (rows, y) in blocks(rows, GROUP).zip(groups) {
                 group(tiles, &x, xs, w, rows, y);

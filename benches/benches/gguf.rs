@@ -1,11 +1,12 @@
-//! A GGUF file with the types of Q4_K_M beside the same shape in BF16: private memory when it is opened and after a
-//! detection, and tokens per second of detection, in turn.
+//! A GGUF file with the types of Q4_K_M beside the same shape in BF16: memory when it is opened (what the program holds then,
+//! and by how much its private pages grew) and after a detection, and tokens per second of detection, in turn.
 //!
 //! Files with random weights are made in the folder that `SW_BENCH_DIR` names, else in the system's temporary one, and stay there. The
 //! shape is that of Llama-7B with as many layers as an argument says (2): `cargo bench -p sw-benches --bench gguf -- 4`.
 
-use std::time::Instant;
+use std::{alloc::System, time::Instant};
 
+use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
 use sw_benches::{Shape, median, tokens};
 use sw_detect::{DetectOptions, detect};
 use sw_model::Model;
@@ -15,6 +16,16 @@ use sw_tensor::{isa_name, machine};
 const TOKENS: usize = 12;
 /// Samples of each file; the first of each is not counted.
 const SAMPLES: usize = 8;
+
+#[global_allocator]
+static COUNTING: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
+
+/// What the program holds of what it has allocated.
+fn held_kib() -> isize {
+    let stats = COUNTING.stats();
+    let held = stats.bytes_allocated as isize - stats.bytes_deallocated as isize;
+    held >> 10
+}
 
 fn private_kib() -> usize {
     machine::private_bytes().unwrap_or(0) as usize >> 10
@@ -44,11 +55,12 @@ fn main() {
         let path = path.expect("a file with random weights");
         // Once before, so that what the process itself allocates is not counted.
         drop(Model::open(&path).expect("the file opens"));
-        let (before, clock) = (private_kib(), Instant::now());
+        let (before, held, clock) = (private_kib(), held_kib(), Instant::now());
         let model = Model::open(&path).expect("the file opens");
         let (ms, opened) = (clock.elapsed().as_secs_f64() * 1e3, private_kib());
         println!(
-            "{kind:7} opened in {ms:.1} ms, private memory {} KiB more",
+            "{kind:7} opened in {ms:.1} ms, {} KiB held, private pages {} KiB more",
+            held_kib() - held,
             opened.saturating_sub(before)
         );
         models.push((kind, model, Vec::new()));

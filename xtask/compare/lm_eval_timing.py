@@ -4,10 +4,10 @@
     lm_eval_timing.py SW MODEL DATA [--tasks hellaswag,arc_easy] [--docs 12,30] [--dtypes float32,bfloat16] [--rounds 3]
                       [--batch-sizes 1,8,32] [--threads 2]
 
-Documents are spread evenly over each task's split. lm-eval gets the batch size and the dtype that are fastest on a third
-of them (all times tried are printed). Then both take turns, `rounds` times; medians count. To lm-eval's advantage its time
-is that of `simple_evaluate` alone, with the model loaded and warm, the data read and its index of tasks built; `sw`'s is
-the whole process. Its start (imports, loading the model in the first dtype) is told beside.
+Documents are spread evenly over each task's split. For each dtype, which is the one of both, lm-eval gets the batch size that
+is fastest on a third of them (all times tried are printed). Then both take turns, `rounds` times; medians count. To lm-eval's
+advantage its time is that of `simple_evaluate` alone, with the model loaded and warm, the data read and its index of tasks
+built; `sw`'s is the whole process. Its start (imports, loading the model in the first dtype) is told beside.
 """
 
 import argparse
@@ -15,6 +15,7 @@ import json
 import os
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 
@@ -41,9 +42,11 @@ def theirs(task, lm, docs, batch, manager):
     return time.time() - start, result["results"][task.config.task]["acc,none"]
 
 
-def ours(args, name, step):
+def ours(args, name, step, dtype):
+    time.sleep(0.2)  # PyTorch's threads wait for more work for a while, each on a core
     with tempfile.TemporaryDirectory() as out:
         command = [args.sw, "eval", args.model, "--data", args.data, "--tasks", name, "--threads", str(args.threads)]
+        command += ["--dtype", dtype]
         command += ["--output-path", out] + (["--shard", f"1/{step}"] if step > 1 else [])
         start = time.time()
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
@@ -86,28 +89,28 @@ def main():
         total = len(task.eval_docs)
         step = max(1, total // wanted)
         docs = list(range(0, total, step))
-        seconds = {}
         for dtype, lm in models.items():
             theirs(task, lm, docs[:1], 1, manager)  # warm
-            seconds |= {(dtype, size): theirs(task, lm, docs[::3], size, manager)[0] for size in sizes}
-        dtype, size = min(seconds, key=seconds.get)
-        tried.append(f"{name}, {len(docs[::3])} documents: " + ", ".join(f"{d} {b}: {t:.2f}" for (d, b), t in seconds.items()))
-        pairs = []
-        for _ in range(args.rounds):
-            a, b = theirs(task, models[dtype], docs, size, manager), ours(args, name, step)
-            pairs.append((a[0], b[0]))
-            kernel, values = b[2], (a[1], b[1])
-        mine, lms = [statistics.median(p[i] for p in pairs) for i in (1, 0)]
-        ratio = statistics.median(a / b for a, b in pairs)
-        spread = f"{min(a / b for a, b in pairs):.2f} - {max(a / b for a, b in pairs):.2f}"
-        cells = [name, len(docs), f"{dtype}, {size}", f"{lms:.2f}", f"{mine:.2f}", f"{ratio:.2f}", spread, f"{values[0]:.4f}, {values[1]:.4f}"]
-        lines.append("| " + " | ".join(map(str, cells)) + " |")
+            seconds = {size: theirs(task, lm, docs[::3], size, manager)[0] for size in sizes}
+            size = min(seconds, key=seconds.get)
+            tried.append(f"{name}, {dtype}, {len(docs[::3])} documents: " + ", ".join(f"{b}: {t:.2f}" for b, t in seconds.items()))
+            pairs = []
+            for _ in range(args.rounds):
+                a, b = theirs(task, lm, docs, size, manager), ours(args, name, step, dtype)
+                pairs.append((a[0], b[0]))
+                kernel, values = b[2], (a[1], b[1])
+            mine, lms = [statistics.median(p[i] for p in pairs) for i in (1, 0)]
+            ratio = statistics.median(a / b for a, b in pairs)
+            spread = f"{min(a / b for a, b in pairs):.2f} - {max(a / b for a, b in pairs):.2f}"
+            cells = [name, len(docs), dtype, size, f"{lms:.2f}", f"{mine:.2f}", f"{ratio:.2f}", spread, f"{values[0]:.4f}, {values[1]:.4f}"]
+            lines.append("| " + " | ".join(map(str, cells)) + " |")
+            print(lines[-1], file=sys.stderr)
     print(f"Machine: {cpu()}; load {load:.1f} to {os.getloadavg()[0]:.1f}. {compare.versions().strip()}.")
     print(f"Model: {os.path.basename(args.model.rstrip('/'))}; {args.threads} threads; kernel of sw: {kernel}.")
     print(f"lm-eval's imports and loading, not counted: {start:.1f} s. Rounds: {args.rounds}.")
-    print("Seconds of lm-eval by dtype and batch size: " + "; ".join(tried) + ".\n")
-    print("| task | documents | lm-eval's best dtype, batch | lm-eval, s | sw, whole process, s | ratio, median | ratios | acc: lm-eval, sw |")
-    print("|---|---|---|---|---|---|---|---|")
+    print("Seconds of lm-eval by batch size: " + "; ".join(tried) + ".\n")
+    print("| task | documents | dtype | lm-eval's best batch | lm-eval, s | sw, whole process, s | ratio, median | ratios | acc: lm-eval, sw |")
+    print("|---|---|---|---|---|---|---|---|---|")
     print("\n".join(lines))
 
 

@@ -64,22 +64,26 @@ pub(super) fn header(file: &[u8]) -> Result<Header, String> {
             }
         },
     };
-    let mut described = Vec::new();
+    let mut described = BTreeMap::new();
     for _ in 0..tensors {
-        described.push(at.tensor()?);
+        let (name, tensor) = at.tensor()?;
+        if described.contains_key(&name) {
+            return Err(format!("tensor {name:?} is there twice"));
+        }
+        described.insert(name, tensor);
     }
     let data = (at.at as u64).next_multiple_of(alignment);
-    let mut tensors = BTreeMap::new();
-    for (name, mut tensor, offset) in described {
-        let start = offset.checked_add(data).filter(|_| offset % alignment == 0);
+    for (name, tensor) in &mut described {
+        let offset = tensor.offset as u64;
+        if !offset.is_multiple_of(alignment) {
+            return Err(format!(
+                "tensor {name:?}: offset {offset} is no multiple of the alignment {alignment}"
+            ));
+        }
+        let start = offset.checked_add(data);
         let end = start.and_then(|start| start.checked_add(tensor.len as u64));
         match (start, end) {
             (Some(start), Some(end)) if end <= file.len() as u64 => tensor.offset = start as usize,
-            _ if offset % alignment != 0 => {
-                return Err(format!(
-                    "tensor {name:?}: offset {offset} is no multiple of the alignment {alignment}"
-                ));
-            }
             _ => {
                 return Err(format!(
                     "tensor {name:?}: {} bytes at offset {offset} of the data lie beyond the end of the file, which has {} bytes in all; it is truncated or damaged",
@@ -88,14 +92,10 @@ pub(super) fn header(file: &[u8]) -> Result<Header, String> {
                 ));
             }
         }
-        if tensors.contains_key(&name) {
-            return Err(format!("tensor {name:?} is there twice"));
-        }
-        tensors.insert(name, tensor);
     }
     Ok(Header {
         metadata,
-        tensors,
+        tensors: described,
         len: file.len().min(data as usize),
     })
 }
@@ -228,8 +228,8 @@ impl<'a> Cursor<'a> {
         })
     }
 
-    /// Name, description without its place, and offset in the data.
-    fn tensor(&mut self) -> Result<(String, GgufTensor, u64), String> {
+    /// Name and description, with its place counted from where the data begin.
+    fn tensor(&mut self) -> Result<(String, GgufTensor), String> {
         let name = self.text("the name of a tensor")?;
         let here = format!("tensor {name:?}");
         let dims = self.u32(&here)?;
@@ -248,6 +248,8 @@ impl<'a> Cursor<'a> {
         }
         let id = self.u32(&here)?;
         let offset = self.u64(&here)?;
+        let offset = usize::try_from(offset)
+            .map_err(|_| format!("{here}: offset {offset} is beyond all memory"))?;
         let coding = Coding::from_id(id).ok_or_else(|| {
             format!("{here}: the format has no type of number {id}, or only since later")
         })?;
@@ -280,9 +282,9 @@ impl<'a> Cursor<'a> {
             coding,
             shape: sizes,
             file: 0,
-            offset: 0,
+            offset,
             len,
         };
-        Ok((name, tensor, offset))
+        Ok((name, tensor))
     }
 }

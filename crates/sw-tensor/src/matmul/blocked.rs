@@ -198,8 +198,8 @@ impl Ahead<'_> {
     }
 }
 
-/// One packed chunk of weights, columns `ks` of K, times all rows: starts or continues `sums` `[height, NR]`, and stores
-/// them in `y` when they are complete.
+/// One packed chunk of weights, columns `ks` of K, times all rows: starts or continues `sums` `[height, NR]`; with the last
+/// chunk they go to `y`.
 #[inline]
 fn multiply<K: Kernel>(
     kernel: K,
@@ -227,10 +227,18 @@ fn multiply<K: Kernel>(
             ahead: ahead.next(),
         };
         let sums = &mut sums[ms.start * K::NR..ms.end * K::NR];
+        let (is_complete, width) = (ks.end == x.depth, y.width());
+        if is_complete && width == K::NR {
+            let into = match into {
+                Accumulate::Add => Accumulate::AddTo(sums),
+                into => into,
+            };
+            kernel.tile(a, b, y.part(ms, 0..width), into);
+            continue;
+        }
         kernel.tile(a, b, Out::of_slice(sums, K::NR, K::NR), into);
-        if ks.end == x.depth {
-            let columns = 0..y.width();
-            y.part(ms, columns).store(sums, K::NR);
+        if is_complete {
+            y.part(ms, 0..width).store(sums, K::NR);
         }
     }
 }

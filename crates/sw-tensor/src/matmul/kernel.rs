@@ -17,14 +17,16 @@ pub(crate) const A_STRIDE: usize = super::K_BLOCK + 16;
 pub(super) const LINE: usize = 64;
 
 /// What a tile does with its place in the result.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Accumulate {
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Accumulate<'a> {
     /// `c = a b`.
     Store,
     /// `c` is the start of the chain: `c = fma(a_k, b_k, ... fma(a_0, b_0, c))`.
     Chain,
     /// `c = c + (a b)`.
     Add,
+    /// `c = sums + (a b)`; these are rows of NR floats.
+    AddTo(&'a [f32]),
 }
 
 /// The left operand of a tile: `rows` rows of `depth` floats, [`A_STRIDE`] apart.
@@ -186,7 +188,7 @@ pub(crate) trait Kernel: Copy + Send + Sync {
     ///
     /// # Panics
     /// If an operand is too short for what is asked, or the tile higher than MR.
-    fn tile(self, a: Left<'_>, b: Right<'_>, c: Out<'_>, into: Accumulate);
+    fn tile(self, a: Left<'_>, b: Right<'_>, c: Out<'_>, into: Accumulate<'_>);
 
     /// Rows `rows` (NR of them or fewer) and columns `ks` of `w`, overlay applied, transposed to units `[k / TERMS][NR]`;
     /// missing rows are zero.
@@ -233,7 +235,10 @@ pub(super) fn soon(at: *const u8, len: usize) {
 
 /// Checks once what every kernel's inner loop relies on.
 #[inline]
-pub(super) fn check_tile<K: Kernel>(a: Left<'_>, b: Right<'_>) {
+pub(super) fn check_tile<K: Kernel>(a: Left<'_>, b: Right<'_>, into: Accumulate<'_>) {
+    if let Accumulate::AddTo(sums) = into {
+        assert!(sums.len() >= a.rows * K::NR);
+    }
     assert!(a.rows >= 1 && a.rows <= K::MR);
     assert!(a.depth == 0 || a.data.len() >= (a.rows - 1) * A_STRIDE + a.depth);
     assert!(a.depth == 0 || b.data.len() >= (a.depth - 1) * b.stride + K::NR);

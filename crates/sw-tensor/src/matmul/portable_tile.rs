@@ -16,23 +16,25 @@ impl Kernel for PortableTile {
     const MR: usize = 4;
     const NR: usize = NR;
 
-    fn tile(self, a: Left<'_>, b: Right<'_>, mut c: Out<'_>, into: Accumulate) {
-        check_tile::<Self>(a, b);
+    fn tile(self, a: Left<'_>, b: Right<'_>, mut c: Out<'_>, into: Accumulate<'_>) {
+        check_tile::<Self>(a, b, into);
         for i in 0..a.rows {
             let c = c.row(i, NR).first_chunk_mut::<NR>().expect("NR columns");
-            let mut sums = if into == Accumulate::Chain {
-                *c
-            } else {
-                [0.0; NR]
+            let mut sums = match into {
+                Accumulate::Chain => *c,
+                Accumulate::Store | Accumulate::Add | Accumulate::AddTo(_) => [0.0; NR],
             };
             for (k, a) in a.data[i * A_STRIDE..][..a.depth].iter().enumerate() {
                 for (sum, b) in sums.iter_mut().zip(&b.data[k * b.stride..][..NR]) {
                     *sum += a * b;
                 }
             }
-            if into == Accumulate::Add {
-                sums.iter_mut().zip(c.iter()).for_each(|(sum, c)| *sum += c);
-            }
+            let before = match into {
+                Accumulate::Add => &*c,
+                Accumulate::AddTo(sums) => &sums[i * NR..],
+                Accumulate::Store | Accumulate::Chain => &[],
+            };
+            sums.iter_mut().zip(before).for_each(|(sum, c)| *sum += c);
             *c = sums;
         }
     }

@@ -132,7 +132,7 @@ impl<K: Kernel> Kernel for Rounded<K> {
     const NR: usize = K::NR;
 
     #[inline]
-    fn tile(self, a: Left<'_>, b: Right<'_>, c: Out<'_>, into: Accumulate) {
+    fn tile(self, a: Left<'_>, b: Right<'_>, c: Out<'_>, into: Accumulate<'_>) {
         self.kernel.tile(a, b, c, into);
     }
 

@@ -14,7 +14,7 @@ const UNROLLED: usize = K_BLOCK / Lines::COUNT;
 macro_rules! tile {
     ($vector:ty, $nv:ident, $features:literal, $($m:literal)*) => {
         #[inline]
-        fn tile(self, a: Left<'_>, b: Right<'_>, mut c: Out<'_>, into: Accumulate) {
+        fn tile(self, a: Left<'_>, b: Right<'_>, mut c: Out<'_>, into: Accumulate<'_>) {
             /// # Safety
             /// As for [`multiply`](super::tile::multiply).
             #[target_feature(enable = $features)]
@@ -22,12 +22,12 @@ macro_rules! tile {
                 left: Left<'_>,
                 right: Right<'_>,
                 c: (*mut f32, isize),
-                into: Accumulate,
+                into: Accumulate<'_>,
             ) {
                 // SAFETY: this function has the features; the operands are the caller's.
                 unsafe { super::tile::multiply::<$vector, M, $nv, DENSE>(left, right, c, into) }
             }
-            check_tile::<Self>(a, b);
+            check_tile::<Self>(a, b, into);
             let c = c.place(a.rows, Self::NR);
             match (a.rows, b.stride == Self::NR) {
                 $(
@@ -49,14 +49,14 @@ pub(super) use tile;
 ///
 /// # Safety
 /// The caller has the features of `V` enabled; `left` of M rows, `right` of as many as its depth, both long enough
-/// ([`check_tile`](crate::matmul::kernel::check_tile)); `c`, a place and the floats from row to row, readable and writable for
+/// ([`check_tile`](crate::matmul::kernel::check_tile)), and so are sums that `into` names; `c`, a place and the floats from row to row, readable and writable for
 /// M rows of NV vectors, and disjoint from both.
 #[inline(always)]
 pub(super) unsafe fn multiply<V: Vector, const M: usize, const NV: usize, const DENSE: bool>(
     left: Left<'_>,
     right: Right<'_>,
     (c, c_stride): (*mut f32, isize),
-    into: Accumulate,
+    into: Accumulate<'_>,
 ) {
     // SAFETY: every address below is inside the three operands, as the caller guarantees, or only prefetched.
     unsafe {
@@ -67,7 +67,9 @@ pub(super) unsafe fn multiply<V: Vector, const M: usize, const NV: usize, const 
                 let c = c.add(V::LANES * v);
                 match into {
                     Accumulate::Chain => *acc = V::read(c),
-                    Accumulate::Add | Accumulate::Store => _mm_prefetch::<_MM_HINT_T0>(c.cast()),
+                    Accumulate::Add | Accumulate::AddTo(_) | Accumulate::Store => {
+                        _mm_prefetch::<_MM_HINT_T0>(c.cast());
+                    }
                 }
             }
         }
@@ -101,6 +103,10 @@ pub(super) unsafe fn multiply<V: Vector, const M: usize, const NV: usize, const 
                 let c = c.add(V::LANES * v);
                 let sum = match into {
                     Accumulate::Add => V::read(c).plus(acc),
+                    Accumulate::AddTo(sums) => {
+                        let before = sums.as_ptr().add((i * NV + v) * V::LANES);
+                        V::read(before).plus(acc)
+                    }
                     Accumulate::Chain | Accumulate::Store => acc,
                 };
                 sum.write(c);

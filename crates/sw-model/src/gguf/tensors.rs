@@ -33,7 +33,7 @@ pub(super) fn views(
         count("num_local_experts").max(count("num_experts")),
     );
     let kv_heads = count("num_key_value_heads");
-    let mut views = Vec::new();
+    let mut views = Vec::with_capacity(meta.gguf.tensors().len());
     for (stored, tensor) in meta.gguf.tensors() {
         if IN_CONFIG.contains(&stored.as_str()) {
             continue;
@@ -104,13 +104,14 @@ fn gathered(rows: usize, heads: usize) -> Option<RowOrder> {
 /// The first tensor that the model does not read; one that is there changes the arithmetic elsewhere.
 pub(super) fn unread<'a>(spec: &Spec, views: &'a [(String, TensorView)]) -> Option<&'a str> {
     let names = &spec.names;
-    let mut read = BTreeSet::new();
+    let mut left: BTreeSet<&str> = views.iter().map(|(name, _)| &name[..]).collect();
+    let mut read = |name: String| left.remove(&name[..]);
     let mut norm = |name: String| {
         if let Norm::Rms { .. } | Norm::Layer { affine: true, .. } = spec.norm {
-            read.insert(format!("{name}.weight"));
+            read(format!("{name}.weight"));
         }
         if let Norm::Layer { affine: true, .. } = spec.norm {
-            read.insert(format!("{name}.bias"));
+            read(format!("{name}.bias"));
         }
     };
     norm(format!("{}{}", names.base, names.final_norm));
@@ -120,21 +121,22 @@ pub(super) fn unread<'a>(spec: &Spec, views: &'a [(String, TensorView)]) -> Opti
         norms.for_each(|name| norm(format!("{prefix}{name}")));
     }
     for layer in 0..spec.layers.len() {
-        read.insert(format!("{}{}", spec.layer_prefix(layer), names.router));
+        read(format!("{}{}", spec.layer_prefix(layer), names.router));
     }
     for at in spec.linears() {
         let (Some(name), Some(slot)) = (spec.module_name(at), spec.slot(at)) else {
             continue;
         };
-        read.insert(format!("{name}.weight"));
+        read(format!("{name}.weight"));
         if slot.bias {
-            read.insert(format!("{name}.bias"));
+            read(format!("{name}.bias"));
         }
     }
-    let ends = [Some(names.embed), names.positions].into_iter().flatten();
-    read.extend(ends.map(|name| format!("{}{name}", names.base)));
-    read.insert(names.head.to_owned());
+    for name in [Some(names.embed), names.positions].into_iter().flatten() {
+        read(format!("{}{name}", names.base));
+    }
+    left.remove(names.head);
     let mut all = views.iter();
-    all.find(|(name, _)| !read.contains(name))
+    all.find(|(name, _)| left.contains(&name[..]))
         .map(|(_, view)| view.tensor.as_str())
 }

@@ -5,24 +5,31 @@ use std::path::PathBuf;
 
 use super::{Checkpoint, Tensor, TensorInfo, View};
 use crate::mat::Blocks;
-use crate::{Coding, Dtype, Error, Gguf, TensorView};
+use crate::{Coding, Dtype, Error, Gguf, GgufTensor, TensorView};
 
 impl Checkpoint {
     /// Tensors of a GGUF file under the names of a checkpoint, without a copy. Those that are stored as they are presented,
     /// as F32, F16 or BF16, are like those of safetensors; the others have the dtype F32, as which they are widened.
     ///
-    /// `dir`: the directory that the checkpoint is said to be.
+    /// `dir`: the directory that the checkpoint is said to be. A view of a whole tensor takes it: there can be no other of it.
     ///
     /// # Errors
-    /// [`Error::BadGguf`] where a view does not fit its tensor.
+    /// [`Error::BadGguf`] where a view does not fit its tensor, or there is no such tensor, or none any more.
     pub fn from_gguf(
         dir: impl Into<PathBuf>,
-        gguf: Gguf,
+        mut gguf: Gguf,
         views: impl IntoIterator<Item = (String, TensorView)>,
     ) -> Result<Checkpoint, Error> {
         let mut tensors = BTreeMap::new();
         for (name, view) in views {
-            let tensor = tensor(&gguf, &view).map_err(|found| Error::BadGguf {
+            // What is described here is forgotten there: opening should not take twice the memory.
+            let stored = match view.part {
+                Some(_) => gguf.tensors.get(&view.tensor).cloned(),
+                None => gguf.tensors.remove(&view.tensor),
+            };
+            let tensor = stored.ok_or_else(|| "no such tensor".into());
+            let tensor = tensor.and_then(|stored| presented(stored, &view));
+            let tensor = tensor.map_err(|found| Error::BadGguf {
                 path: gguf.files[0].path.clone(),
                 found: format!("tensor {:?}: {found}", view.tensor),
             })?;
@@ -52,9 +59,15 @@ impl Checkpoint {
     }
 }
 
-fn tensor(gguf: &Gguf, view: &TensorView) -> Result<Tensor, String> {
-    let stored = gguf.tensors().get(&view.tensor).ok_or("no such tensor")?;
-    let (mut shape, mut offset, mut len) = (stored.shape.clone(), stored.offset, stored.len);
+/// A tensor as a view presents it.
+fn presented(stored: GgufTensor, view: &TensorView) -> Result<Tensor, String> {
+    let GgufTensor {
+        coding,
+        mut shape,
+        file,
+        mut offset,
+        mut len,
+    } = stored;
     if let Some([i, n]) = view.part {
         if shape.first() != Some(&n) || i >= n {
             return Err(format!("expected {n} parts, found shape {shape:?}"));
@@ -63,24 +76,22 @@ fn tensor(gguf: &Gguf, view: &TensorView) -> Result<Tensor, String> {
         len /= n;
         offset += i * len;
     }
-    let found = shape.clone();
-    let plain = |dtype| Tensor {
-        info: TensorInfo {
+    let is_as_stored = view.rows.is_none() && !view.transposed && view.plus == 0.0;
+    let plain = |dtype, shape| {
+        Tensor::plain(TensorInfo {
             dtype,
-            shape: shape.clone(),
-            file: stored.file,
+            shape,
+            file,
             offset,
             len,
-        },
-        view: None,
+        })
     };
-    let is_as_stored = view.rows.is_none() && !view.transposed && view.plus == 0.0;
-    let coding = match (&stored.coding, is_as_stored) {
-        (Ok(Coding::F32), true) => return Ok(plain(Ok(Dtype::F32))),
-        (Ok(Coding::F16), true) => return Ok(plain(Ok(Dtype::F16))),
-        (Ok(Coding::BF16), true) => return Ok(plain(Ok(Dtype::BF16))),
-        (Ok(coding), _) => *coding,
-        (Err(name), _) => return Ok(plain(Err(name.clone()))),
+    let coding = match (coding, is_as_stored) {
+        (Ok(Coding::F32), true) => return Ok(plain(Ok(Dtype::F32), shape)),
+        (Ok(Coding::F16), true) => return Ok(plain(Ok(Dtype::F16), shape)),
+        (Ok(Coding::BF16), true) => return Ok(plain(Ok(Dtype::BF16), shape)),
+        (Ok(coding), _) => coding,
+        (Err(name), _) => return Ok(plain(Err(name), shape)),
     };
     let (rows, cols) = match *shape {
         [len] if view.rows.is_some() => (len, 1),
@@ -99,7 +110,7 @@ fn tensor(gguf: &Gguf, view: &TensorView) -> Result<Tensor, String> {
         && !rows.is_multiple_of(order.period())
     {
         return Err(format!(
-            "expected a multiple of {} rows, found shape {found:?}",
+            "expected a multiple of {} rows, found shape {shape:?}",
             order.period()
         ));
     }
@@ -110,7 +121,7 @@ fn tensor(gguf: &Gguf, view: &TensorView) -> Result<Tensor, String> {
     let info = TensorInfo {
         dtype: Ok(Dtype::F32),
         shape,
-        file: stored.file,
+        file,
         offset,
         len: weights.ok_or("beyond all memory")?,
     };

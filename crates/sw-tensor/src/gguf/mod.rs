@@ -24,7 +24,7 @@ pub use value::GgufValue;
 pub struct Gguf {
     pub(crate) files: Vec<File>,
     metadata: BTreeMap<String, GgufValue>,
-    tensors: BTreeMap<String, GgufTensor>,
+    pub(crate) tensors: BTreeMap<String, GgufTensor>,
 }
 
 /// What a GGUF file says about one tensor.

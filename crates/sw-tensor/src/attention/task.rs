@@ -347,10 +347,7 @@ impl<P: Fn(usize) -> usize> Work for Weigh<'_, P> {
             let states = running.iter_mut().zip(maxima).zip(below);
             let rows = states.zip(sums.chunks_exact_mut(self.width));
             for ((((state, new_max), factor), sums), scores) in rows.zip(rows_of(scores)) {
-                *state = [
-                    new_max,
-                    state[1] * factor + combined(scores, |a, b| a + b),
-                ];
+                *state = [new_max, state[1] * factor + combined(scores, |a, b| a + b)];
                 if factor != 1.0 {
                     sums.iter_mut().for_each(|sum| *sum *= factor);
                 }

@@ -42,9 +42,9 @@ fn private_kib() -> usize {
 /// Tokens per second.
 #[derive(Default)]
 struct Samples {
-    /// With opening and closing the file.
+    /// The file is opened and closed in that time, too.
     whole: Vec<f64>,
-    /// Of the detection alone, on pages that are mapped.
+    /// The detection runs alone, on pages that are mapped.
     mapped: Vec<f64>,
 }
 

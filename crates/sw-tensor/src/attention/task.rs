@@ -209,7 +209,7 @@ impl Task<'_, '_> {
     }
 }
 
-/// Of keys and values the ones or the others.
+/// Picks one of the two arrays that a span has: its keys or its values.
 type Of = for<'b> fn(ArrayView2<'b, f32>, ArrayView2<'b, f32>) -> ArrayView2<'b, f32>;
 const KEYS_OF: Of = |keys, _| keys;
 const VALUES_OF: Of = |_, values| values;

@@ -8,6 +8,7 @@ use super::tile::tile;
 use crate::isa::Avx512;
 use crate::matmul::kernel::{Accumulate, Kernel, Left, Out, Right, check_tile};
 use crate::matmul::pack::Groups;
+use crate::sum::tree;
 use crate::{Dtype, Mat};
 
 const MR: usize = 6;
@@ -128,6 +129,28 @@ pub(in crate::matmul) fn transpose_square(
     // SAFETY: `_proof` is the proof of AVX-512; the rows are there.
     unsafe { turn(square.as_ptr(), pitch, &mut turned) }
     turned
+}
+
+/// Adds the 16 lanes of each sum in the order of [`tree`], as many sums at a time as a vector has lanes; returns how many sums
+/// are done, which are all but the last few.
+pub(super) fn add_lanes(_proof: Avx512, lanes: &[f32], sums: &mut [f32]) -> usize {
+    #[target_feature(enable = "avx512f")]
+    fn add(lanes: &[f32; 256], sums: &mut [f32; 16]) {
+        // SAFETY: 16 rows of 64 bytes; then 64 bytes.
+        unsafe {
+            let of_lane = transpose(load(lanes.as_ptr().cast(), 64));
+            let sum = tree(of_lane.map(|x| _mm512_castsi512_ps(x)), |a, b| {
+                _mm512_add_ps(a, b)
+            });
+            _mm512_storeu_ps(sums.as_mut_ptr(), sum);
+        }
+    }
+    let of_16 = sums.as_chunks_mut().0;
+    for (sums, lanes) in of_16.iter_mut().zip(lanes.as_chunks().0) {
+        // SAFETY: `_proof` is the proof of AVX-512.
+        unsafe { add(lanes, sums) }
+    }
+    16 * of_16.len().min(lanes.len() / 256)
 }
 
 /// # Safety

@@ -9,8 +9,8 @@ use std::ops::Range;
 use ndarray::{ArrayView1, ArrayView2, ArrayViewMut2, Axis, s};
 use rayon::iter::{IndexedParallelIterator, IntoParallelIterator, ParallelIterator};
 
-use super::dot_blocks;
 use super::vector::{Pairs, Vector};
+use super::{avx512, dot_blocks};
 use crate::isa::{Avx2, Avx512, Avx512Bf16, Isa, Work};
 use crate::matmul::Output;
 use crate::matmul::kernel::{LINE, with_scratch};
@@ -24,7 +24,9 @@ pub(crate) const MOST_ROWS: usize = 16;
 /// alone.
 pub(super) const GROUP: usize = 24;
 /// Rows of weights per task, at most.
-const TASK: usize = 4 * GROUP;
+const TASK: usize = 2 * GROUP;
+/// Elements of K per block where activations may come from the second-level cache: whole rows, mostly.
+pub(super) const BLOCK: usize = 4096;
 /// Floats that each row of activations is longer than a block, so that rows do not compete for one cache set.
 const PAD: usize = LINE / size_of::<f32>();
 
@@ -42,23 +44,24 @@ pub(crate) fn matmul_t<T: Tiles>(tiles: T, x: ArrayView2<f32>, products: &mut [O
     };
     assert!(height <= MOST_ROWS && products.iter().all(|(w, _)| fits(w)));
     let parts: Vec<_> = split::parts(products, 0..height, GROUP, TASK).collect();
-    // Activations as the blocks want them: [block][row][PITCH], in the order in which `Vector::weights` yields the weights.
-    with_scratch([depth.div_ceil(T::BLOCK) * height * T::PITCH], |[xs]| {
+    // Activations as the blocks want them: [block][row][pitch], in the order in which `Vector::weights` yields the weights.
+    let (most, pitch) = (tiles.block(height), tiles.pitch(height));
+    with_scratch([depth.div_ceil(most) * height * pitch], |[xs]| {
         for (m, row) in x.rows().into_iter().enumerate() {
             let row = row.to_slice().expect("adjacent columns");
             for (step, values) in row.chunks_exact(2 * T::LANES).enumerate() {
-                let (block, at) = (
-                    step * values.len() / T::BLOCK,
-                    step * values.len() % T::BLOCK / T::TERMS,
-                );
-                let out = &mut xs[(block * height + m) * T::PITCH + at..];
+                let k = step * values.len();
+                let (block, at) = (k / most, k % most / T::TERMS);
+                let out = &mut xs[(block * height + m) * pitch + at..];
                 T::arrange(dtype, values, &mut out[..values.len() / T::TERMS]);
             }
         }
         let xs = &*xs;
         let parts = parts.into_par_iter().with_max_len(1);
         parts.for_each(|(w, rows, mut y)| {
-            w.touch(rows.clone());
+            if height > 1 {
+                w.touch(rows.clone()); // tiles ask for what comes next
+            }
             let groups = y.axis_chunks_iter_mut(Axis(1), GROUP);
             for (rows, y) in blocks(rows, GROUP).zip(groups) {
                 group(tiles, &x, xs, w, rows, y);
@@ -94,19 +97,16 @@ fn group<T: Tiles>(
     let sizes = [GROUP * height * T::LANES, GROUP * height, depth];
     with_scratch(sizes, |[lanes, sums, row_of_w]| {
         lanes.fill(0.0);
-        for start in (0..full).step_by(T::BLOCK) {
-            let xs = &xs[start / T::BLOCK * height * T::PITCH..][..height * T::PITCH];
-            block(
-                tiles,
-                xs,
-                height,
-                w,
-                rows.clone(),
-                start..full.min(start + T::BLOCK),
-                lanes,
-            );
+        let (most, pitch) = (tiles.block(height), tiles.pitch(height));
+        let of_block = xs.chunks_exact(height * pitch);
+        for (ks, xs) in blocks(0..full, most).zip(of_block) {
+            block(tiles, xs, height, w, rows.clone(), ks, lanes);
         }
-        tiles.add_lanes(lanes, sums);
+        let done = match tiles.isa() {
+            Isa::Avx512(proof) => avx512::add_lanes(proof, lanes, sums),
+            _ => 0,
+        };
+        tiles.add_lanes(&lanes[done * T::LANES..], &mut sums[done..]);
         for (m, mut y) in y.rows_mut().into_iter().enumerate() {
             for (y, sums) in y.iter_mut().zip(sums.chunks_exact(height)) {
                 *y = sums[m];
@@ -168,7 +168,7 @@ fn block<T: Tiles>(
         rows.end <= w.rows()
             && ks.end <= w.cols()
             && ks.len().is_multiple_of(2 * T::LANES)
-            && ks.len() <= T::BLOCK
+            && ks.len() <= tiles.block(height)
     );
     if w.is_blocks() {
         if let (Isa::Avx512(proof), 1) = (tiles.isa(), T::TERMS)
@@ -238,9 +238,10 @@ fn block_of_rows<T: Tiles>(
         next,
     } = weights;
     let size = dtype.size();
-    assert!(depth.is_multiple_of(2 * T::LANES) && depth <= T::BLOCK);
+    assert!(depth.is_multiple_of(2 * T::LANES) && depth <= tiles.block(height));
     assert!(n > 0 && base.len() >= ((n - 1) * pitch + depth) * size);
-    assert!(xs.len() >= height * T::PITCH && lanes.len() >= n * height * T::LANES);
+    let pitch_of_xs = tiles.pitch(height);
+    assert!(xs.len() >= height * pitch_of_xs && lanes.len() >= n * height * T::LANES);
     // As many tiles as it takes for the sums to fit the registers.
     let parts = height.div_ceil(tiles.tallest());
     for part in 0..parts {
@@ -251,7 +252,7 @@ fn block_of_rows<T: Tiles>(
             let take = if n - r >= wide { wide } else { 1 };
             let tile = Tile {
                 steps: depth / (2 * T::LANES),
-                xs: xs[ms.start * T::PITCH..].as_ptr(),
+                xs: xs[ms.start * pitch_of_xs..].as_ptr(),
                 w: base[r * pitch * size..].as_ptr(),
                 next: next.wrapping_add(r * pitch * size),
                 part: [part, parts],
@@ -259,8 +260,8 @@ fn block_of_rows<T: Tiles>(
                 lanes: lanes[(r * height + ms.start) * T::LANES..].as_mut_ptr(),
                 height,
             };
-            // SAFETY: `take <= n - r` rows of `w`, `steps` steps each, lie inside `base`; `ms.len()` rows of `xs`, PITCH
-            // apart, and the lanes of `take` rows of weights, `height * LANES` apart, inside theirs, by the assertions
+            // SAFETY: `take <= n - r` rows of `w`, `steps` steps each, lie inside `base`; `ms.len()` rows of `xs`, as far
+            // apart as all parts have them, and the lanes of `take` rows of weights, `height * LANES` apart, inside theirs, by the assertions
             // above; `lanes` is borrowed mutably, so it overlaps neither.
             unsafe { tiles.tile(dtype, ms.len(), take, &tile) };
             r += take;
@@ -272,7 +273,7 @@ fn block_of_rows<T: Tiles>(
 pub(crate) struct Tile {
     /// Steps of K, two elements of each lane.
     steps: usize,
-    /// M rows of so many steps of floats, PITCH apart.
+    /// M rows of so many steps of floats, as far apart as [`Tiles::pitch`] says.
     xs: *const f32,
     /// R rows of so many steps of elements, `pitch` bytes apart.
     w: *const u8,
@@ -291,10 +292,14 @@ pub(crate) trait Tiles: Copy + Send + Sync {
     const LANES: usize;
     /// Terms of K that a lane of a factor holds.
     const TERMS: usize;
-    /// Elements of K per block.
-    const BLOCK: usize;
+
+    /// Elements of K per block, at most, with so many rows of activations in all.
+    fn block(self, height: usize) -> usize;
+
     /// Floats from one row of activations in a block to the next.
-    const PITCH: usize = Self::BLOCK / Self::TERMS + PAD;
+    fn pitch(self, height: usize) -> usize {
+        pitch(self.block(height), Self::TERMS)
+    }
 
     /// The activations of a step as its tiles read them.
     fn arrange(dtype: Dtype, values: &[f32], out: &mut [f32]) {
@@ -327,16 +332,28 @@ pub(crate) trait Tiles: Copy + Send + Sync {
     unsafe fn tile(self, dtype: Dtype, m: usize, rows: usize, tile: &Tile);
 }
 
+/// Floats from one row of activations to the next, in a block of so many elements.
+pub(super) const fn pitch(block: usize, terms: usize) -> usize {
+    block / terms + PAD
+}
+
 /// Tiles that keep all their sums in registers: of so many rows of activations by so many of weights.
 macro_rules! tiles {
     (
-        $proof:ident, $isa:expr, $vector:ty, $features:literal, block $block:literal, tallest $tallest:literal,
-        $($m:literal x $wide:literal),*
+        $proof:ident, $isa:expr, $vector:ty, $features:literal, tallest $tallest:literal,
+        $(block $block:tt: $($m:literal x $wide:literal),*);*
     ) => {
         impl Tiles for $proof {
             const LANES: usize = <$vector>::LANES;
             const TERMS: usize = <$vector>::TERMS;
-            const BLOCK: usize = $block;
+
+            fn block(self, height: usize) -> usize {
+                // All parts have the blocks of the tallest.
+                match height.div_ceil(height.div_ceil($tallest).max(1)) {
+                    $($($m)|* => $block,)*
+                    _ => 2 * Self::LANES,
+                }
+            }
 
             fn add_lanes(self, lanes: &[f32], sums: &mut [f32]) {
                 self.isa().run(Trees::<{ <$vector>::LANES }> { lanes, sums });
@@ -352,7 +369,7 @@ macro_rules! tiles {
 
             fn wide(self, m: usize) -> usize {
                 match m {
-                    $($m => $wide,)*
+                    $($($m => $wide,)*)*
                     _ => unreachable!("higher than the tallest tile"),
                 }
             }
@@ -361,20 +378,22 @@ macro_rules! tiles {
                 /// # Safety
                 /// As for [`multiply`].
                 #[target_feature(enable = $features)]
-                unsafe fn run<const DTYPE: u8, const M: usize, const R: usize>(tile: &Tile) {
+                unsafe fn run<const DTYPE: u8, const M: usize, const R: usize, const PITCH: usize>(
+                    tile: &Tile,
+                ) {
                     // SAFETY: this function has the features; the operands are the caller's.
-                    unsafe { multiply::<$vector, DTYPE, M, R, { $proof::PITCH }>(tile) }
+                    unsafe { multiply::<$vector, DTYPE, M, R, PITCH>(tile) }
                 }
                 assert!(rows == 1 || rows == self.wide(m));
                 let run = match (m, dtype, rows == 1) {
-                    $(
-                        ($m, Dtype::F32, true) => run::<0, $m, 1>,
-                        ($m, Dtype::F32, false) => run::<0, $m, $wide>,
-                        ($m, Dtype::F16, true) => run::<1, $m, 1>,
-                        ($m, Dtype::F16, false) => run::<1, $m, $wide>,
-                        ($m, Dtype::BF16, true) => run::<2, $m, 1>,
-                        ($m, Dtype::BF16, false) => run::<2, $m, $wide>,
-                    )*
+                    $($(
+                        ($m, Dtype::F32, true) => run::<0, $m, 1, { pitch($block, <$vector>::TERMS) }>,
+                        ($m, Dtype::F32, false) => run::<0, $m, $wide, { pitch($block, <$vector>::TERMS) }>,
+                        ($m, Dtype::F16, true) => run::<1, $m, 1, { pitch($block, <$vector>::TERMS) }>,
+                        ($m, Dtype::F16, false) => run::<1, $m, $wide, { pitch($block, <$vector>::TERMS) }>,
+                        ($m, Dtype::BF16, true) => run::<2, $m, 1, { pitch($block, <$vector>::TERMS) }>,
+                        ($m, Dtype::BF16, false) => run::<2, $m, $wide, { pitch($block, <$vector>::TERMS) }>,
+                    )*)*
                     _ => unreachable!("higher than the tallest tile"),
                 };
                 // SAFETY: `self` proves the features; the operands are the caller's.
@@ -386,18 +405,20 @@ macro_rules! tiles {
 
 // Activations come from the second-level cache at the rate at which they are used; whole rows of weights pass in one sweep.
 tiles!(
-    Avx512, Isa::Avx512, __m512, "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c", block 4096, tallest 6,
-    1 x 8, 2 x 8, 3 x 6, 4 x 6, 5 x 4, 6 x 4
+    Avx512, Isa::Avx512, __m512, "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c", tallest 6,
+    block BLOCK: 1 x 4, 2 x 8, 3 x 6, 4 x 6, 5 x 4, 6 x 4
 );
+// Pairs of many rows are used faster than that: a block of them, 24 KiB at most, stays in the first-level cache.
 tiles!(
     Avx512Bf16, |dots: Avx512Bf16| Isa::Avx512(dots.avx512()), Pairs,
-    "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,avx512bf16", block 4096, tallest 6,
-    1 x 8, 2 x 8, 3 x 6, 4 x 6, 5 x 4, 6 x 4
+    "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,avx512bf16", tallest 12,
+    block BLOCK: 1 x 4, 2 x 8, 3 x 6, 4 x 6;
+    block 1024: 5 x 4, 6 x 4, 7 x 3, 8 x 3, 9 x 2, 10 x 2, 11 x 2, 12 x 2
 );
 // They would come too slowly for the smaller tiles: a block of them, 12 KiB, stays in the first-level cache.
 tiles!(
-    Avx2, Isa::Avx2, __m256, "avx2,fma,f16c", block 512, tallest 6,
-    1 x 8, 2 x 4, 3 x 3, 4 x 2, 5 x 2, 6 x 2
+    Avx2, Isa::Avx2, __m256, "avx2,fma,f16c", tallest 6,
+    block 512: 1 x 8, 2 x 4, 3 x 3, 4 x 2, 5 x 2, 6 x 2
 );
 
 /// [`Tiles::tile`] for M rows of activations and R of weights.
@@ -415,7 +436,8 @@ unsafe fn multiply<
     t: &Tile,
 ) {
     let bytes = if DTYPE == 0 { 8 } else { 4 } * V::LANES;
-    // What comes next is asked for evenly, by all parts, whole lines at a time.
+    // What comes next is asked for evenly, by all parts, whole lines at a time. One row of activations passes the weights once
+    // and in the order in which they lie, which the processor foresees by itself.
     let [part, parts] = t.part;
     let chunk = bytes.max(LINE);
     let shift = (chunk / bytes).ilog2() + parts.ilog2();
@@ -429,7 +451,7 @@ unsafe fn multiply<
             }
         }
         for step in 0..t.steps {
-            if step & ((1 << shift) - 1) == 0 {
+            if M > 1 && step & ((1 << shift) - 1) == 0 {
                 for line in (0..chunk).step_by(LINE) {
                     let at = (first + (step >> shift)) * chunk + line;
                     for r in 0..R {

@@ -3,7 +3,7 @@
 
 use std::arch::x86_64::*;
 
-use super::dot::{GROUP, Tiles, add_products};
+use super::dot::{BLOCK, GROUP, add_products, pitch};
 use super::vector::Vector;
 use crate::Coding;
 use crate::isa::Avx512;
@@ -17,7 +17,7 @@ const WIDEST: usize = 8;
 /// Most rows of activations of a tile.
 const TALLEST: usize = 12;
 const LANES: usize = <__m512 as Vector>::LANES;
-const PITCH: usize = <Avx512 as Tiles>::PITCH;
+const PITCH: usize = pitch(BLOCK, 1);
 
 /// Some columns of K: `lanes[row of weights][row of x][LANES] += ...`, if there are tiles for weights so coded. All rows of
 /// weights are as many whole blocks; `xs` has `height` rows of so many floats, PITCH apart.
@@ -56,7 +56,7 @@ fn block_of<'a, C: Coded>(
         *row = weights.as_ptr();
     }
     let blocks = bytes.map_or(0, |bytes| bytes / C::BYTES);
-    assert!(blocks > 0 && blocks * LEN <= Avx512::BLOCK);
+    assert!(blocks > 0 && blocks * LEN <= BLOCK);
     assert!(xs.len() >= height * PITCH && lanes.len() >= n * height * LANES);
     // After the last row comes what is read next of the first ones.
     for i in n..n + WIDEST {

@@ -209,14 +209,20 @@ impl Isa {
         all
     }
 
+    /// AVX-512, where it has that.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn avx512(self) -> Option<Avx512> {
+        match self {
+            Isa::Amx(proof) => Some(proof.avx512()),
+            Isa::Avx512(proof) => Some(proof),
+            Isa::Avx2(_) | Isa::Portable => None,
+        }
+    }
+
     /// The integer dot products that go with it.
     #[cfg(target_arch = "x86_64")]
     pub(crate) fn vnni(self) -> Option<Vnni> {
-        match self {
-            Isa::Amx(proof) => Vnni::new(proof.avx512()),
-            Isa::Avx512(proof) => Vnni::new(proof),
-            Isa::Avx2(_) | Isa::Portable => None,
-        }
+        self.avx512().and_then(Vnni::new)
     }
 
     /// The name that `SW_ISA` knows it by.

@@ -97,6 +97,7 @@ impl Task<'_, '_> {
                     let places = active.clone();
                     score_block(kernel, queries, height, places, head_dim, keys, scores);
                     isa.run(Weigh {
+                        isa,
                         scores: &mut scores[active.start * A_STRIDE..],
                         sums: &mut sums[active.start * width..],
                         running: &mut running[active.clone()],
@@ -303,6 +304,7 @@ fn visible(position: usize, key_start: usize, window: Option<usize>) -> Range<us
 
 /// Turns the scores of a block into weights, and brings the sums so far to the new maxima. Every row sees some of the keys.
 struct Weigh<'a, P> {
+    isa: Isa,
     scores: &'a mut [f32],
     sums: &'a mut [f32],
     running: &'a mut [Running],
@@ -332,7 +334,7 @@ impl<P: Fn(usize) -> usize> Work for Weigh<'_, P> {
                 let position = (self.position)(group * TOGETHER + i);
                 let visible = visible(position, self.key_start, self.shape.window);
                 scale(scores, visible, self.shape);
-                maxima[i] = f32::max(state[0], combined(scores, |a, b| if a > b { a } else { b }));
+                maxima[i] = f32::max(state[0], largest(self.isa, scores));
                 below[i] = state[0] - maxima[i];
             }
             for (new_max, scores) in maxima.iter().zip(rows_of(scores)) {
@@ -347,7 +349,7 @@ impl<P: Fn(usize) -> usize> Work for Weigh<'_, P> {
             let states = running.iter_mut().zip(maxima).zip(below);
             let rows = states.zip(sums.chunks_exact_mut(self.width));
             for ((((state, new_max), factor), sums), scores) in rows.zip(rows_of(scores)) {
-                *state = [new_max, state[1] * factor + combined(scores, |a, b| a + b)];
+                *state = [new_max, state[1] * factor + total(self.isa, scores)];
                 if factor != 1.0 {
                     sums.iter_mut().for_each(|sum| *sum *= factor);
                 }
@@ -356,16 +358,83 @@ impl<P: Fn(usize) -> usize> Work for Weigh<'_, P> {
     }
 }
 
+/// The largest score of a row.
+#[inline(always)]
+fn largest(isa: Isa, scores: &[f32; KEYS]) -> f32 {
+    #[cfg(target_arch = "x86_64")]
+    if let Some(proof) = isa.avx512() {
+        return x86::largest(proof, scores);
+    }
+    let _ = isa;
+    combined(scores, |a, b| if a > b { a } else { b })
+}
+
+/// The sum of a row's weights.
+#[inline(always)]
+fn total(isa: Isa, scores: &[f32; KEYS]) -> f32 {
+    #[cfg(target_arch = "x86_64")]
+    if let Some(proof) = isa.avx512() {
+        return x86::total(proof, scores);
+    }
+    let _ = isa;
+    combined(scores, |a, b| a + b)
+}
+
 /// The scores of a row put together: first every 16th, one after the other, then pairwise.
 #[inline(always)]
 fn combined(scores: &[f32; KEYS], f: impl Fn(f32, f32) -> f32 + Copy) -> f32 {
-    // Row by row: a compiler that sees several takes them together, with gathers that cost five times as much.
-    let scores = std::hint::black_box(scores).as_chunks::<LANES>().0;
+    let scores = scores.as_chunks::<LANES>().0;
     let lanes: [f32; LANES] = std::array::from_fn(|i| {
         let of_lane = scores.iter().map(|chunk| chunk[i]);
         of_lane.reduce(f).unwrap_or_default()
     });
     tree(lanes, f)
+}
+
+/// [`combined`] with one vector of AVX-512 for the lanes: compilers take several rows together instead, with gathers.
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use std::arch::x86_64::*;
+
+    use super::{KEYS, LANES};
+    use crate::isa::Avx512;
+
+    macro_rules! combined {
+        ($name:ident, $f512:ident, $f256:ident, $f128:ident) => {
+            #[inline(always)]
+            pub(super) fn $name(_proof: Avx512, scores: &[f32; KEYS]) -> f32 {
+                #[inline]
+                #[target_feature(enable = "avx512f,avx512dq,avx512vl")]
+                fn combined(scores: &[f32; KEYS]) -> f32 {
+                    // SAFETY: a chunk is 64 bytes.
+                    let lanes = |at: usize| unsafe {
+                        _mm512_loadu_ps(scores.as_chunks::<LANES>().0[at].as_ptr())
+                    };
+                    let mut all = lanes(0);
+                    for at in 1..KEYS / LANES {
+                        all = $f512(all, lanes(at));
+                    }
+                    let lanes = all;
+                    let half = $f256(
+                        _mm512_castps512_ps256(lanes),
+                        _mm512_extractf32x8_ps::<1>(lanes),
+                    );
+                    let quarter = $f128(
+                        _mm256_castps256_ps128(half),
+                        _mm256_extractf128_ps::<1>(half),
+                    );
+                    let two = $f128(quarter, _mm_movehl_ps(quarter, quarter));
+                    _mm_cvtss_f32($f128(two, _mm_movehdup_ps(two)))
+                }
+                // SAFETY: `_proof` is the proof of AVX-512.
+                unsafe { combined(scores) }
+            }
+        };
+    }
+
+    // The first operand where it is greater, else the second, as `largest` has it.
+    combined!(largest, _mm512_max_ps, _mm256_max_ps, _mm_max_ps);
+    combined!(total, _mm512_add_ps, _mm256_add_ps, _mm_add_ps);
 }
 
 /// The scores of each row.

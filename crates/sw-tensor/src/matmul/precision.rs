@@ -81,23 +81,26 @@ impl Work for RoundAll<'_> {
     }
 }
 
-/// Rounds a row, and puts neighbours together in pairs; the last of an odd number with a zero.
+/// Rounds a row, and puts neighbours together in pairs, as many as there is room for; the last of an odd number with a zero.
+#[cfg(target_endian = "little")]
 pub(super) struct Pairs<'a> {
     pub(super) row: &'a [f32],
     pub(super) out: &'a mut [f32],
 }
 
+#[cfg(target_endian = "little")]
 impl Work for Pairs<'_> {
     type Output = ();
 
     #[inline(always)]
     fn work(self) {
-        let (pairs, rest) = self.row.as_chunks::<2>();
-        for (out, [first, second]) in self.out.iter_mut().zip(pairs) {
-            *out = pair(round(*first), round(*second));
+        if let (Some(unit), [last]) = (self.out.last_mut(), self.row.as_chunks::<2>().1) {
+            *unit = pair(round(*last), 0.0);
         }
-        if let [last] = rest {
-            self.out[pairs.len()] = pair(round(*last), 0.0);
+        // Halves of units lie in the order of the row (`pair`), which vectors take without shuffling.
+        let halves: &mut [u16] = bytemuck::cast_slice_mut(self.out);
+        for (half, x) in halves.iter_mut().zip(self.row) {
+            *half = (round(*x).to_bits() >> 16) as u16;
         }
     }
 }

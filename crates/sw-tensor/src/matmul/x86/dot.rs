@@ -349,10 +349,10 @@ macro_rules! tiles {
 
             fn block(self, height: usize) -> usize {
                 // All parts have the blocks of the tallest.
-                match height.div_ceil(height.div_ceil($tallest).max(1)) {
-                    $($($m)|* => $block,)*
-                    _ => 2 * Self::LANES,
-                }
+                let tallest = height.div_ceil(height.div_ceil($tallest).max(1));
+                let blocks = [$(($block, &[$($m),*][..])),*];
+                let found = blocks.iter().find(|(_, heights)| heights.contains(&tallest));
+                found.map_or(blocks[0].0, |(block, _)| *block)
             }
 
             fn add_lanes(self, lanes: &[f32], sums: &mut [f32]) {

@@ -209,7 +209,7 @@ impl Isa {
         all
     }
 
-    /// AVX-512, where it has that.
+    /// The proof of AVX-512, if this instruction set includes it.
     #[cfg(target_arch = "x86_64")]
     pub(crate) fn avx512(self) -> Option<Avx512> {
         match self {

@@ -406,7 +406,7 @@ mod x86 {
                 #[inline]
                 #[target_feature(enable = "avx512f,avx512dq,avx512vl")]
                 fn combined(scores: &[f32; KEYS]) -> f32 {
-                    // SAFETY: a chunk is 64 bytes.
+                    // SAFETY: a chunk has the 64 bytes that are read.
                     let lanes = |at: usize| unsafe {
                         _mm512_loadu_ps(scores.as_chunks::<LANES>().0[at].as_ptr())
                     };
@@ -432,7 +432,7 @@ mod x86 {
         };
     }
 
-    // The first operand where it is greater, else the second, as `largest` has it.
+    // These instructions take the first operand where it is greater, else the second, as `largest` does.
     combined!(largest, _mm512_max_ps, _mm256_max_ps, _mm_max_ps);
     combined!(total, _mm512_add_ps, _mm256_add_ps, _mm_add_ps);
 }

@@ -136,7 +136,7 @@ pub(in crate::matmul) fn transpose_square(
 pub(super) fn add_lanes(_proof: Avx512, lanes: &[f32], sums: &mut [f32]) -> usize {
     #[target_feature(enable = "avx512f")]
     fn add(lanes: &[f32; 256], sums: &mut [f32; 16]) {
-        // SAFETY: 16 rows of 64 bytes; then 64 bytes.
+        // SAFETY: `lanes` has 16 rows of 64 bytes, and `sums` 64 bytes.
         unsafe {
             let of_lane = transpose(load(lanes.as_ptr().cast(), 64));
             let sum = tree(of_lane.map(|x| _mm512_castsi512_ps(x)), |a, b| {

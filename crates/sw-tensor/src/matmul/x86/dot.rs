@@ -60,7 +60,7 @@ pub(crate) fn matmul_t<T: Tiles>(tiles: T, x: ArrayView2<f32>, products: &mut [O
         let parts = parts.into_par_iter().with_max_len(1);
         parts.for_each(|(w, rows, mut y)| {
             if height > 1 {
-                w.touch(rows.clone()); // tiles ask for what comes next
+                w.touch(rows.clone()); // Tiles ask for what comes next, which must be mapped.
             }
             let groups = y.axis_chunks_iter_mut(Axis(1), GROUP);
             for (rows, y) in blocks(rows, GROUP).zip(groups) {
@@ -246,6 +246,7 @@ fn block_of_rows<T: Tiles>(
     let parts = height.div_ceil(tiles.tallest());
     for part in 0..parts {
         let ms = part * height / parts..(part + 1) * height / parts;
+        assert!(tiles.pitch(ms.len()) == pitch_of_xs);
         let wide = tiles.wide(ms.len());
         let mut r = 0;
         while r < n {
@@ -261,8 +262,8 @@ fn block_of_rows<T: Tiles>(
                 height,
             };
             // SAFETY: `take <= n - r` rows of `w`, `steps` steps each, lie inside `base`; `ms.len()` rows of `xs`, as far
-            // apart as all parts have them, and the lanes of `take` rows of weights, `height * LANES` apart, inside theirs, by the assertions
-            // above; `lanes` is borrowed mutably, so it overlaps neither.
+            // apart as a tile of so many takes them, and the lanes of `take` rows of weights, `height * LANES` apart, inside
+            // theirs, by the assertions above; `lanes` is borrowed mutably, so it overlaps neither.
             unsafe { tiles.tile(dtype, ms.len(), take, &tile) };
             r += take;
         }
@@ -408,7 +409,7 @@ tiles!(
     Avx512, Isa::Avx512, __m512, "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c", tallest 6,
     block BLOCK: 1 x 4, 2 x 8, 3 x 6, 4 x 6, 5 x 4, 6 x 4
 );
-// Pairs of many rows are used faster than that: a block of them, 24 KiB at most, stays in the first-level cache.
+// Pairs of many rows would come too slowly: a block of them, 24 KiB at most, stays in the first-level cache.
 tiles!(
     Avx512Bf16, |dots: Avx512Bf16| Isa::Avx512(dots.avx512()), Pairs,
     "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,avx512bf16", tallest 12,

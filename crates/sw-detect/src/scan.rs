@@ -137,8 +137,8 @@ pub(crate) struct Scan<'a> {
     pub(crate) kept: [Option<Kept>; 2],
     /// What enters the current layer; `[tokens, hidden]`.
     resid: Option<Array2<f32>>,
-    /// Inputs whose outputs are still to come, by expert; `[tokens, intermediate]`.
-    inputs: BTreeMap<Option<usize>, Array2<f32>>,
+    /// Inputs whose outputs are still to come, by expert: `[tokens, intermediate]`, and the median of their largest values.
+    inputs: BTreeMap<Option<usize>, (Array2<f32>, f32)>,
 }
 
 impl<'a> Scan<'a> {
@@ -162,11 +162,12 @@ impl<'a> Scan<'a> {
     fn input(&mut self, layer: usize, expert: Option<usize>, view: &SiteView<'_>) {
         let data = view.data.view();
         let peak = peak(&channel_maxima(data), data, view.tokens);
+        let median = peak.median;
         let seen = &mut self.profile[layer].down_in;
         if peak.value.abs() > seen.value.abs() {
             *seen = peak;
         }
-        self.inputs.insert(expert, data.to_owned());
+        self.inputs.insert(expert, (data.to_owned(), median));
     }
 
     fn output(&mut self, layer: usize, expert: Option<usize>, view: &SiteView<'_>) {
@@ -177,23 +178,27 @@ impl<'a> Scan<'a> {
             self.profile[layer].down_out = peak;
         }
         // A mixture's weighted sum has no input of its own.
-        let Some(x) = self.inputs.remove(&expert) else {
+        let Some((x, usual)) = self.inputs.remove(&expert) else {
             return;
         };
         let Some(matrix) = weight::down(self.model, layer, expert) else {
             return;
         };
-        let medians = [
-            median(channel_maxima(x.view()).iter().map(|m| m.0)),
-            peak.median,
-        ];
+        let medians = [usual, peak.median];
         let limit = self
             .options
             .absolute
             .min(self.options.relative * peak.median);
+        // Of equals, the first channels.
+        let larger_first =
+            |&a: &usize, &b: &usize| maxima[b].0.total_cmp(&maxima[a].0).then(a.cmp(&b));
         let mut rows: Vec<usize> = (0..maxima.len()).collect();
-        rows.sort_by(|&a, &b| maxima[b].0.total_cmp(&maxima[a].0));
-        let looked_into = rows.iter().enumerate().take(CHANNELS_PER_LAYER);
+        if rows.len() > CHANNELS_PER_LAYER {
+            rows.select_nth_unstable_by(CHANNELS_PER_LAYER, larger_first);
+            rows.truncate(CHANNELS_PER_LAYER);
+        }
+        rows.sort_unstable_by(larger_first);
+        let looked_into = rows.iter().enumerate();
         // The largest is always looked into: it may be the strongest candidate although nothing passes.
         let standing_out = looked_into.filter(|&(i, &row)| i == 0 || maxima[row].0 > limit);
         for (_, &row) in standing_out {
@@ -252,15 +257,19 @@ impl Hook for Scan<'_> {
 
 /// The largest |value| of each channel, and its row.
 pub(crate) fn channel_maxima(x: ArrayView2<'_, f32>) -> Vec<(f32, usize)> {
-    let mut maxima = vec![(0.0, 0); x.ncols()];
+    let (mut largest, mut rows) = (vec![0.0f32; x.ncols()], vec![0u32; x.ncols()]);
+    let x = x.as_standard_layout();
     for (t, row) in x.rows().into_iter().enumerate() {
-        for (max, &v) in maxima.iter_mut().zip(row) {
-            if v.abs() > max.0 {
-                *max = (v.abs(), t);
-            }
+        let row = row.to_slice().expect("adjacent columns");
+        for ((max, at), v) in largest.iter_mut().zip(&mut rows).zip(row) {
+            // Without a branch, which could not be foreseen.
+            let is_larger = v.abs() > *max;
+            *max = if is_larger { v.abs() } else { *max };
+            *at = if is_larger { t as u32 } else { *at };
         }
     }
-    maxima
+    let rows = rows.into_iter().map(|t| t as usize);
+    largest.into_iter().zip(rows).collect()
 }
 
 pub(crate) fn peak(
@@ -300,7 +309,8 @@ pub(crate) fn median(values: impl Iterator<Item = f32>) -> f32 {
 fn contributions(x: ArrayView1<'_, f32>, w: &[f32], y: f32) -> (Vec<(usize, f32)>, usize) {
     let parts = x.iter().zip(w).map(|(x, w)| x * w / y);
     let mut parts: Vec<(usize, f32)> = parts.enumerate().collect();
-    parts.sort_by(|a, b| b.1.total_cmp(&a.1));
+    // Of equals, the first columns.
+    parts.sort_unstable_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
     let until = |share: f32| {
         let mut sum = 0.0;
         let enough = parts.iter().position(|(_, part)| {

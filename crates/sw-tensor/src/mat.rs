@@ -21,6 +21,12 @@ pub(crate) trait Storage: Any + Send + Sync {
 
     /// Asks the system to have these bytes at hand soon; a hint.
     fn will_need(&self, _range: Range<usize>) {}
+
+    /// Copies bytes that nobody has copied before from where the system keeps the file, without mapping them. Whether it did;
+    /// where it did not, [`bytes`](Self::bytes) has them.
+    fn copy_first(&self, _range: Range<usize>, _out: &mut [u8]) -> bool {
+        false
+    }
 }
 
 /// A `rows x cols` matrix of weights, stored as F32, F16 or BF16 or as blocks of a GGUF file; rows are output features,
@@ -383,9 +389,11 @@ impl Mat {
         }
     }
 
-    /// Asks the system to have the weights in memory soon, without waiting; does nothing for those that are not mapped.
+    /// Asks the system to have the weights in memory soon, on a thread that has nothing else to do, without waiting; does nothing
+    /// for those that are not mapped.
     pub fn will_need(&self) {
-        self.bytes.will_need(self.extent(0..self.rows));
+        let (bytes, extent) = (self.bytes.clone(), self.extent(0..self.rows));
+        rayon::spawn(move || bytes.will_need(extent));
     }
 
     /// Has the system map the pages of some rows now, by reading a byte of each piece that it maps at a time (64 KiB on Linux):
@@ -396,6 +404,17 @@ impl Mat {
         for byte in bytes.unwrap_or_default().iter().step_by(PIECE) {
             std::hint::black_box(*byte);
         }
+    }
+
+    /// Copies the stored bytes of some rows, from the first that is one of theirs to the last, where they are a file's and are
+    /// copied for the first time: to read a file once, the system needs less time for a copy than for mapping it. Whether it did.
+    ///
+    /// # Panics
+    /// If `out` is shorter than that.
+    pub(crate) fn copy_first(&self, rows: Range<usize>, out: &mut [u8]) -> bool {
+        let extent = self.extent(rows);
+        let out = &mut out[..extent.len()];
+        self.bytes.copy_first(extent, out)
     }
 
     /// Where the stored bytes of some rows lie: from the first that is one of theirs to the last.

@@ -54,7 +54,7 @@ impl File {
             });
         }
         let opened = std::fs::File::open(path).map_err(io("open"))?;
-        map::map(&opened, path).map_err(io("map into memory"))
+        map::map(opened, path).map_err(io("map into memory"))
     }
 
     /// Maps the file and reads its header; `file` is the number its tensors carry.

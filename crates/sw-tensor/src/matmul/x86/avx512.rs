@@ -8,7 +8,6 @@ use super::tile::tile;
 use crate::isa::Avx512;
 use crate::matmul::kernel::{Accumulate, Kernel, Left, Out, Right, check_tile};
 use crate::matmul::pack::Groups;
-use crate::sum::tree;
 use crate::{Dtype, Mat};
 
 const MR: usize = 6;
@@ -131,7 +130,7 @@ pub(in crate::matmul) fn transpose_square(
     turned
 }
 
-/// Adds the 16 lanes of each sum in the order of [`tree`], as many sums at a time as a vector has lanes; returns how many sums
+/// Adds the 16 lanes of each sum in the order of [`tree`](crate::sum::tree), as many sums at a time as a vector has lanes; returns how many sums
 /// are done, which are all but the last few.
 pub(super) fn add_lanes(_proof: Avx512, lanes: &[f32], sums: &mut [f32]) -> usize {
     #[target_feature(enable = "avx512f")]
@@ -139,10 +138,17 @@ pub(super) fn add_lanes(_proof: Avx512, lanes: &[f32], sums: &mut [f32]) -> usiz
         // SAFETY: `lanes` has 16 rows of 64 bytes, and `sums` 64 bytes.
         unsafe {
             let of_lane = transpose(load(lanes.as_ptr().cast(), 64));
-            let sum = tree(of_lane.map(|x| _mm512_castsi512_ps(x)), |a, b| {
-                _mm512_add_ps(a, b)
-            });
-            _mm512_storeu_ps(sums.as_mut_ptr(), sum);
+            // As in `tree`, whose closures would be calls here.
+            let mut parts = [_mm512_setzero_ps(); 16];
+            for (part, lane) in parts.iter_mut().zip(of_lane) {
+                *part = _mm512_castsi512_ps(lane);
+            }
+            for width in [8, 4, 2, 1] {
+                for i in 0..width {
+                    parts[i] = _mm512_add_ps(parts[i], parts[i + width]);
+                }
+            }
+            _mm512_storeu_ps(sums.as_mut_ptr(), parts[0]);
         }
     }
     let of_16 = sums.as_chunks_mut().0;

@@ -19,8 +19,8 @@ const TALLEST: usize = 12;
 const LANES: usize = <__m512 as Vector>::LANES;
 const PITCH: usize = pitch(BLOCK, 1);
 
-/// Some columns of K: `lanes[row of weights][row of x][LANES] += ...`, if there are tiles for weights so coded. All rows of
-/// weights are as many whole blocks; `xs` has `height` rows of so many floats, PITCH apart.
+/// Some columns of K: `lanes[row of x][row of weights][LANES] += ...`, if there are tiles for weights so coded; the first ones
+/// store them. All rows of weights are as many whole blocks; `xs` has `height` rows of so many floats, PITCH apart.
 ///
 /// # Panics
 /// If that is not so.
@@ -31,10 +31,11 @@ pub(super) fn block<'a>(
     height: usize,
     weights: impl ExactSizeIterator<Item = &'a [u8]>,
     lanes: &mut [f32],
+    is_first: bool,
 ) -> bool {
     match coding {
-        Coding::Q4_K => block_of::<Q4K>(proof, xs, height, weights, lanes),
-        Coding::Q6_K => block_of::<Q6K>(proof, xs, height, weights, lanes),
+        Coding::Q4_K => block_of::<Q4K>(proof, xs, height, weights, lanes, is_first),
+        Coding::Q6_K => block_of::<Q6K>(proof, xs, height, weights, lanes, is_first),
         _ => return false,
     }
     true
@@ -47,6 +48,7 @@ fn block_of<'a, C: Coded>(
     height: usize,
     weights: impl ExactSizeIterator<Item = &'a [u8]>,
     lanes: &mut [f32],
+    is_first: bool,
 ) {
     let n = weights.len();
     let mut rows = [std::ptr::null(); GROUP + WIDEST];
@@ -78,13 +80,14 @@ fn block_of<'a, C: Coded>(
                 xs: xs[ms.start * PITCH..].as_ptr(),
                 rows: &rows[r..],
                 next: &rows[r + take..],
-                lanes: lanes[(r * height + ms.start) * LANES..].as_mut_ptr(),
-                height,
+                lanes: lanes[(ms.start * n + r) * LANES..].as_mut_ptr(),
+                n,
+                is_first,
             };
             // SAFETY: `_proof` proves the features; the first `take <= n - r` of `rows` have `blocks > 0` blocks each, and `next` has
             // WIDEST pointers at least, as `r + take <= n`; `ms.len()` rows of `xs`, PITCH apart and at least `blocks * LEN`
-            // long, and the lanes of `take` rows of weights, `height * LANES` apart, lie inside theirs, by the assertions
-            // above; `lanes` is borrowed mutably, so it overlaps neither.
+            // long, and the lanes of so many rows of activations, `n * LANES` apart, `take` each, lie inside theirs, by the
+            // assertions above; `lanes` is borrowed mutably, so it overlaps neither.
             unsafe { run(&tile) };
             r += take;
         }
@@ -101,9 +104,11 @@ struct Tile<'a> {
     rows: &'a [*const u8],
     /// The rows that are read after them; only ever prefetched.
     next: &'a [*const u8],
-    /// R times M times LANES sums; those of one row of weights are `height * LANES` after those of the one before.
+    /// M times R times LANES sums; those of one row of activations are `n * LANES` after those of the one before.
     lanes: *mut f32,
-    height: usize,
+    n: usize,
+    /// Whether sums begin here; what `lanes` holds is not read then.
+    is_first: bool,
 }
 
 /// [`multiply`] for a number of rows of activations.
@@ -136,7 +141,7 @@ fn tiles<C: Coded>(m: usize) -> (usize, Multiply, Multiply) {
     }
 }
 
-/// `lanes[r][m] += x[m] * w[r]`, lane by lane.
+/// `lanes[m][r] += x[m] * w[r]`, lane by lane.
 ///
 /// # Safety
 /// The CPU has the features; the operands are as [`Tile`] says, `lanes` disjoint from the others.
@@ -144,10 +149,11 @@ fn tiles<C: Coded>(m: usize) -> (usize, Multiply, Multiply) {
 unsafe fn multiply<C: Coded, const M: usize, const R: usize>(t: &Tile<'_>) {
     // SAFETY: every address below is inside the operands, as the caller guarantees, or only prefetched.
     unsafe {
+        let lanes = |r: usize, m: usize| t.lanes.add((m * t.n + r) * LANES);
         let mut acc = [[__m512::zero(); M]; R];
-        for (r, acc) in acc.iter_mut().enumerate() {
+        for (r, acc) in acc.iter_mut().enumerate().filter(|_| !t.is_first) {
             for (m, acc) in acc.iter_mut().enumerate() {
-                *acc = __m512::read(t.lanes.add((r * t.height + m) * LANES));
+                *acc = __m512::read(lanes(r, m));
             }
         }
         let rows: [_; R] = std::array::from_fn(|r| *t.rows.get_unchecked(r));
@@ -204,7 +210,7 @@ unsafe fn multiply<C: Coded, const M: usize, const R: usize>(t: &Tile<'_>) {
         }
         for (r, acc) in acc.iter().enumerate() {
             for (m, acc) in acc.iter().enumerate() {
-                acc.write(t.lanes.add((r * t.height + m) * LANES));
+                acc.write(lanes(r, m));
             }
         }
     }

@@ -2,10 +2,14 @@
 
 use std::path::Path;
 
+use ndarray::Array2;
 use tempfile::TempDir;
 
 use super::Checkpoint;
-use crate::{Dtype, Error};
+use crate::isa::Isa;
+use crate::matmul::matmul_t_each_with;
+use crate::testing::Random;
+use crate::{Arithmetic, Dtype, Error, Mat, Order, Precision};
 
 /// A safetensors file by hand: header text, then data.
 fn file(header: &str, data: &[u8]) -> Vec<u8> {
@@ -149,6 +153,74 @@ fn a_file_cut_anywhere_is_an_error() {
         error(&dir(&[("model.safetensors", &longer)])),
         Error::WrongSize { .. }
     ));
+}
+
+/// A file of one matrix `w`, 600 x 512, whose rows begin at any address, and its values.
+fn one_matrix() -> (TempDir, Mat) {
+    let (rows, cols) = (600, 512);
+    let w = Random(3).mat(Dtype::BF16, rows, cols, 0);
+    let bytes: Vec<u8> = w
+        .to_f32_vec()
+        .into_iter()
+        .flat_map(|x| half::bf16::from_f32(x).to_le_bytes())
+        .collect();
+    let header = format!(
+        r#"{{"w":{{"dtype":"BF16","shape":[{rows},{cols}],"data_offsets":[0,{}]}}}}"#,
+        bytes.len()
+    );
+    (dir(&[("model.safetensors", &file(&header, &bytes))]), w)
+}
+
+#[test]
+fn products_are_the_same_from_a_copy_and_from_the_mapping() {
+    let (dir, own) = one_matrix();
+    for isa in Isa::all() {
+        for precision in [Precision::Float32, Precision::Bfloat16] {
+            let arithmetic = Arithmetic {
+                order: Order::Any,
+                precision,
+            };
+            for height in [1, 2, 7, 12, 16] {
+                let x = Random(height as u64).array(height, own.cols());
+                let product = |w: &Mat| {
+                    let mut y = Array2::<f32>::zeros((height, w.rows()));
+                    matmul_t_each_with(isa, arithmetic, x.view(), [(w, y.view_mut())]);
+                    y.mapv(f32::to_bits)
+                };
+                let checkpoint = Checkpoint::open(dir.path()).unwrap();
+                let stored = checkpoint.mat("w", own.rows(), own.cols()).unwrap();
+                // Copied where there are a few rows, then mapped.
+                assert_eq!(product(&stored), product(&own));
+                assert_eq!(product(&stored), product(&own));
+            }
+        }
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn bytes_are_copied_once_and_only_where_the_file_has_them() {
+    let (dir, own) = one_matrix();
+    let checkpoint = Checkpoint::open(dir.path()).unwrap();
+    let w = checkpoint.mat("w", own.rows(), own.cols()).unwrap();
+    let mut copy = vec![0; 200 * 1024];
+    assert!(w.copy_first(100..300, &mut copy));
+    let values = copy
+        .as_chunks()
+        .0
+        .iter()
+        .copied()
+        .map(half::bf16::from_le_bytes);
+    let values: Vec<f32> = values.map(f32::from).collect();
+    assert_eq!(values, own.slice_rows(100..300).to_f32_vec());
+    assert!(!w.copy_first(100..300, &mut copy));
+    // A piece that begins in both.
+    assert!(!w.copy_first(250..400, &mut copy));
+    assert!(!own.copy_first(0..200, &mut copy), "not a file");
+    let path = dir.path().join("model.safetensors");
+    let opened = std::fs::File::options().write(true).open(path).unwrap();
+    opened.set_len(500 * 1024).unwrap();
+    assert!(!w.copy_first(400..600, &mut copy));
 }
 
 #[test]

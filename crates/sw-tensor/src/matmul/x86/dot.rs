@@ -1,4 +1,5 @@
-//! AVX-512 and AVX2 for few rows: weights are used as they lie, with no packing in between.
+//! AVX-512 and AVX2 for few rows: weights are used as they lie, with no packing in between. Those of a file that are read for
+//! the first time are copied, some rows at a time: for one pass, the system needs less time for that than for mapping them.
 //!
 //! A sum is as many chains over K as a vector has lanes, added at the end; K runs in blocks so that the activations stay in
 //! a cache, with the lanes of all sums kept between blocks.

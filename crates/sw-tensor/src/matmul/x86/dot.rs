@@ -4,31 +4,23 @@
 //! A sum is as many chains over K as a vector has lanes, added at the end; K runs in blocks so that the activations stay in
 //! a cache, with the lanes of all sums kept between blocks.
 
-use std::arch::x86_64::*;
 use std::ops::Range;
 
 use ndarray::{ArrayView1, ArrayView2, ArrayViewMut2, Axis, s};
 use rayon::iter::{IndexedParallelIterator, IntoParallelIterator, ParallelIterator};
 
-use super::vector::{Pairs, Vector};
+use super::dot_tiles::{GROUP, PAD, Tile, Tiles};
 use super::{avx512, dot_blocks};
-use crate::isa::{Avx2, Avx512, Avx512Bf16, Isa, Work};
+use crate::isa::Isa;
 use crate::matmul::Output;
-use crate::matmul::kernel::{LINE, with_scratch};
-use crate::matmul::precision;
+use crate::matmul::kernel::with_scratch;
 use crate::matmul::split::{self, blocks};
 use crate::{Dtype, Mat};
 
 /// Most rows of activations.
 pub(crate) const MOST_ROWS: usize = 16;
-/// Most rows of weights that share a block of activations, and whose lanes are kept; a multiple of every group's.
-pub(super) const GROUP: usize = 24;
 /// Rows of weights per task, at most.
 const TASK: usize = 2 * GROUP;
-/// Elements of K per block where activations may come from the second-level cache: whole rows, mostly.
-pub(super) const BLOCK: usize = 4096;
-/// Floats that each row of activations is longer than a block, so that rows do not compete for one cache set.
-const PAD: usize = LINE / size_of::<f32>();
 
 /// `y = x * w^T` for at most [`MOST_ROWS`] rows and matrices, one at least, of one dtype with adjacent columns; `x` has adjacent
 /// columns too. Tiles of pairs take weights of BF16, and edits and activations that are BF16.
@@ -57,39 +49,13 @@ pub(crate) fn matmul_t<T: Tiles>(tiles: T, x: ArrayView2<f32>, products: &mut [O
         }
         let xs = &*xs;
         let parts = parts.into_par_iter().with_max_len(1);
-        let size = tiles.group(height);
         parts.for_each(|(w, rows, mut y)| {
-            let groups = y.axis_chunks_iter_mut(Axis(1), size);
-            for (rows, y) in blocks(rows, size).zip(groups) {
+            let groups = y.axis_chunks_iter_mut(Axis(1), GROUP);
+            for (rows, y) in blocks(rows, GROUP).zip(groups) {
                 group(tiles, &x, xs, w, rows, y);
             }
         });
     });
-}
-
-/// The elements of some steps: with BF16 the even ones of each come first, as that is how they are widened.
-struct Arrange<'a, const LANES: usize> {
-    dtype: Dtype,
-    values: &'a [f32],
-    out: &'a mut [f32],
-}
-
-impl<const LANES: usize> Work for Arrange<'_, LANES> {
-    type Output = ();
-
-    #[inline(always)]
-    fn work(self) {
-        if self.dtype != Dtype::BF16 {
-            return self.out.copy_from_slice(self.values);
-        }
-        let outs = self.out.chunks_exact_mut(2 * LANES);
-        for (values, out) in self.values.chunks_exact(2 * LANES).zip(outs) {
-            let (even, odd) = out.split_at_mut(LANES);
-            for ((pair, even), odd) in values.as_chunks::<2>().0.iter().zip(even).zip(odd) {
-                [*even, *odd] = *pair;
-            }
-        }
-    }
 }
 
 /// Some rows of `w` times all rows of `x`.
@@ -166,23 +132,6 @@ struct Group<'a> {
     copy: Option<&'a [u8]>,
     /// `[height][rows][LANES]`.
     lanes: &'a mut [f32],
-}
-
-/// Adds the lanes of every sum.
-struct Trees<'a, const LANES: usize> {
-    lanes: &'a [f32],
-    sums: &'a mut [f32],
-}
-
-impl<const LANES: usize> Work for Trees<'_, LANES> {
-    type Output = ();
-
-    #[inline(always)]
-    fn work(self) {
-        for (sum, lanes) in self.sums.iter_mut().zip(self.lanes.as_chunks().0) {
-            *sum = crate::sum::tree::<f32, LANES>(*lanes, |a, b| a + b);
-        }
-    }
 }
 
 /// `sum` plus the products of `x` and `w`, one after the other.
@@ -294,249 +243,6 @@ fn block_of_rows<T: Tiles>(tiles: T, xs: &[f32], w: Weights<'_>, group: &mut Gro
             // each, inside theirs, by the assertions above; `lanes` is borrowed mutably, so it overlaps neither.
             unsafe { tiles.tile(w.dtype, ms.len(), take, tile) };
             r += take;
-        }
-    }
-}
-
-/// The operands of a tile of M rows of activations and R rows of weights.
-pub(crate) struct Tile {
-    /// Steps of K, two elements of each lane.
-    steps: usize,
-    /// M rows of so many steps of floats, as far apart as [`Tiles::pitch`] says.
-    xs: *const f32,
-    /// R rows of so many steps of elements, `pitch` bytes apart.
-    w: *const u8,
-    pitch: usize,
-    /// What is read after `w`, laid out in the same way; it may be anything. This tile asks for its part of it, of so many, unless
-    /// it is null.
-    next: *const u8,
-    part: [usize; 2],
-    /// M times R times LANES sums; those of one row of activations are `n * LANES` after those of the one before.
-    lanes: *mut f32,
-    n: usize,
-    /// Whether sums begin here; what `lanes` holds is not read then.
-    is_first: bool,
-}
-
-/// The tiles of an instruction set; a value is the proof that the CPU has it.
-pub(crate) trait Tiles: Copy + Send + Sync {
-    /// Lanes of a vector.
-    const LANES: usize;
-    /// Terms of K that a lane of a factor holds.
-    const TERMS: usize;
-
-    /// Elements of K per block, at most, with so many rows of activations in all.
-    fn block(self, height: usize) -> usize;
-
-    /// Rows of weights that share a block of activations, at most.
-    fn group(self, height: usize) -> usize;
-
-    /// Floats from one row of activations in a block to the next.
-    fn pitch(self, height: usize) -> usize {
-        pitch(self.block(height), Self::TERMS)
-    }
-
-    /// The activations of some steps as its tiles read them.
-    fn arrange(self, dtype: Dtype, values: &[f32], out: &mut [f32]);
-
-    /// The instruction set.
-    fn isa(self) -> Isa;
-
-    /// Most rows of activations of a tile.
-    fn tallest(self) -> usize;
-
-    /// Rows of weights of a tile with so many rows of activations.
-    fn wide(self, m: usize) -> usize;
-
-    /// The lanes of each sum, added up.
-    fn add_lanes(self, lanes: &[f32], sums: &mut [f32]);
-
-    /// `lanes[m][r] += x[m] * w[r]`, lane by lane, for `m` rows of activations and `rows` of weights: `wide(m)`, or one.
-    ///
-    /// # Safety
-    /// The operands must be as [`Tile`] says, `lanes` disjoint from the others.
-    unsafe fn tile(self, dtype: Dtype, m: usize, rows: usize, tile: Tile);
-}
-
-/// Floats from one row of activations to the next, in a block of so many elements.
-pub(super) const fn pitch(block: usize, terms: usize) -> usize {
-    block / terms + PAD
-}
-
-/// Tiles that keep all their sums in registers: of so many rows of activations by so many of weights.
-macro_rules! tiles {
-    (
-        $proof:ident, $isa:expr, $vector:ty, $features:literal, tallest $tallest:literal,
-        $(block $block:tt, group $group:tt: $($m:literal x $wide:literal),*);*
-    ) => {
-        impl Tiles for $proof {
-            const LANES: usize = <$vector>::LANES;
-            const TERMS: usize = <$vector>::TERMS;
-
-            fn block(self, height: usize) -> usize {
-                // All parts have the blocks of the tallest.
-                match height.div_ceil(height.div_ceil($tallest)) {
-                    $($($m => $block,)*)*
-                    _ => unreachable!("no rows"),
-                }
-            }
-
-            fn group(self, height: usize) -> usize {
-                match height.div_ceil(height.div_ceil($tallest)) {
-                    $($($m => $group,)*)*
-                    _ => unreachable!("no rows"),
-                }
-            }
-
-            fn arrange(self, dtype: Dtype, values: &[f32], out: &mut [f32]) {
-                const LANES: usize = <$vector>::LANES;
-                match Self::TERMS {
-                    2 => self.isa().run(precision::Pairs { row: values, out }),
-                    _ => self.isa().run(Arrange::<LANES> { dtype, values, out }),
-                }
-            }
-
-            fn add_lanes(self, lanes: &[f32], sums: &mut [f32]) {
-                self.isa().run(Trees::<{ <$vector>::LANES }> { lanes, sums });
-            }
-
-            fn isa(self) -> Isa {
-                $isa(self)
-            }
-
-            fn tallest(self) -> usize {
-                $tallest
-            }
-
-            fn wide(self, m: usize) -> usize {
-                match m {
-                    $($($m => $wide,)*)*
-                    _ => unreachable!("higher than the tallest tile"),
-                }
-            }
-
-            unsafe fn tile(self, dtype: Dtype, m: usize, rows: usize, tile: Tile) {
-                /// # Safety
-                /// As for [`multiply`].
-                #[target_feature(enable = $features)]
-                unsafe fn run<const DTYPE: u8, const M: usize, const R: usize, const PITCH: usize>(
-                    tile: Tile,
-                ) {
-                    // SAFETY: this function has the features; the operands are the caller's.
-                    unsafe { multiply::<$vector, DTYPE, M, R, PITCH>(tile) }
-                }
-                assert!(rows == 1 || rows == self.wide(m));
-                let run = match (m, dtype, rows == 1) {
-                    $($(
-                        ($m, Dtype::F32, true) => run::<0, $m, 1, { pitch($block, <$vector>::TERMS) }>,
-                        ($m, Dtype::F32, false) => run::<0, $m, $wide, { pitch($block, <$vector>::TERMS) }>,
-                        ($m, Dtype::F16, true) => run::<1, $m, 1, { pitch($block, <$vector>::TERMS) }>,
-                        ($m, Dtype::F16, false) => run::<1, $m, $wide, { pitch($block, <$vector>::TERMS) }>,
-                        ($m, Dtype::BF16, true) => run::<2, $m, 1, { pitch($block, <$vector>::TERMS) }>,
-                        ($m, Dtype::BF16, false) => run::<2, $m, $wide, { pitch($block, <$vector>::TERMS) }>,
-                    )*)*
-                    _ => unreachable!("higher than the tallest tile"),
-                };
-                // SAFETY: `self` proves the features; the operands are the caller's.
-                unsafe { run(tile) }
-            }
-        }
-    };
-}
-
-// Activations come from the second-level cache at the rate at which they are used; whole rows of weights pass in one sweep.
-tiles!(
-    Avx512, Isa::Avx512, __m512, "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c", tallest 6,
-    block BLOCK, group GROUP: 1 x 4, 2 x 8, 3 x 6, 4 x 6, 5 x 4, 6 x 4
-);
-// Pairs of many rows would come too slowly: a block of them, 24 KiB at most, stays in the first-level cache.
-tiles!(
-    Avx512Bf16, |dots: Avx512Bf16| Isa::Avx512(dots.avx512()), Pairs,
-    "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,avx512bf16", tallest 12,
-    block 16384, group GROUP: 1 x 4;
-    block BLOCK, group GROUP: 2 x 8, 3 x 6, 4 x 6;
-    block 1024, group GROUP: 5 x 4, 6 x 4, 7 x 3, 8 x 3, 9 x 2, 10 x 2, 11 x 2, 12 x 2
-);
-// They would come too slowly for the smaller tiles: a block of them, 12 KiB, stays in the first-level cache.
-tiles!(
-    Avx2, Isa::Avx2, __m256, "avx2,fma,f16c", tallest 6,
-    block 512, group GROUP: 1 x 8, 2 x 4, 3 x 3, 4 x 2, 5 x 2, 6 x 2
-);
-
-/// [`Tiles::tile`] for M rows of activations and R of weights.
-///
-/// # Safety
-/// As there, and the caller has the features of `V` enabled.
-#[inline(always)]
-unsafe fn multiply<
-    V: Vector,
-    const DTYPE: u8,
-    const M: usize,
-    const R: usize,
-    const PITCH: usize,
->(
-    t: Tile,
-) {
-    let bytes = if DTYPE == 0 { 8 } else { 4 } * V::LANES;
-    // What comes next is asked for evenly, by all parts, whole lines at a time. One row of activations passes the weights once
-    // and in the order in which they lie, which the processor foresees by itself.
-    let [part, parts] = t.part;
-    let chunk = bytes.max(LINE);
-    let shift = (chunk / bytes).ilog2() + parts.ilog2();
-    let first = part * (t.steps * bytes / chunk) / parts;
-    // SAFETY: every address below is inside the operands, as the caller guarantees, or only prefetched.
-    unsafe {
-        let lanes = |r: usize, m: usize| t.lanes.add((m * t.n + r) * V::LANES);
-        let mut acc = [[V::zero(); M]; R];
-        for (r, acc) in acc.iter_mut().enumerate().filter(|_| !t.is_first) {
-            for (m, acc) in acc.iter_mut().enumerate() {
-                *acc = V::read(lanes(r, m));
-            }
-        }
-        for step in 0..t.steps {
-            if M > 1 && !t.next.is_null() && step & ((1 << shift) - 1) == 0 {
-                for line in (0..chunk).step_by(LINE) {
-                    let at = (first + (step >> shift)) * chunk + line;
-                    for r in 0..R {
-                        let at = t.next.wrapping_add(r * t.pitch + at);
-                        _mm_prefetch::<_MM_HINT_T1>(at.cast());
-                    }
-                }
-            }
-            let w = t.w.add(step * bytes);
-            let xs = t.xs.add(step * 2 * V::LANES / V::TERMS);
-            let row = std::array::from_fn(|r| V::weights::<DTYPE, 0>(w.add(r * t.pitch)));
-            add_products::<V, M, R, PITCH>(&mut acc, row, xs);
-            if V::TERMS == 1 {
-                let row = std::array::from_fn(|r| V::weights::<DTYPE, 1>(w.add(r * t.pitch)));
-                add_products::<V, M, R, PITCH>(&mut acc, row, xs.add(V::LANES));
-            }
-        }
-        for (r, acc) in acc.iter().enumerate() {
-            for (m, acc) in acc.iter().enumerate() {
-                acc.write(lanes(r, m));
-            }
-        }
-    }
-}
-
-/// `acc[r][m] += row[r] * x[m]`.
-///
-/// # Safety
-/// M vectors can be read from `xs` on, PITCH floats apart, and the caller has the features of `V` enabled.
-#[inline(always)]
-pub(super) unsafe fn add_products<V: Vector, const M: usize, const R: usize, const PITCH: usize>(
-    acc: &mut [[V; M]; R],
-    row: [V; R],
-    xs: *const f32,
-) {
-    for m in 0..M {
-        // SAFETY: the caller's.
-        unsafe {
-            let x = V::read(xs.add(m * PITCH));
-            for (acc, row) in acc.iter_mut().zip(row) {
-                acc[m] = x.multiply_add(row, acc[m]);
-            }
         }
     }
 }

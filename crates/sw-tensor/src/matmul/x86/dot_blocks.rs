@@ -3,7 +3,7 @@
 
 use std::arch::x86_64::*;
 
-use super::dot::{BLOCK, GROUP, add_products, pitch};
+use super::dot_tiles::{BLOCK, GROUP, add_products, pitch};
 use super::vector::Vector;
 use crate::Coding;
 use crate::isa::Avx512;

@@ -6,5 +6,6 @@ pub(super) mod avx512;
 mod avx512_bf16;
 pub(super) mod dot;
 mod dot_blocks;
+mod dot_tiles;
 mod tile;
 mod vector;

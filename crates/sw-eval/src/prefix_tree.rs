@@ -1,7 +1,7 @@
 //! What to compute for a set of spans: shared beginnings once, in the form of a tree.
 //!
 //! Spans are sorted by their tokens; neighbours that begin alike share a [`Node`], whose keys and values are computed
-//! once; what is left of each span is a [`Leaf`]. A node never reaches a span's first scored row.
+//! once; what is left of each span is a [`Leaf`]. A node ends with a span's first scored row at the latest.
 
 use crate::model::Span;
 
@@ -61,8 +61,8 @@ impl PrefixTree {
     pub(crate) fn new(spans: &[Span]) -> Self {
         let mut order: Vec<usize> = (0..spans.len()).collect();
         order.sort_by(|&a, &b| spans[a].cmp(&spans[b]));
-        // Rows that may be shared end before the first scored row, which is `from - 1`.
-        let cap = |span: usize| spans[span].from - 1;
+        // Rows that may be shared end with the first scored row, which is `from - 1`.
+        let cap = |span: usize| spans[span].from;
         let common: Vec<usize> = order
             .windows(2)
             .map(|w| begin_alike(&spans[w[0]].tokens, &spans[w[1]].tokens))
@@ -122,17 +122,23 @@ impl PrefixTree {
         nodes + leaves
     }
 
-    /// Leaves in batches of at most `budget` tokens (one leaf at least).
+    /// Leaves in batches of at most `budget` tokens, whose new nodes have at most twice as many (one leaf at least).
     pub(crate) fn batches(&self, spans: &[Span], budget: usize) -> Vec<std::ops::Range<usize>> {
         let mut batches = Vec::new();
-        let (mut start, mut tokens) = (0, 0);
+        let (mut start, mut tokens, mut of_nodes, mut seen) = (0, 0, 0, 0);
         for (i, leaf) in self.leaves.iter().enumerate() {
             let more = spans[leaf.span].tokens.len() - 1 - leaf.start;
-            if i > start && tokens + more > budget {
+            // Nodes that come between two leaves begin with the second one.
+            let until = leaf.node.map_or(seen, |n| seen.max(n + 1));
+            let new = self.nodes[seen..until].iter().map(|n| n.end - n.start);
+            let new: usize = new.sum();
+            seen = until;
+            if i > start && (tokens + more > budget || of_nodes + new > 2 * budget) {
                 batches.push(start..i);
-                (start, tokens) = (i, 0);
+                (start, tokens, of_nodes) = (i, 0, 0);
             }
             tokens += more;
+            of_nodes += new;
         }
         if start < self.leaves.len() {
             batches.push(start..self.leaves.len());
@@ -179,8 +185,8 @@ mod tests {
                 "every span once"
             );
             assert!(
-                leaf.start < span.from,
-                "the first scored row is in the leaf"
+                leaf.start <= span.from,
+                "the first scored row is the node's last, or in the leaf"
             );
             assert_eq!(chain(&plan, spans, leaf.node), span.tokens[..leaf.start]);
             let mut node = leaf.node;
@@ -206,8 +212,8 @@ mod tests {
         ];
         let plan = check(&spans);
         assert_eq!(plan.nodes.len(), 1);
-        assert_eq!(plan.nodes[0].end, 39);
-        assert_eq!(plan.tokens(&spans), 39 + 2 + 3 + 1 + 2);
+        assert_eq!(plan.nodes[0].end, 40);
+        assert_eq!(plan.tokens(&spans), 40 + 1 + 2 + 2);
         assert_eq!(PrefixTree::flat(&spans).tokens(&spans), 41 + 42 + 40 + 2);
     }
 
@@ -226,7 +232,7 @@ mod tests {
                 .iter()
                 .map(|n| (n.start, n.end))
                 .collect::<Vec<_>>(),
-            [(0, 50), (50, 69), (50, 69)]
+            [(0, 50), (50, 70), (50, 70)]
         );
     }
 

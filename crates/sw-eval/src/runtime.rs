@@ -7,7 +7,7 @@ use std::{
     ops::{ControlFlow, Range},
 };
 
-use ndarray::{Array2, Axis, Slice};
+use ndarray::{Array1, Array2, ArrayView1, Axis, Slice};
 use sw_intervene::{Applied, Intervention, Ranges};
 use sw_model::{Coding, Kv, Model, Precision, Seq};
 
@@ -29,6 +29,16 @@ pub struct Runtime {
     /// What tells a change of the checkpoint's weights apart.
     change: Option<String>,
 }
+
+/// What is known of a node.
+struct Prefix {
+    kv: Kv,
+    /// Its last row after the final norm; `[hidden]`.
+    last: Array1<f32>,
+}
+
+/// What is known of nodes, by their index in the plan.
+type Prefixes = HashMap<usize, Prefix>;
 
 /// Tokens of a batch without being told otherwise: enough for the matrix products, little memory.
 pub const TOKEN_BUDGET: usize = 1024;
@@ -128,25 +138,36 @@ impl Runtime {
         &self,
         spans: &[Span],
         leaves: &[Leaf],
-        prefixes: &HashMap<usize, Kv>,
+        prefixes: &Prefixes,
     ) -> sw_model::Result<Array2<f32>> {
+        let prefix = |leaf: &Leaf| leaf.node.and_then(|n| prefixes.get(&n));
         let seq = |leaf: &Leaf| Seq {
             tokens: read(&spans[leaf.span], leaf.start),
-            prefix: leaf.node.and_then(|n| prefixes.get(&n)),
+            prefix: prefix(leaf).map(|p| &p.kv),
         };
-        let seqs: Vec<Seq<'_>> = leaves.iter().map(seq).collect();
-        let rows = self
-            .applied
-            .model()
-            .forward(&seqs, &mut self.applied.hook())?;
-        let mut scored = Vec::new();
+        // Of a continuation of one token, the row that predicts it may be shared: nothing is left.
+        let seqs = leaves.iter().map(seq).filter(|seq| !seq.tokens.is_empty());
+        let seqs: Vec<Seq<'_>> = seqs.collect();
+        let hidden = self.base.spec().hidden_size;
+        let own = match seqs.is_empty() {
+            true => Array2::zeros((0, hidden)),
+            false => (self.applied.model()).forward(&seqs, &mut self.applied.hook())?,
+        };
+        let mut rows: Vec<ArrayView1<'_, f32>> = Vec::new();
         let mut first = 0;
-        for (leaf, seq) in leaves.iter().zip(&seqs) {
+        for leaf in leaves {
             let span = &spans[leaf.span];
-            scored.extend(first + span.from - 1 - leaf.start..first + seq.tokens.len());
-            first += seq.tokens.len();
+            let after = first + read(span, leaf.start).len();
+            if leaf.start == span.from {
+                rows.push(prefix(leaf).expect("the leaf begins after it").last.view());
+            }
+            let from = first + (span.from - 1).saturating_sub(leaf.start);
+            rows.extend((from..after).map(|row| own.row(row)));
+            first = after;
         }
-        Ok(rows.select(Axis(0), &scored))
+        let rows =
+            ndarray::stack(Axis(0), &rows).expect("one leaf at least, and rows of one length");
+        Ok(rows)
     }
 
     /// How many batches are run at once, each on its share of the threads.
@@ -168,7 +189,7 @@ impl Runtime {
         spans: &[Span],
         plan: &PrefixTree,
         batch: &Range<usize>,
-        prefixes: &mut HashMap<usize, Kv>,
+        prefixes: &mut Prefixes,
     ) -> Result<Vec<Score>> {
         let leaves = &plan.leaves[batch.clone()];
         let mut nodes = BTreeSet::new();
@@ -193,7 +214,7 @@ impl Runtime {
         spans: &[Span],
         plan: &PrefixTree,
         mut open: Vec<usize>,
-        prefixes: &mut HashMap<usize, Kv>,
+        prefixes: &mut Prefixes,
     ) -> Result<()> {
         while !open.is_empty() {
             let mut tokens = 0;
@@ -215,29 +236,28 @@ impl Runtime {
                 let node = &plan.nodes[n];
                 Seq {
                     tokens: &spans[node.span].tokens[node.start..node.end],
-                    prefix: node.parent.and_then(|p| prefixes.get(&p)),
+                    prefix: node.parent.and_then(|p| prefixes.get(&p)).map(|p| &p.kv),
                 }
             };
             let seqs: Vec<Seq<'_>> = now.iter().map(seq).collect();
-            match self
-                .applied
-                .model()
-                .prefixes(&seqs, &mut self.applied.hook())
-            {
+            match (self.applied.model()).extend_each(&seqs, &mut self.applied.hook()) {
                 Err(sw_model::Error::Prefix { .. }) => {}
-                computed => prefixes.extend(now.into_iter().zip(computed?)),
+                computed => {
+                    let (rows, kvs) = computed?;
+                    let mut end = 0;
+                    for (n, kv) in now.into_iter().zip(kvs) {
+                        end += plan.nodes[n].end - plan.nodes[n].start;
+                        let last = rows.row(end - 1).to_owned();
+                        prefixes.insert(n, Prefix { kv, last });
+                    }
+                }
             }
             self.applied.check()?;
         }
         Ok(())
     }
 
-    fn run(
-        &self,
-        spans: &[Span],
-        leaves: &[Leaf],
-        prefixes: &HashMap<usize, Kv>,
-    ) -> Result<Vec<Score>> {
+    fn run(&self, spans: &[Span], leaves: &[Leaf], prefixes: &Prefixes) -> Result<Vec<Score>> {
         let alone = |l: &Leaf| Leaf {
             node: None,
             start: 0,
@@ -354,7 +374,7 @@ impl LanguageModel for Runtime {
             PrefixTree::flat(spans)
         };
         let batches = plan.batches(spans, self.budget);
-        let work = |prefixes: &mut HashMap<usize, Kv>, batch: &Range<usize>| {
+        let work = |prefixes: &mut Prefixes, batch: &Range<usize>| {
             let scores = self.batch(spans, &plan, batch, prefixes)?;
             Ok((batch.clone(), scores))
         };

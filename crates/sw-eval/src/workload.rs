@@ -15,7 +15,7 @@ use crate::{
     fewshot::Sampler,
     model::{LanguageModel, Span},
     shard::Shard,
-    task::{Cut, Item, Kind, Request, Task},
+    task::{Cut, Item, Kind, Prepare, Request, Task},
 };
 
 /// How an evaluation is run. All of it is recorded in the results, and all but the shard decides the configuration's hash.
@@ -239,7 +239,9 @@ fn prepare(
     };
     let limit = options.limit.unwrap_or(usize::MAX);
     // Where documents are rows, and no worked example is drawn from them, those beyond the limit are only counted.
-    let plain = matches!(task.kind, Kind::Items { prepare: None, .. }) && options.num_fewshot == 0;
+    let is_row = |prepare: &Prepare| matches!(prepare, Prepare::Each(_));
+    let plain = matches!(&task.kind, Kind::Items { prepare, .. } if is_row(prepare))
+        && options.num_fewshot == 0;
     let rows = data::read_first(&files[&split], if plain { limit } else { usize::MAX })?;
     let (rows, total) = (rows.docs, rows.total);
     let mut source = Source {
@@ -256,8 +258,16 @@ fn prepare(
     };
     let work = match task.kind {
         Kind::Items { prepare, item } => {
-            let prepare = prepare.unwrap_or(Ok);
-            let clean = |rows| prepare(rows).map_err(named(task));
+            // What is only counted is not cleaned either.
+            let clean_each = match prepare {
+                Prepare::Each(clean) if plain => clean,
+                _ => Ok,
+            };
+            let clean = |rows: Vec<Doc>| match prepare {
+                Prepare::Each(_) if plain => Ok(rows),
+                Prepare::Each(clean) => clean_all(rows, clean).map_err(named(task)),
+                Prepare::All(join) => join(rows).map_err(named(task)),
+            };
             let docs = clean(rows)?;
             if docs.is_empty() {
                 return Err(missing("the rows hold no document".into()));
@@ -309,6 +319,7 @@ fn prepare(
             ask_all(asked, spans, |(doc_id, doc, drawn)| {
                 let examples = drawn.iter().map(|&i| Ok(item(&pool[i])?.example()));
                 let header = examples.collect::<Result<String>>().map_err(named(task))?;
+                let doc = clean_each(doc).map_err(named(task))?;
                 let item = item(&doc).map_err(named(task))?;
                 ask(task, doc_id, doc, item, &header, encoder)
             })?
@@ -346,6 +357,12 @@ fn named(task: &Task) -> impl Fn(Error) -> Error {
         },
         other => other,
     }
+}
+
+/// Cleans documents, on all threads; the first one's error counts.
+fn clean_all(docs: Vec<Doc>, clean: fn(Doc) -> Result<Doc>) -> Result<Vec<Doc>> {
+    let cleaned: Vec<Result<Doc>> = docs.into_par_iter().map(clean).collect();
+    cleaned.into_iter().collect()
 }
 
 /// A document's questions and, for each, what the model is to score.

@@ -142,14 +142,19 @@ impl Model {
         Ok((rows, (0..seqs.len()).map(of_seq).collect()))
     }
 
-    /// Prefixes of several sequences in one pass, each bit for bit what [`prefix`](Self::prefix) gives.
+    /// [`extend`](Self::extend) of several sequences in one pass: their rows, one sequence after the other, and the longer prefix of
+    /// each, bit for bit.
     ///
     /// # Errors
     /// As [`forward`](Self::forward).
-    pub fn prefixes(&self, seqs: &[Seq<'_>], hook: &mut dyn Hook) -> Result<Vec<Kv>> {
-        let new = self.run_keeping(seqs, hook)?.1;
+    pub fn extend_each(
+        &self,
+        seqs: &[Seq<'_>],
+        hook: &mut dyn Hook,
+    ) -> Result<(Array2<f32>, Vec<Kv>)> {
+        let (rows, new) = self.run_keeping(seqs, hook)?;
         let kv = |(seq, new): (&Seq<'_>, New)| Kv::new(seq.prefix, new);
-        Ok(seqs.iter().zip(new).map(kv).collect())
+        Ok((rows, seqs.iter().zip(new).map(kv).collect()))
     }
 
     /// Keys and values of tokens that several sequences will share.

@@ -1,9 +1,8 @@
 //! HellaSwag: how does a scene go on? Its texts carry marks of their sources, which are cleaned away first.
 
-use rayon::prelude::*;
 use serde_json::Value;
 
-use super::{Item, Kind, Task};
+use super::{Item, Kind, Prepare, Task};
 use crate::{
     data::{Dataset, Doc, Split},
     error::Result,
@@ -19,32 +18,23 @@ pub(super) const TASK: Task = Task {
     shots: Split::Train,
     metrics: Metric::CHOICE,
     kind: Kind::Items {
-        prepare: Some(prepare),
+        prepare: Prepare::Each(prepare),
         item,
     },
 };
 
 /// Adds the columns `query`, `choices` and `gold`, as the harness does.
-fn prepare(docs: Vec<Doc>) -> Result<Vec<Doc>> {
-    let prepared: Vec<Result<Doc>> = docs
-        .into_par_iter()
-        .map(|mut doc| {
-            let scene = format!("{} {}", doc.text("ctx_a")?, capitalize(doc.text("ctx_b")?));
-            let query = clean(&format!("{}: {scene}", doc.text("activity_label")?));
-            let choices: Vec<Value> = doc
-                .texts("endings")?
-                .iter()
-                .map(|e| clean(e).into())
-                .collect();
-            let gold = doc.integer("label")?;
-            doc.gold("label", gold, choices.len())?;
-            doc.fields.insert("query".into(), query.into());
-            doc.fields.insert("choices".into(), choices.into());
-            doc.fields.insert("gold".into(), gold.into());
-            Ok(doc)
-        })
-        .collect();
-    prepared.into_iter().collect() // the first row's error counts
+fn prepare(mut doc: Doc) -> Result<Doc> {
+    let scene = format!("{} {}", doc.text("ctx_a")?, capitalize(doc.text("ctx_b")?));
+    let query = clean(&format!("{}: {scene}", doc.text("activity_label")?));
+    let endings = doc.texts("endings")?;
+    let choices: Vec<Value> = endings.iter().map(|e| clean(e).into()).collect();
+    let gold = doc.integer("label")?;
+    doc.gold("label", gold, choices.len())?;
+    doc.fields.insert("query".into(), query.into());
+    doc.fields.insert("choices".into(), choices.into());
+    doc.fields.insert("gold".into(), gold.into());
+    Ok(doc)
 }
 
 fn item(doc: &Doc) -> Result<Item> {

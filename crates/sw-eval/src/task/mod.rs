@@ -45,8 +45,8 @@ pub struct Task {
 pub enum Kind {
     /// One item for each document.
     Items {
-        /// From the file's rows to documents: to clean up, or to join rows.
-        prepare: Option<Prepare>,
+        /// From the file's rows to documents.
+        prepare: Prepare,
         /// From a document to what is asked.
         item: fn(&Doc) -> Result<Item>,
     },
@@ -55,7 +55,13 @@ pub enum Kind {
 }
 
 /// From the rows of files to documents.
-pub type Prepare = fn(Vec<Doc>) -> Result<Vec<Doc>>;
+#[derive(Clone, Copy, Debug)]
+pub enum Prepare {
+    /// Each row is a document, when it is cleaned.
+    Each(fn(Doc) -> Result<Doc>),
+    /// All rows together are documents.
+    All(fn(Vec<Doc>) -> Result<Vec<Doc>>),
+}
 
 /// From all rows to windows of tokens.
 pub type Windows = fn(&[Doc], &Encoder<'_>, Cut) -> Result<Vec<Vec<u32>>>;
@@ -73,7 +79,7 @@ impl Kind {
     /// One item for each row.
     const fn rows(item: fn(&Doc) -> Result<Item>) -> Self {
         Self::Items {
-            prepare: None,
+            prepare: Prepare::Each(Ok),
             item,
         }
     }

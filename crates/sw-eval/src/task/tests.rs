@@ -15,8 +15,11 @@ fn doc(fields: Json) -> Doc {
 fn item(task: &str, fields: Json) -> Result<Item> {
     match Task::named(task)?.kind {
         Kind::Items { prepare, item } => {
-            let docs = vec![doc(fields)];
-            item(&prepare.map_or(Ok(docs.clone()), |prepare| prepare(docs))?[0])
+            let doc = doc(fields);
+            item(&match prepare {
+                Prepare::Each(prepare) => prepare(doc)?,
+                Prepare::All(prepare) => prepare(vec![doc])?.remove(0),
+            })
         }
         Kind::Windows(_) => panic!("{task} has no items"),
     }

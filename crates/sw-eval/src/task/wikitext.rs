@@ -2,7 +2,7 @@
 
 use serde_json::Map;
 
-use super::{Item, Kind, Task};
+use super::{Item, Kind, Prepare, Task};
 use crate::{
     data::{Dataset, Doc, Split},
     error::Result,
@@ -22,7 +22,7 @@ pub(super) const TASK: Task = Task {
         Metric::BitsPerByte,
     ],
     kind: Kind::Items {
-        prepare: Some(pages),
+        prepare: Prepare::All(pages),
         item,
     },
 };

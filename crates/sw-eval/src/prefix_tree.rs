@@ -175,6 +175,11 @@ mod tests {
         tokens
     }
 
+    /// Whether `node` is `n`, or below it.
+    fn below(plan: &PrefixTree, node: Option<usize>, n: usize) -> bool {
+        std::iter::successors(node, |&node| plan.nodes[node].parent).any(|node| node == n)
+    }
+
     fn check(spans: &[Span]) -> PrefixTree {
         let plan = PrefixTree::new(spans);
         let mut seen = vec![false; spans.len()];
@@ -245,6 +250,12 @@ mod tests {
             let batches = plan.batches(&spans, budget);
             prop_assert_eq!(batches.iter().map(|b| b.len()).sum::<usize>(), spans.len());
             for pair in batches.windows(2) { prop_assert_eq!(pair[0].end, pair[1].start); }
+            let first_leaf = |n: usize| plan.nodes[n].last_leaf - plan.leaves.iter().filter(|l| below(&plan, l.node, n)).count();
+            for batch in batches.into_iter().filter(|b| b.len() > 1) {
+                let new = (0..plan.nodes.len()).filter(|&n| batch.contains(&first_leaf(n)));
+                let new: usize = new.map(|n| plan.nodes[n].end - plan.nodes[n].start).sum();
+                prop_assert!(new <= 2 * budget);
+            }
         }
     }
 }

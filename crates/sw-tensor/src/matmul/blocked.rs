@@ -11,8 +11,6 @@ use super::split::{self, blocks, even_blocks};
 use super::{K_BLOCK, Output, cache};
 use crate::Mat;
 
-/// Most rows of activations that share one packing of the weights.
-const M_BLOCK: usize = 512;
 /// Elements below which one thread copies them.
 const PARALLEL_COPY: usize = 1 << 16;
 
@@ -24,7 +22,7 @@ const PARALLEL_COPY: usize = 1 << 16;
 ///
 /// `x` must have columns, adjacent ones, and so must every `y`.
 pub(super) fn matmul_t<K: Kernel>(kernel: K, x: ArrayView2<f32>, products: &mut [Output<'_>]) {
-    for ms in even_blocks(x.nrows(), M_BLOCK) {
+    for ms in even_blocks(x.nrows(), rows_at_once()) {
         let x = x.slice(s![ms.clone(), ..]);
         let (height, depth) = x.dim();
         // The sums of a part take a quarter of L2.
@@ -98,6 +96,11 @@ impl<'a> Rows<'a> {
         let at = |block| self.depth.min(block * self.block);
         at(block)..at(block + 1)
     }
+}
+
+/// Rows of activations that share one packing of the weights: as many as half of L2 holds of one block of K.
+fn rows_at_once() -> usize {
+    (half_l2() / K_BLOCK).max(128)
 }
 
 /// Floats that half of L2 holds.

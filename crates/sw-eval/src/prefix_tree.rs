@@ -246,7 +246,7 @@ mod tests {
             .collect();
         let plan = check(&spans);
         assert_eq!((plan.nodes.len(), plan.tokens(&spans)), (10, 400));
-        let of_questions = |n: usize| (0..10).step_by(n).map(|i| 2 * i..20.min(2 * (i + n)));
+        let of_questions = |n: usize| (0..10).step_by(n).map(move |i| 2 * i..20.min(2 * (i + n)));
         assert!(plan.batches(&spans, 20).into_iter().eq(of_questions(1)));
         assert!(plan.batches(&spans, 60).into_iter().eq(of_questions(3)));
     }

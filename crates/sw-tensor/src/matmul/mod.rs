@@ -20,7 +20,7 @@
 //!        +--------+--------+
 //! ```
 //!
-//! The loops, outermost first: blocks of rows of x (`M_BLOCK`); stripes of columns of y, one thread each; stages of K that
+//! The loops, outermost first: blocks of rows of x; stripes of columns of y, one thread each; stages of K that
 //! fit L2; panels of weights; blocks of K within the stage; tiles of MR x NR sums. While one chunk is multiplied, the next one
 //! is asked for.
 //!
@@ -46,7 +46,7 @@
 //! | `pack` | widening and copying of weights |
 //! | `split` | how rows, columns and K are cut |
 //! | `precision` | rounding of factors to BF16, where that is asked for |
-//! | `x86` | tiles with AVX2, AVX-512, AVX-512 BF16 and AMX, and `dot`, products of few rows |
+//! | `x86` | tiles with AVX2, AVX-512, AVX-512 BF16 and AMX, and `dot`, products of few rows, with tiles of their own |
 //! | `portable`, `portable_tile` | any CPU: the `gemm` crate, and the tile that attention uses there |
 //! | `integer` | exact sums of integers: 8-bit numbers and packed codes |
 //! | `product` | products of two f32 matrices of any layout, for training |

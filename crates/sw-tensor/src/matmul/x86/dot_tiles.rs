@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::vector::{Pairs, Vector};
+use super::vector::{Asks, Pairs, Vector};
 use crate::Dtype;
 use crate::isa::{Avx2, Avx512, Avx512Bf16, Isa, Work};
 use crate::matmul::kernel::LINE;
@@ -15,6 +15,9 @@ pub(super) const GROUP: usize = 24;
 pub(super) const BLOCK: usize = 4096;
 /// Floats that each row of activations is longer than a block, so that rows do not compete for one cache set.
 pub(super) const PAD: usize = LINE / size_of::<f32>();
+
+/// Bytes of a row of weights from what is multiplied to what [`Asks::Near`] asks for.
+const NEAR: usize = 1024;
 
 /// The operands of a tile of M rows of activations and R rows of weights.
 pub(crate) struct Tile {
@@ -165,10 +168,12 @@ tiles!(
     block BLOCK: 2 x 8, 3 x 6, 4 x 6;
     block 1024: 5 x 4, 6 x 4, 7 x 3, 8 x 3, 9 x 2, 10 x 2, 11 x 2, 12 x 2
 );
-// They would come too slowly for the smaller tiles: a block of them, 12 KiB, stays in the first-level cache.
+// They would come too slowly for the smaller tiles: a block of them, 12 KiB, stays in the first-level cache. One row of
+// activations passes whole rows of weights, as above.
 tiles!(
     Avx2, Isa::Avx2, __m256, "avx2,fma,f16c", tallest 6,
-    block 512: 1 x 8, 2 x 4, 3 x 3, 4 x 2, 5 x 2, 6 x 2
+    block BLOCK: 1 x 8;
+    block 512: 2 x 4, 3 x 3, 4 x 2, 5 x 2, 6 x 2
 );
 
 /// The elements of some steps: with BF16 the even ones of each come first, as that is how they are widened.
@@ -228,8 +233,7 @@ unsafe fn multiply<
     t: Tile,
 ) {
     let bytes = if DTYPE == 0 { 8 } else { 4 } * V::LANES;
-    // What comes next is asked for evenly, by all parts, whole lines at a time. One row of activations passes the weights once
-    // and in the order in which they lie, which the processor foresees by itself.
+    // What comes next is asked for evenly, by all parts, whole lines at a time.
     let [part, parts] = t.part;
     let chunk = bytes.max(LINE);
     let shift = (chunk / bytes).ilog2() + parts.ilog2();
@@ -244,16 +248,26 @@ unsafe fn multiply<
             }
         }
         for step in 0..t.steps {
-            if M > 1 && !t.next.is_null() && step & ((1 << shift) - 1) == 0 {
-                for line in (0..chunk).step_by(LINE) {
-                    let at = (first + (step >> shift)) * chunk + line;
-                    for r in 0..R {
-                        let at = t.next.wrapping_add(r * t.pitch + at);
-                        _mm_prefetch::<_MM_HINT_T1>(at.cast());
+            let w = t.w.add(step * bytes);
+            match if M == 1 { V::ONE_ROW_ASKS } else { Asks::Next } {
+                Asks::Next if !t.next.is_null() && step & ((1 << shift) - 1) == 0 => {
+                    for line in (0..chunk).step_by(LINE) {
+                        let at = (first + (step >> shift)) * chunk + line;
+                        for r in 0..R {
+                            let at = t.next.wrapping_add(r * t.pitch + at);
+                            _mm_prefetch::<_MM_HINT_T1>(at.cast());
+                        }
                     }
                 }
+                Asks::Near => {
+                    for at in (NEAR..NEAR + bytes).step_by(LINE) {
+                        for r in 0..R {
+                            _mm_prefetch::<_MM_HINT_T0>(w.wrapping_add(r * t.pitch + at).cast());
+                        }
+                    }
+                }
+                Asks::Next | Asks::Nothing => {}
             }
-            let w = t.w.add(step * bytes);
             let xs = t.xs.add(step * 2 * V::LANES / V::TERMS);
             let row = std::array::from_fn(|r| V::weights::<DTYPE, 0>(w.add(r * t.pitch)));
             add_products::<V, M, R, PITCH>(&mut acc, row, xs);

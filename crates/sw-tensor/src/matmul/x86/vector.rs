@@ -3,12 +3,26 @@
 use std::arch::asm;
 use std::arch::x86_64::*;
 
+/// What a tile asks the memory system for while it multiplies.
+#[derive(Clone, Copy)]
+pub(super) enum Asks {
+    /// Nothing: so little is done with a line that enough of the lines after it are read at the same time.
+    Nothing,
+    /// What is a little further on in the rows that it multiplies, for the first-level cache.
+    Near,
+    /// The rows that come after them, for the second-level cache.
+    Next,
+}
+
 /// # Safety
 /// Every function is called only where the CPU has the type's features, which the caller must have enabled.
 pub(super) trait Vector: Copy {
     const LANES: usize;
     /// Terms that a lane of a factor holds.
     const TERMS: usize = 1;
+    /// What one row of activations asks for: it passes over the weights once, at the rate of the memory. The fastest of the
+    /// three for whole decoding runs (a Zen 5; `benches/record`).
+    const ONE_ROW_ASKS: Asks;
 
     unsafe fn zero() -> Self;
     unsafe fn splat(value: f32) -> Self;
@@ -24,6 +38,7 @@ pub(super) trait Vector: Copy {
 
 impl Vector for __m512 {
     const LANES: usize = 16;
+    const ONE_ROW_ASKS: Asks = Asks::Near;
 
     #[inline(always)]
     unsafe fn zero() -> Self {
@@ -86,6 +101,7 @@ pub(super) struct Pairs(__m512);
 impl Vector for Pairs {
     const LANES: usize = 16;
     const TERMS: usize = 2;
+    const ONE_ROW_ASKS: Asks = Asks::Nothing;
 
     #[inline(always)]
     unsafe fn zero() -> Self {
@@ -135,6 +151,7 @@ impl Vector for Pairs {
 
 impl Vector for __m256 {
     const LANES: usize = 8;
+    const ONE_ROW_ASKS: Asks = Asks::Next;
 
     #[inline(always)]
     unsafe fn zero() -> Self {

@@ -168,12 +168,10 @@ tiles!(
     block BLOCK: 2 x 8, 3 x 6, 4 x 6;
     block 1024: 5 x 4, 6 x 4, 7 x 3, 8 x 3, 9 x 2, 10 x 2, 11 x 2, 12 x 2
 );
-// They would come too slowly for the smaller tiles: a block of them, 12 KiB, stays in the first-level cache. One row of
-// activations passes whole rows of weights, as above.
+// They would come too slowly for the smaller tiles: a block of them, 12 KiB, stays in the first-level cache.
 tiles!(
     Avx2, Isa::Avx2, __m256, "avx2,fma,f16c", tallest 6,
-    block BLOCK: 1 x 8;
-    block 512: 2 x 4, 3 x 3, 4 x 2, 5 x 2, 6 x 2
+    block 512: 1 x 8, 2 x 4, 3 x 3, 4 x 2, 5 x 2, 6 x 2
 );
 
 /// The elements of some steps: with BF16 the even ones of each come first, as that is how they are widened.

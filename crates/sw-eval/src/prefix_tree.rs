@@ -31,6 +31,17 @@ pub(crate) struct Leaf {
     pub(crate) start: usize,
 }
 
+impl Leaf {
+    /// All of a span, without a shared beginning.
+    pub(crate) fn whole(span: usize) -> Self {
+        Self {
+            span,
+            node: None,
+            start: 0,
+        }
+    }
+}
+
 /// A tree over spans. Nodes stand after their parents, leaves in the order of their tokens.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct PrefixTree {
@@ -38,19 +49,13 @@ pub(crate) struct PrefixTree {
     pub(crate) leaves: Vec<Leaf>,
 }
 
-/// A node that saves fewer tokens than this is not worth its own pass.
-const WORTH: usize = 16;
+/// A node that saves fewer tokens than this is not worth it: attention gathers the keys of each node of a chain on its own.
+const WORTH: usize = 4;
 
 impl PrefixTree {
     /// A plan without sharing: the spans in order.
     pub(crate) fn flat(spans: &[Span]) -> Self {
-        let leaves = (0..spans.len())
-            .map(|span| Leaf {
-                span,
-                node: None,
-                start: 0,
-            })
-            .collect();
+        let leaves = (0..spans.len()).map(Leaf::whole).collect();
         Self {
             nodes: Vec::new(),
             leaves,
@@ -122,23 +127,22 @@ impl PrefixTree {
         nodes + leaves
     }
 
-    /// Leaves in batches of at most `budget` tokens, whose new nodes have at most twice as many (one leaf at least).
+    /// Leaves in batches of at most `budget` tokens, with the nodes that are new in them; one leaf at least.
     pub(crate) fn batches(&self, spans: &[Span], budget: usize) -> Vec<std::ops::Range<usize>> {
         let mut batches = Vec::new();
-        let (mut start, mut tokens, mut of_nodes, mut seen) = (0, 0, 0, 0);
+        let (mut start, mut tokens, mut seen) = (0, 0, 0);
         for (i, leaf) in self.leaves.iter().enumerate() {
-            let more = spans[leaf.span].tokens.len() - 1 - leaf.start;
+            let of_leaf = spans[leaf.span].tokens.len() - 1 - leaf.start;
             // Nodes that come between two leaves begin with the second one.
             let until = leaf.node.map_or(seen, |n| seen.max(n + 1));
             let new = self.nodes[seen..until].iter().map(|n| n.end - n.start);
-            let new: usize = new.sum();
+            let more = of_leaf + new.sum::<usize>();
             seen = until;
-            if i > start && (tokens + more > budget || of_nodes + new > 2 * budget) {
+            if i > start && more > 0 && tokens + more > budget {
                 batches.push(start..i);
-                (start, tokens, of_nodes) = (i, 0, 0);
+                (start, tokens) = (i, 0);
             }
             tokens += more;
-            of_nodes += new;
         }
         if start < self.leaves.len() {
             batches.push(start..self.leaves.len());
@@ -237,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn shared_beginnings_of_a_batch_are_bounded_though_nothing_is_left_of_their_spans() {
+    fn shared_beginnings_of_a_batch_count_though_nothing_is_left_of_their_spans() {
         let spans: Vec<Span> = (0..20u32)
             .map(|i| {
                 let question: Vec<u32> = (0..40).map(|t| 100 * (i / 2) + t).collect();
@@ -248,7 +252,7 @@ mod tests {
         assert_eq!((plan.nodes.len(), plan.tokens(&spans)), (10, 400));
         let of_questions = |n: usize| (0..10).step_by(n).map(move |i| 2 * i..20.min(2 * (i + n)));
         assert!(plan.batches(&spans, 20).into_iter().eq(of_questions(1)));
-        assert!(plan.batches(&spans, 60).into_iter().eq(of_questions(3)));
+        assert!(plan.batches(&spans, 120).into_iter().eq(of_questions(3)));
     }
 
     proptest! {

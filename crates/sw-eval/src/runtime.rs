@@ -16,7 +16,7 @@ use crate::{
     error::{Error, Result},
     lanes,
     model::{LanguageModel, ModelInfo, Score, Sink, Span},
-    prefix_tree::{Leaf, PrefixTree},
+    prefix_tree::{Leaf, Node, PrefixTree},
 };
 
 /// A model, what is done to it, and how much of it is run at once.
@@ -30,15 +30,15 @@ pub struct Runtime {
     change: Option<String>,
 }
 
-/// What is known of a node.
-struct Prefix {
+/// What is known of a node that later batches share.
+struct Known {
     kv: Kv,
     /// Its last row after the final norm; `[hidden]`.
     last: Array1<f32>,
 }
 
 /// What is known of nodes, by their index in the plan.
-type Prefixes = HashMap<usize, Prefix>;
+type Prefixes = HashMap<usize, Known>;
 
 /// Tokens of a batch without being told otherwise: enough for the matrix products, little memory.
 pub const TOKEN_BUDGET: usize = 1024;
@@ -133,33 +133,71 @@ impl Runtime {
         Ok(rows)
     }
 
-    /// Rows after the final norm that predict the scored tokens; `[scored tokens of all leaves, hidden]`.
+    /// Rows after the final norm that predict the scored tokens of a batch, in one pass; `[scored tokens of all leaves, hidden]`.
+    ///
+    /// Shared beginnings that are in `prefixes` are known; the others are computed with the leaves, and those that leaves from
+    /// `end` on share as well are added to `prefixes`.
     fn scored_rows(
         &self,
         spans: &[Span],
+        nodes: &[Node],
         leaves: &[Leaf],
-        prefixes: &Prefixes,
+        end: usize,
+        prefixes: &mut Prefixes,
     ) -> sw_model::Result<Array2<f32>> {
-        let prefix = |leaf: &Leaf| leaf.node.and_then(|n| prefixes.get(&n));
-        let seq = |leaf: &Leaf| Seq {
-            tokens: read(&spans[leaf.span], leaf.start),
-            prefix: prefix(leaf).map(|p| &p.kv),
+        let mut new = BTreeSet::new();
+        for leaf in leaves {
+            let mut next = leaf.node;
+            while let Some(n) = next.filter(|n| !prefixes.contains_key(n) && new.insert(*n)) {
+                next = nodes[n].parent;
+            }
+        }
+        // Those that are kept come first; each after its parent, which is kept as long.
+        let is_kept = |&n: &usize| nodes[n].last_leaf > end;
+        let (mut new, others): (Vec<usize>, Vec<usize>) = new.into_iter().partition(is_kept);
+        let kept = new.len();
+        new.extend(others);
+        let places: HashMap<usize, usize> = new.iter().enumerate().map(|(i, &n)| (n, i)).collect();
+        let behind = |node: Option<usize>| match node {
+            None => sw_model::Prefix::Nothing,
+            Some(n) => match prefixes.get(&n) {
+                Some(known) => sw_model::Prefix::Known(&known.kv),
+                None => sw_model::Prefix::Seq(places[&n]),
+            },
         };
+        let of_nodes = new.iter().map(|&n| Seq {
+            tokens: &spans[nodes[n].span].tokens[nodes[n].start..nodes[n].end],
+            prefix: behind(nodes[n].parent),
+        });
         // Of a continuation of one token, the row that predicts it may be shared: nothing is left.
-        let seqs = leaves.iter().map(seq).filter(|seq| !seq.tokens.is_empty());
-        let seqs: Vec<Seq<'_>> = seqs.collect();
-        let hidden = self.base.spec().hidden_size;
-        let own = match seqs.is_empty() {
-            true => Array2::zeros((0, hidden)),
-            false => (self.applied.model()).forward(&seqs, &mut self.applied.hook())?,
+        let of_leaves = leaves.iter().map(|leaf| Seq {
+            tokens: read(&spans[leaf.span], leaf.start),
+            prefix: behind(leaf.node),
+        });
+        let of_leaves = of_leaves.filter(|seq| !seq.tokens.is_empty());
+        let seqs: Vec<Seq<'_>> = of_nodes.chain(of_leaves).collect();
+        let (own, kvs) = match seqs.is_empty() {
+            true => (Array2::zeros((0, self.base.spec().hidden_size)), Vec::new()),
+            false => {
+                let mut hook = self.applied.hook();
+                (self.applied.model()).extend_first(&seqs, kept, &mut hook)?
+            }
         };
+        let ends = seqs.iter().scan(0, |end, seq| {
+            *end += seq.tokens.len();
+            Some(*end)
+        });
+        let ends: Vec<usize> = ends.take(new.len()).collect();
         let mut rows: Vec<ArrayView1<'_, f32>> = Vec::new();
-        let mut first = 0;
+        let mut first = ends.last().copied().unwrap_or(0);
         for leaf in leaves {
             let span = &spans[leaf.span];
             let after = first + read(span, leaf.start).len();
-            if leaf.start == span.from {
-                rows.push(prefix(leaf).expect("the leaf begins after it").last.view());
+            if let Some(n) = leaf.node.filter(|_| leaf.start == span.from) {
+                rows.push(match prefixes.get(&n) {
+                    Some(known) => known.last.view(),
+                    None => own.row(ends[places[&n]] - 1),
+                });
             }
             let from = first + (span.from - 1).saturating_sub(leaf.start);
             rows.extend((from..after).map(|row| own.row(row)));
@@ -167,6 +205,10 @@ impl Runtime {
         }
         let rows =
             ndarray::stack(Axis(0), &rows).expect("one leaf at least, and rows of one length");
+        for ((n, kv), end) in new.into_iter().zip(kvs).zip(ends) {
+            let last = own.row(end - 1).to_owned();
+            prefixes.insert(n, Known { kv, last });
+        }
         Ok(rows)
     }
 
@@ -184,6 +226,9 @@ impl Runtime {
     }
 
     /// One batch: its scores, in the order of its leaves. `prefixes`: those that earlier batches of the lane left.
+    ///
+    /// Where the rope's frequencies depend on the length, a shared beginning may not fit what follows it; the batch runs without
+    /// sharing then.
     fn batch(
         &self,
         spans: &[Span],
@@ -192,91 +237,16 @@ impl Runtime {
         prefixes: &mut Prefixes,
     ) -> Result<Vec<Score>> {
         let leaves = &plan.leaves[batch.clone()];
-        let mut nodes = BTreeSet::new();
-        for leaf in leaves {
-            let mut next = leaf.node;
-            while let Some(n) = next.filter(|n| !prefixes.contains_key(n) && nodes.insert(*n)) {
-                next = plan.nodes[n].parent;
-            }
-        }
-        self.prepare(spans, plan, nodes.into_iter().collect(), prefixes)?;
-        let scores = self.run(spans, leaves, prefixes)?;
-        prefixes.retain(|&n, _| plan.nodes[n].last_leaf > batch.end);
-        Ok(scores)
-    }
-
-    /// Computes nodes, level by level: as many in one pass as the budget allows.
-    ///
-    /// Where the rope's frequencies depend on the length, a node may not fit its parent; it is left out then, with all
-    /// below it, and their spans run without sharing.
-    fn prepare(
-        &self,
-        spans: &[Span],
-        plan: &PrefixTree,
-        mut open: Vec<usize>,
-        prefixes: &mut Prefixes,
-    ) -> Result<()> {
-        while !open.is_empty() {
-            let mut tokens = 0;
-            let mut now = Vec::new();
-            open.retain(|&n| {
-                let node = &plan.nodes[n];
-                let ready = node.parent.is_none_or(|p| prefixes.contains_key(&p));
-                let fits = now.is_empty() || tokens + node.end - node.start <= self.budget;
-                if ready && fits {
-                    tokens += node.end - node.start;
-                    now.push(n);
-                }
-                !(ready && fits)
-            });
-            if now.is_empty() {
-                break; // what is still open hangs on a node that was left out
-            }
-            let seq = |&n: &usize| {
-                let node = &plan.nodes[n];
-                Seq {
-                    tokens: &spans[node.span].tokens[node.start..node.end],
-                    prefix: node.parent.and_then(|p| prefixes.get(&p)).map(|p| &p.kv),
-                }
-            };
-            let seqs: Vec<Seq<'_>> = now.iter().map(seq).collect();
-            match (self.applied.model()).extend_each(&seqs, &mut self.applied.hook()) {
-                Err(sw_model::Error::Prefix { .. }) => {}
-                computed => {
-                    let (rows, kvs) = computed?;
-                    let mut end = 0;
-                    for (n, kv) in now.into_iter().zip(kvs) {
-                        end += plan.nodes[n].end - plan.nodes[n].start;
-                        let last = rows.row(end - 1).to_owned();
-                        prefixes.insert(n, Prefix { kv, last });
-                    }
-                }
-            }
-            self.applied.check()?;
-        }
-        Ok(())
-    }
-
-    fn run(&self, spans: &[Span], leaves: &[Leaf], prefixes: &Prefixes) -> Result<Vec<Score>> {
-        let alone = |l: &Leaf| Leaf {
-            node: None,
-            start: 0,
-            ..*l
-        };
-        let known = |l: &Leaf| l.node.is_none_or(|n| prefixes.contains_key(&n));
-        let shared: Vec<Leaf> = leaves
-            .iter()
-            .map(|l| if known(l) { *l } else { alone(l) })
-            .collect();
-        let rows = match self.scored_rows(spans, &shared, prefixes) {
-            // A rope whose frequencies depend on the length: this batch runs without sharing.
+        let rows = match self.scored_rows(spans, &plan.nodes, leaves, batch.end, prefixes) {
             Err(sw_model::Error::Prefix { .. }) => {
-                let whole: Vec<Leaf> = leaves.iter().map(alone).collect();
-                self.scored_rows(spans, &whole, prefixes)?
+                let whole = |leaf: &Leaf| Leaf::whole(leaf.span);
+                let whole: Vec<Leaf> = leaves.iter().map(whole).collect();
+                self.scored_rows(spans, &[], &whole, batch.end, prefixes)?
             }
             rows => rows?,
         };
         self.applied.check()?;
+        prefixes.retain(|&n, _| plan.nodes[n].last_leaf > batch.end);
         let targets: Vec<u32> = leaves
             .iter()
             .flat_map(|l| &spans[l.span].tokens[spans[l.span].from..])

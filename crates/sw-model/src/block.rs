@@ -149,10 +149,10 @@ pub(crate) fn attend(
     visit(hook, Site::RotKey(l), &mut s.k, seqs);
     let seqs_with_prefix: Vec<_> = seqs
         .iter()
-        .zip(&batch.prefixes)
-        .map(|(seq, prefix)| AttentionSeq {
+        .enumerate()
+        .map(|(i, seq)| AttentionSeq {
             rows: seq.rows.clone(),
-            prefix: prefix.map_or_else(Vec::new, |p| p.spans(l)),
+            prefix: batch.before(i, l, [&s.k, &s.v]),
         })
         .collect();
     let shape = AttentionShape {

@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
-use ndarray::Array2;
-use sw_tensor::{Arithmetic, RopeTurns, all_finite};
+use ndarray::{Array2, Axis, Slice};
+use sw_tensor::{Arithmetic, KeySpan, RopeTurns, all_finite};
 
 use crate::{
     block::{self, Scratch, visit},
@@ -17,20 +17,39 @@ use crate::{
     weights::NormWeight,
 };
 
-/// One sequence of a batch: tokens, after an optional prefix whose keys and values are known.
+/// One sequence of a batch.
 #[derive(Clone, Copy)]
 pub struct Seq<'a> {
     /// The tokens to run; at least one.
     pub tokens: &'a [u32],
     /// What comes before them.
-    pub prefix: Option<&'a Kv>,
+    pub prefix: Prefix<'a>,
+}
+
+/// What comes before the tokens of a sequence.
+#[derive(Clone, Copy, Default)]
+pub enum Prefix<'a> {
+    /// Nothing: they begin at position 0.
+    #[default]
+    Nothing,
+    /// Tokens whose keys and values are known.
+    Known(&'a Kv),
+    /// The sequence of the same batch with this index, which is smaller than one's own, and what comes before that one.
+    /// So several sequences share a beginning that is computed with them, once.
+    Seq(usize),
+}
+
+impl<'a> From<Option<&'a Kv>> for Prefix<'a> {
+    fn from(known: Option<&'a Kv>) -> Self {
+        known.map_or(Prefix::Nothing, Prefix::Known)
+    }
 }
 
 impl<'a> From<&'a [u32]> for Seq<'a> {
     fn from(tokens: &'a [u32]) -> Self {
         Self {
             tokens,
-            prefix: None,
+            prefix: Prefix::Nothing,
         }
     }
 }
@@ -38,7 +57,7 @@ impl<'a> From<&'a [u32]> for Seq<'a> {
 /// The layout of a ragged batch: sequences one after the other, without padding.
 pub(crate) struct Batch<'a> {
     pub(crate) seqs: Vec<SeqRange>,
-    pub(crate) prefixes: Vec<Option<&'a Kv>>,
+    pub(crate) prefixes: Vec<Prefix<'a>>,
     /// Absolute position of each row.
     pub(crate) positions: Vec<u32>,
     /// Rope variant of each sequence.
@@ -52,7 +71,7 @@ pub(crate) struct Batch<'a> {
 impl<'a> Batch<'a> {
     pub(crate) fn new(
         model: &Model,
-        seqs: impl IntoIterator<Item = (usize, Option<&'a Kv>)>,
+        seqs: impl IntoIterator<Item = (usize, Prefix<'a>)>,
     ) -> Result<Self> {
         let mut batch = Batch {
             seqs: Vec::new(),
@@ -64,30 +83,40 @@ impl<'a> Batch<'a> {
         };
         let max_positions = model.spec().max_positions;
         for (tokens, prefix) in seqs {
-            let start = prefix.map_or(0, Kv::len);
-            let total = start + tokens;
-            let variant = model.ropes().variant(total);
             if tokens == 0 {
                 return Err(Error::EmptySequence);
             }
+            let start = match prefix {
+                Prefix::Nothing => 0,
+                Prefix::Known(kv) => kv.len(),
+                Prefix::Seq(i) => batch.seqs.get(i).map_or(0, SeqRange::end),
+            };
+            let total = start + tokens;
+            let variant = model.ropes().variant(total);
             if total > max_positions && model.weights().positions.is_some() {
                 return Err(Error::TooLong {
                     tokens: total,
                     max_positions,
                 });
             }
-            if let Some(prefix) = prefix {
-                let problem = if prefix.model() != model.id() {
-                    Some("it was computed by another model".to_owned())
-                } else if prefix.rope() != variant {
-                    Some(format!(
-                        "with {total} tokens in all, rotary frequencies differ from the prefix's; run without a prefix"
-                    ))
-                } else {
-                    None
-                };
-                problem.map_or(Ok(()), |problem| Err(Error::Prefix { problem }))?;
-            }
+            let of_prefix = match prefix {
+                Prefix::Nothing => Ok(variant),
+                Prefix::Known(kv) if kv.model() != model.id() => {
+                    Err("it was computed by another model".to_owned())
+                }
+                Prefix::Known(kv) => Ok(kv.rope()),
+                Prefix::Seq(i) => batch.variants.get(i).copied().ok_or_else(|| {
+                    let own = batch.seqs.len();
+                    format!("sequence {i} of the batch is not before sequence {own}")
+                }),
+            };
+            let of_prefix = of_prefix.and_then(|of_prefix| match of_prefix == variant {
+                true => Ok(()),
+                false => Err(format!(
+                    "with {total} tokens in all, rotary frequencies differ from the prefix's; run without a prefix"
+                )),
+            });
+            of_prefix.map_err(|problem| Error::Prefix { problem })?;
             let first = batch.positions.len();
             batch.seqs.push(SeqRange {
                 rows: first..first + tokens,
@@ -110,6 +139,35 @@ impl<'a> Batch<'a> {
     pub(crate) fn tokens(&self) -> usize {
         self.positions.len()
     }
+
+    /// What comes before a sequence in a layer, first tokens first; `k` and `v` are those of this batch, `[tokens,
+    /// kv_heads * head_dim]`.
+    pub(crate) fn before<'s>(
+        &'s self,
+        seq: usize,
+        layer: usize,
+        [k, v]: [&'s Array2<f32>; 2],
+    ) -> Vec<KeySpan<'s>> {
+        match self.prefixes[seq] {
+            Prefix::Nothing => Vec::new(),
+            Prefix::Known(kv) => kv.spans(layer),
+            Prefix::Seq(earlier) => {
+                let rows = Slice::from(self.seqs[earlier].rows.clone());
+                let mut spans = self.before(earlier, layer, [k, v]);
+                spans.push(KeySpan {
+                    k: k.slice_axis(Axis(0), rows),
+                    v: v.slice_axis(Axis(0), rows),
+                });
+                spans
+            }
+        }
+    }
+}
+
+/// The rotated keys and values of the first `rows` rows of a batch, each `[rows, kv_heads * head_dim]`, layer by layer.
+pub(crate) struct Kept {
+    pub(crate) rows: usize,
+    pub(crate) layers: Vec<[Array2<f32>; 2]>,
 }
 
 /// Embeds the tokens of a batch: `[tokens, hidden]`, with the family's multiplier and learned positions.
@@ -153,14 +211,14 @@ pub(crate) fn embed<'a>(
 
 /// Runs `layers` on the residual stream `x`, and the final norm after the last of the model; `[tokens, hidden]`.
 ///
-/// `keep` receives each layer's rotated keys and values.
+/// `keep` receives each layer's rotated keys and values, of as many first rows as it says.
 pub(crate) fn run(
     model: &Model,
     batch: &Batch<'_>,
     x: Array2<f32>,
     layers: Range<usize>,
     hook: &mut dyn Hook,
-    keep: Option<&mut Vec<[Array2<f32>; 2]>>,
+    keep: Option<&mut Kept>,
 ) -> Result<Array2<f32>> {
     let mut s = model.take_scratch();
     s.reshape(model, batch.tokens());
@@ -176,7 +234,7 @@ fn run_in(
     mut x: Array2<f32>,
     run: Range<usize>,
     hook: &mut dyn Hook,
-    mut keep: Option<&mut Vec<[Array2<f32>; 2]>>,
+    mut keep: Option<&mut Kept>,
 ) -> Result<Array2<f32>> {
     let (spec, seqs, weights) = (model.spec(), &batch.seqs, model.weights());
     let layers = &weights.layers;
@@ -202,7 +260,9 @@ fn run_in(
         }
         block::attend(model, batch, l, layer, s, hook);
         if let Some(kept) = &mut keep {
-            kept.push([s.k.clone(), s.v.clone()]);
+            let first = Slice::from(..kept.rows);
+            let own = |of: &Array2<f32>| of.slice_axis(Axis(0), first).to_owned();
+            kept.layers.push([own(&s.k), own(&s.v)]);
         }
         norm_output(spec.norm, layer.norms.attn_out.as_ref(), s);
         let mlp_in = layer.norms.mlp_in.as_ref();

@@ -53,7 +53,7 @@ pub use bos::{Bos, BosRule, NoBos};
 pub use edit::{EditOp, Linear, LinearAt, WeightCoord, WeightEdit};
 pub use error::{Error, Result};
 pub use fingerprint::Fingerprint;
-pub use forward::Seq;
+pub use forward::{Prefix, Seq};
 pub use generate::Decoding;
 pub use gguf::GgufFile;
 pub use guard::guarded;

@@ -7,7 +7,7 @@ use crate::{
     block::apply_each,
     edit::LinearAt,
     error::Result,
-    forward::Batch,
+    forward::{Batch, Prefix},
     model::Model,
     product::{Input, Product},
     site::Site,
@@ -83,6 +83,6 @@ impl Model {
     ///
     /// [`Spec::ropes`]: crate::Spec::ropes
     pub fn rope_turns(&self, lens: &[usize]) -> Result<Vec<RopeTurns>> {
-        Ok(Batch::new(self, lens.iter().map(|&n| (n, None)))?.turns)
+        Ok(Batch::new(self, lens.iter().map(|&n| (n, Prefix::Nothing)))?.turns)
     }
 }

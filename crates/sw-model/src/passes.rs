@@ -6,7 +6,7 @@ use ndarray::{Array2, Axis, Slice};
 
 use crate::{
     error::Result,
-    forward::{self, Batch, Seq},
+    forward::{self, Batch, Kept, Prefix, Seq},
     kv::{Kv, New},
     model::Model,
     site::{Hook, SeqRange},
@@ -69,7 +69,7 @@ impl Model {
             (lens.iter().sum(), self.spec().hidden_size),
             "residual stream"
         );
-        let batch = Batch::new(self, lens.iter().map(|&n| (n, None)))?;
+        let batch = Batch::new(self, lens.iter().map(|&n| (n, Prefix::Nothing)))?;
         forward::run(self, &batch, resid, layers, hook, None)
     }
 
@@ -87,9 +87,9 @@ impl Model {
         tokens: &[u32],
         hook: &mut dyn Hook,
     ) -> Result<(Array2<f32>, Kv)> {
-        let prefix = parent;
-        let (rows, mut new) = self.run_keeping(&[Seq { tokens, prefix }], hook)?;
-        Ok((rows, Kv::new(parent, new.swap_remove(0))))
+        let prefix = parent.into();
+        let (rows, mut kvs) = self.extend_first(&[Seq { tokens, prefix }], 1, hook)?;
+        Ok((rows, kvs.swap_remove(0)))
     }
 
     /// [`extend`](Self::extend), with the longer prefix in the place of `prefix`: in its memory, which grows, unless somebody
@@ -105,56 +105,73 @@ impl Model {
     ) -> Result<Array2<f32>> {
         let seq = Seq {
             tokens,
-            prefix: Some(prefix),
+            prefix: Prefix::Known(prefix),
         };
-        let (rows, mut new) = self.run_keeping(&[seq], hook)?;
+        let (rows, mut new) = self.run_keeping(&[seq], 1, hook)?;
         prefix.append(new.swap_remove(0));
         Ok(rows)
     }
 
-    /// Runs sequences, and keeps the keys and values of each.
+    /// Runs sequences, and keeps the keys and values of the first `kept` of them.
     fn run_keeping(
         &self,
         seqs: &[Seq<'_>],
+        kept: usize,
         hook: &mut dyn Hook,
     ) -> Result<(Array2<f32>, Vec<New>)> {
         let batch = Batch::new(self, seqs.iter().map(|s| (s.tokens.len(), s.prefix)))?;
         let x = forward::embed(self, &batch, seqs.iter().map(|s| s.tokens))?;
-        let mut layers = Vec::with_capacity(self.spec().layers.len());
-        let rows = forward::run(self, &batch, x, self.all_layers(), hook, Some(&mut layers))?;
-        let own = |of: &Array2<f32>, rows: &Range<usize>| {
-            of.slice_axis(Axis(0), Slice::from(rows.clone())).to_owned()
+        let kept = &batch.seqs[..kept];
+        let mut keep = Kept {
+            rows: kept.last().map_or(0, |last| last.rows.end),
+            layers: Vec::with_capacity(self.spec().layers.len()),
         };
+        let rows = forward::run(self, &batch, x, self.all_layers(), hook, Some(&mut keep))?;
         let new = |i: usize, layers| New {
             tokens: batch.seqs[i].rows.len(),
             rope: batch.variants[i],
             model: self.id(),
             layers,
         };
-        if seqs.len() == 1 {
-            return Ok((rows, vec![new(0, layers)]));
+        if let [_] = kept {
+            return Ok((rows, vec![new(0, keep.layers)]));
         }
-        let of_seq = |i: usize| {
-            let SeqRange { rows, .. } = &batch.seqs[i];
-            let layers = layers.iter().map(|[k, v]| [own(k, rows), own(v, rows)]);
+        let of_seq = |(i, seq): (usize, &SeqRange)| {
+            let own = |of: &Array2<f32>| {
+                let rows = Slice::from(seq.rows.clone());
+                of.slice_axis(Axis(0), rows).to_owned()
+            };
+            let layers = keep.layers.iter().map(|[k, v]| [own(k), own(v)]);
             new(i, layers.collect())
         };
-        Ok((rows, (0..seqs.len()).map(of_seq).collect()))
+        let new = kept.iter().enumerate().map(of_seq).collect();
+        Ok((rows, new))
     }
 
-    /// [`extend`](Self::extend) of several sequences in one pass: their rows, one sequence after the other, and the longer prefix of
-    /// each, bit for bit.
+    /// [`forward`](Self::forward), and prefixes that end with the first `kept` of the sequences, for sequences of later batches.
     ///
     /// # Errors
     /// As [`forward`](Self::forward).
-    pub fn extend_each(
+    ///
+    /// # Panics
+    /// When `kept` is more than there are sequences.
+    pub fn extend_first(
         &self,
         seqs: &[Seq<'_>],
+        kept: usize,
         hook: &mut dyn Hook,
     ) -> Result<(Array2<f32>, Vec<Kv>)> {
-        let (rows, new) = self.run_keeping(seqs, hook)?;
-        let kv = |(seq, new): (&Seq<'_>, New)| Kv::new(seq.prefix, new);
-        Ok((rows, seqs.iter().zip(new).map(kv).collect()))
+        let (rows, new) = self.run_keeping(seqs, kept, hook)?;
+        let mut kvs: Vec<Kv> = Vec::with_capacity(kept);
+        for (seq, new) in seqs.iter().zip(new) {
+            let parent = match seq.prefix {
+                Prefix::Nothing => None,
+                Prefix::Known(kv) => Some(kv),
+                Prefix::Seq(earlier) => Some(&kvs[earlier]),
+            };
+            kvs.push(Kv::new(parent, new));
+        }
+        Ok((rows, kvs))
     }
 
     /// Keys and values of tokens that several sequences will share.

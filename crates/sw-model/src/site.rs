@@ -175,6 +175,13 @@ pub struct SeqRange {
     pub start: usize,
 }
 
+impl SeqRange {
+    /// The position after its last row.
+    pub(crate) fn end(&self) -> usize {
+        self.start + self.rows.len()
+    }
+}
+
 /// What a hook sees at a site.
 pub struct SiteView<'a> {
     /// The values, `[tokens, channels]`; a change takes effect in the rest of the pass.

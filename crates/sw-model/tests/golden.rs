@@ -10,7 +10,7 @@ use std::{
 use ndarray::Array2;
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
-use sw_model::{Hook, Model, Seq, Site, SiteView};
+use sw_model::{Hook, Model, Prefix, Seq, Site, SiteView};
 use tempfile::TempDir;
 
 /// Largest difference at a site, as a part of the largest magnitude there.
@@ -263,7 +263,7 @@ fn rows_stand_alone(case: &str, model: &Model, expected: &SafeTensors) {
     match model.forward(
         &[Seq {
             tokens: &long[6..],
-            prefix: Some(&prefix),
+            prefix: Prefix::Known(&prefix),
         }],
         &mut (),
     ) {

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use ndarray::Array2;
-use sw_model::{Error, Model, Precision, Sampling, Seq};
+use sw_model::{Error, Kv, Model, Precision, Sampling, Seq};
 
 fn open(name: &str) -> Model {
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
@@ -31,7 +31,17 @@ fn growing_changes_no_row_and_no_clone() {
         "mixtral",
     ] {
         let model = open(name);
-        let run = |tokens, prefix| model.forward(&[Seq { tokens, prefix }], &mut ()).unwrap();
+        let run = |tokens, kv: Option<&Kv>| {
+            model
+                .forward(
+                    &[Seq {
+                        tokens,
+                        prefix: kv.into(),
+                    }],
+                    &mut (),
+                )
+                .unwrap()
+        };
         let whole = run(&tokens, None);
         let mut grown = model.prefix(None, &tokens[..5], &mut ()).unwrap();
         let beginning = grown.clone();

@@ -13,8 +13,8 @@ use std::{
 use ndarray::{Array2, ArrayViewMut2, Axis};
 use proptest::prelude::*;
 use sw_model::{
-    EditOp, Hook, Input, Linear, LinearAt, Mat, Model, Product, Seq, Site, SiteView, WeightCoord,
-    WeightEdit,
+    EditOp, Hook, Input, Linear, LinearAt, Mat, Model, Prefix, Product, Seq, Site, SiteView,
+    WeightCoord, WeightEdit,
 };
 
 /// Families whose layers differ in what matters here: biases, windows, norms of heads, fused and parallel maps, experts.
@@ -104,7 +104,7 @@ proptest! {
         let at = |share: f64, n: usize| 1 + ((n - 2) as f64 * share) as usize;
         let second = at(cuts.0, tokens.len());
         let prefix = model.prefix(None, &tokens[..second], &mut ()).unwrap();
-        let seq = Seq { tokens: &tokens[second..], prefix: Some(&prefix) };
+        let seq = Seq { tokens: &tokens[second..], prefix: Prefix::Known(&prefix) };
         let rest = model.forward(&[seq], &mut ()).unwrap();
         let expected = whole.slice_axis(Axis(0), (second..).into()).to_owned();
         prop_assert_eq!(bits(&rest), bits(&expected));
@@ -115,8 +115,25 @@ proptest! {
                 let head = model.prefix(None, &tokens[..first], &mut ()).unwrap();
                 let chain = model.prefix(Some(&head), &tokens[first..second], &mut ()).unwrap();
                 let other = Seq::from(&tokens[..1]);
-                let rest = model.forward(&[other, Seq { tokens: &tokens[second..], prefix: Some(&chain) }], &mut ()).unwrap();
+                let rest = model.forward(&[other, Seq { tokens: &tokens[second..], prefix: Prefix::Known(&chain) }], &mut ()).unwrap();
                 prop_assert_eq!(bits(&rest.slice_axis(Axis(0), (1..).into()).to_owned()), bits(&expected));
+                // The same in one pass: two sequences share the chain, which is part of the batch.
+                let seqs = [
+                    Seq::from(&tokens[..first]),
+                    Seq { tokens: &tokens[first..second], prefix: Prefix::Seq(0) },
+                    other,
+                    Seq { tokens: &tokens[second..], prefix: Prefix::Seq(1) },
+                    Seq { tokens: &tokens[second..], prefix: Prefix::Seq(1) },
+                ];
+                let (rows, kept) = model.extend_first(&seqs, 2, &mut ()).unwrap();
+                let of = |rows: &Array2<f32>, range: std::ops::Range<usize>| bits(&rows.slice_axis(Axis(0), range.into()).to_owned());
+                let n = tokens.len();
+                prop_assert_eq!(of(&rows, 0..second), of(&whole, 0..second));
+                prop_assert_eq!(of(&rows, second + 1..n + 1), bits(&expected));
+                prop_assert_eq!(of(&rows, n + 1..2 * n + 1 - second), bits(&expected));
+                prop_assert_eq!(kept.len(), 2);
+                let rest = model.forward(&[Seq { tokens: &tokens[second..], prefix: Prefix::Known(&kept[1]) }], &mut ()).unwrap();
+                prop_assert_eq!(bits(&rest), bits(&expected));
             }
         }
     }
@@ -238,12 +255,24 @@ fn a_prefix_of_another_model_is_refused() {
         .forward(
             &[Seq {
                 tokens: &[3],
-                prefix: Some(&prefix),
+                prefix: Prefix::Known(&prefix),
             }],
             &mut (),
         )
         .unwrap_err();
     assert!(error.to_string().contains("another model"));
+}
+
+#[test]
+fn a_sequence_follows_an_earlier_one() {
+    let model = open("llama");
+    let own = Seq {
+        tokens: &[3],
+        prefix: Prefix::Seq(1),
+    };
+    let error = model.forward(&[Seq::from(&[1, 2][..]), own], &mut ());
+    let error = error.unwrap_err().to_string();
+    assert!(error.contains("sequence 1 of the batch is not before sequence 1"));
 }
 
 #[test]

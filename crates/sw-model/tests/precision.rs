@@ -4,7 +4,7 @@ use std::path::Path;
 
 use half::bf16;
 use ndarray::Array2;
-use sw_model::{Error, Hook, LinearAt, Mat, Model, Precision, Seq, Site, SiteView};
+use sw_model::{Error, Hook, LinearAt, Mat, Model, Precision, Prefix, Seq, Site, SiteView};
 
 fn open(name: &str) -> Model {
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
@@ -76,7 +76,7 @@ fn a_row_depends_on_itself_alone() {
         let model = open(name).with_precision(Precision::Bfloat16);
         let seq = |tokens| Seq {
             tokens,
-            prefix: None,
+            prefix: Prefix::Nothing,
         };
         let whole = model.forward(&[seq(&tokens)], &mut ()).unwrap();
         let both = model
@@ -92,7 +92,7 @@ fn a_row_depends_on_itself_alone() {
         let prefix = model.prefix(None, &tokens[..23], &mut ()).unwrap();
         let rest = Seq {
             tokens: &tokens[23..],
-            prefix: Some(&prefix),
+            prefix: Prefix::Known(&prefix),
         };
         let rest = model.forward(&[rest], &mut ()).unwrap();
         for (i, row) in rest.rows().into_iter().enumerate() {

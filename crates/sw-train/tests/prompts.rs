@@ -8,7 +8,7 @@ use std::path::Path;
 
 use ndarray::{Array2, s};
 use safetensors::SafeTensors;
-use sw_model::{Linear, LinearAt, Model, Seq};
+use sw_model::{Linear, LinearAt, Model, Prefix, Seq};
 use sw_train::mapped::{Text, backward};
 use sw_train::tune::{
     BlockGradients, Change, Example, Param, PromptInit, PromptOptions, Trained, Trainer,
@@ -73,7 +73,7 @@ fn a_prompt_of_embeddings_is_those_tokens_bit_for_bit() {
     let (_, before) = prompted.extend(None, &ids, &mut ()).unwrap();
     let seq = Seq {
         tokens: TEXTS[0],
-        prefix: Some(&before),
+        prefix: Prefix::Known(&before),
     };
     let rows = prompted.forward(&[seq], &mut ()).unwrap();
     let hard = logits(&model, &[&[&given[..], TEXTS[0]].concat()]);

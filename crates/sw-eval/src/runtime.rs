@@ -165,14 +165,21 @@ impl Runtime {
                 None => sw_model::Prefix::Seq(places[&n]),
             },
         };
-        let of_nodes = new.iter().map(|&n| Seq {
-            tokens: &spans[nodes[n].span].tokens[nodes[n].start..nodes[n].end],
-            prefix: behind(nodes[n].parent),
+        // Hooks that must see whole sequences see all of their rows.
+        let wanted = |span: &Span, leaf: &Leaf| match self.applied.whole_sequences() {
+            true => 0,
+            false => first_scored(span, leaf),
+        };
+        let of_nodes = new.iter().map(|&n| {
+            let tokens = &spans[nodes[n].span].tokens[nodes[n].start..nodes[n].end];
+            let seq = Seq::from(tokens).after(behind(nodes[n].parent));
+            seq.wanted_from(tokens.len()) // the last one
         });
         // Of a continuation of one token, the row that predicts it may be shared: nothing is left.
-        let of_leaves = leaves.iter().map(|leaf| Seq {
-            tokens: read(&spans[leaf.span], leaf.start),
-            prefix: behind(leaf.node),
+        let of_leaves = leaves.iter().map(|leaf| {
+            let span = &spans[leaf.span];
+            let seq = Seq::from(read(span, leaf.start)).after(behind(leaf.node));
+            seq.wanted_from(wanted(span, leaf))
         });
         let of_leaves = of_leaves.filter(|seq| !seq.tokens.is_empty());
         let seqs: Vec<Seq<'_>> = of_nodes.chain(of_leaves).collect();
@@ -183,30 +190,24 @@ impl Runtime {
                 (self.applied.model()).extend_first(&seqs, kept, &mut hook)?
             }
         };
-        let ends = seqs.iter().scan(0, |end, seq| {
-            *end += seq.tokens.len();
-            Some(*end)
-        });
-        let ends: Vec<usize> = ends.take(new.len()).collect();
         let mut rows: Vec<ArrayView1<'_, f32>> = Vec::new();
-        let mut first = ends.last().copied().unwrap_or(0);
+        let mut first = new.len(); // one row of each node
         for leaf in leaves {
             let span = &spans[leaf.span];
-            let after = first + read(span, leaf.start).len();
             if let Some(n) = leaf.node.filter(|_| leaf.start == span.from) {
                 rows.push(match prefixes.get(&n) {
                     Some(known) => known.last.view(),
-                    None => own.row(ends[places[&n]] - 1),
+                    None => own.row(places[&n]),
                 });
             }
-            let from = first + (span.from - 1).saturating_sub(leaf.start);
-            rows.extend((from..after).map(|row| own.row(row)));
-            first = after;
+            let from = first + first_scored(span, leaf) - wanted(span, leaf);
+            first += read(span, leaf.start).len() - wanted(span, leaf);
+            rows.extend((from..first).map(|row| own.row(row)));
         }
         let rows =
             ndarray::stack(Axis(0), &rows).expect("one leaf at least, and rows of one length");
-        for ((n, kv), end) in new.into_iter().zip(kvs).zip(ends) {
-            let last = own.row(end - 1).to_owned();
+        for (row, (n, kv)) in new.into_iter().zip(kvs).enumerate() {
+            let last = own.row(row).to_owned();
             prefixes.insert(n, Known { kv, last });
         }
         Ok(rows)
@@ -273,6 +274,11 @@ impl Runtime {
         });
         Ok(scores.collect())
     }
+}
+
+/// The first token of a leaf whose row predicts a scored one.
+fn first_scored(span: &Span, leaf: &Leaf) -> usize {
+    (span.from - 1).saturating_sub(leaf.start)
 }
 
 /// What the model reads of a span: all but the last token.

@@ -23,7 +23,7 @@ pub(crate) struct Scratch {
     pub(crate) q: Array2<f32>,      // [tokens, heads * head_dim]
     pub(crate) k: Array2<f32>,      // [tokens, kv_heads * head_dim]
     pub(crate) v: Array2<f32>,      // [tokens, kv_heads * head_dim]
-    mix: Array2<f32>,               // [tokens, heads * head_dim]
+    mix: Array2<f32>,               // [tokens, heads * head_dim]: what attention gives
     pub(crate) out: Array2<f32>,    // [tokens, hidden]: what a block adds to the residual stream
     pub(crate) inner: Inner,
     pub(crate) routed: Routed,
@@ -66,6 +66,28 @@ impl Scratch {
     }
 }
 
+impl Scratch {
+    /// Keeps these rows, in order, of what attention gave; everything else gets room for as many.
+    pub(crate) fn narrow(&mut self, rows: &[usize]) {
+        keep_rows(&mut self.mix, rows);
+        for x in [&mut self.normed, &mut self.out] {
+            let channels = x.ncols();
+            reshape(x, rows.len(), channels);
+        }
+    }
+}
+
+/// Keeps these rows, which are in order, in the memory that the matrix has.
+pub(crate) fn keep_rows(x: &mut Array2<f32>, rows: &[usize]) {
+    let columns = x.ncols();
+    let mut values = std::mem::take(x).into_raw_vec_and_offset().0;
+    for (to, &from) in rows.iter().enumerate() {
+        values.copy_within(from * columns..(from + 1) * columns, to * columns);
+    }
+    values.truncate(rows.len() * columns);
+    *x = Array2::from_shape_vec((rows.len(), columns), values).expect("as many values");
+}
+
 impl Inner {
     fn reshape(&mut self, spec: &Spec, tokens: usize, channels: usize) {
         let of_gate = if spec.gated { channels } else { 0 };
@@ -102,7 +124,7 @@ fn fused<'b>(x: &Input<'_>, linear: &Affine, buffer: &'b mut Vec<f32>) -> ArrayV
     ArrayView2::from_shape(shape, values).expect("as many values")
 }
 
-/// `s.out = o_proj(attention(q_proj(s.normed), k_proj(s.normed), v_proj(s.normed)))`.
+/// `s.mix = attention(q_proj(s.normed), k_proj(s.normed), v_proj(s.normed))`.
 pub(crate) fn attend(
     model: &Model,
     batch: &Batch<'_>,
@@ -172,6 +194,17 @@ pub(crate) fn attend(
         s.mix.view_mut(),
     );
     visit(hook, Site::OIn(l), &mut s.mix, seqs);
+}
+
+/// `s.out = o_proj(s.mix)`.
+pub(crate) fn attention_output(
+    batch: &Batch<'_>,
+    l: usize,
+    layer: &Layer,
+    s: &mut Scratch,
+    hook: &mut dyn Hook,
+) {
+    let seqs = &batch.seqs;
     // [tokens, heads*dim] x [hidden, heads*dim]^T
     layer[(None, Linear::O)].apply(
         &Input::with(s.mix.view(), Some(seqs), batch.arithmetic),

@@ -126,6 +126,7 @@ pub(crate) fn experts(
 /// How much each token takes of its experts and of the MLP beside them.
 fn shares_of_both(mix: &Affine, batch: &Batch<'_>, s: &mut Scratch) {
     let x = Input::with(s.normed.view(), None, batch.arithmetic);
+    reshape(&mut s.routed.mix, batch.tokens(), 2);
     mix.apply(&x, s.routed.mix.view_mut()); // [tokens, hidden] x [2, hidden]^T
     for mut row in s.routed.mix.rows_mut() {
         sw_tensor::softmax(row.as_slice_mut().expect("row-major"));

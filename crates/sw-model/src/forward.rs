@@ -24,6 +24,30 @@ pub struct Seq<'a> {
     pub tokens: &'a [u32],
     /// What comes before them.
     pub prefix: Prefix<'a>,
+    /// The first of the tokens whose row is wanted: the last layer's attention output and MLP are not computed for those before it,
+    /// and no rows returned. The last token's row is wanted in any case.
+    pub from: usize,
+}
+
+impl<'a> Seq<'a> {
+    /// The same after a prefix.
+    #[must_use]
+    pub fn after(self, prefix: impl Into<Prefix<'a>>) -> Self {
+        let prefix = prefix.into();
+        Self { prefix, ..self }
+    }
+
+    /// The same, of which only rows from one token on are wanted.
+    #[must_use]
+    pub fn wanted_from(self, from: usize) -> Self {
+        Self { from, ..self }
+    }
+
+    /// The tokens whose rows are wanted.
+    pub(crate) fn wanted(&self) -> Range<usize> {
+        let last = self.tokens.len().saturating_sub(1);
+        self.from.min(last)..self.tokens.len()
+    }
 }
 
 /// What comes before the tokens of a sequence.
@@ -39,6 +63,12 @@ pub enum Prefix<'a> {
     Seq(usize),
 }
 
+impl<'a> From<&'a Kv> for Prefix<'a> {
+    fn from(known: &'a Kv) -> Self {
+        Prefix::Known(known)
+    }
+}
+
 impl<'a> From<Option<&'a Kv>> for Prefix<'a> {
     fn from(known: Option<&'a Kv>) -> Self {
         known.map_or(Prefix::Nothing, Prefix::Known)
@@ -50,6 +80,7 @@ impl<'a> From<&'a [u32]> for Seq<'a> {
         Self {
             tokens,
             prefix: Prefix::Nothing,
+            from: 0,
         }
     }
 }
@@ -66,6 +97,8 @@ pub(crate) struct Batch<'a> {
     pub(crate) turns: Vec<RopeTurns>,
     /// How products are computed.
     pub(crate) arithmetic: Arithmetic,
+    /// The rows that are wanted of the last layer, where not all of them are.
+    wanted: Option<Vec<usize>>,
 }
 
 impl<'a> Batch<'a> {
@@ -74,6 +107,7 @@ impl<'a> Batch<'a> {
         seqs: impl IntoIterator<Item = (usize, Prefix<'a>)>,
     ) -> Result<Self> {
         let mut batch = Batch {
+            wanted: None,
             seqs: Vec::new(),
             prefixes: Vec::new(),
             positions: Vec::new(),
@@ -134,6 +168,39 @@ impl<'a> Batch<'a> {
         let seqs = seqs.map(|(variant, rows)| (variant, &batch.positions[rows]));
         batch.turns = model.ropes().turns(seqs);
         Ok(batch)
+    }
+
+    /// A batch of sequences, of which not all rows may be wanted.
+    pub(crate) fn of(model: &Model, seqs: &[Seq<'a>]) -> Result<Self> {
+        let mut batch = Self::new(model, seqs.iter().map(|s| (s.tokens.len(), s.prefix)))?;
+        let wanted = batch.seqs.iter().zip(seqs).flat_map(|(range, seq)| {
+            let of_batch = move |token| range.rows.start + token;
+            seq.wanted().map(of_batch)
+        });
+        let wanted: Vec<usize> = wanted.collect();
+        batch.wanted = (wanted.len() < batch.tokens()).then_some(wanted);
+        Ok(batch)
+    }
+
+    /// The wanted rows and the batch of them alone, as far as what follows attention knows it; `None` where all rows are.
+    fn narrowed(&self) -> Option<(&[usize], Batch<'static>)> {
+        let wanted = self.wanted.as_deref()?;
+        let place = |row| wanted.partition_point(|&wanted| wanted < row);
+        let seqs = self.seqs.iter().map(|SeqRange { rows, start }| {
+            let own = place(rows.start)..place(rows.end);
+            let start = start + wanted.get(own.start).map_or(0, |first| first - rows.start);
+            SeqRange { rows: own, start }
+        });
+        let batch = Batch {
+            seqs: seqs.collect(),
+            prefixes: Vec::new(),
+            positions: wanted.iter().map(|&row| self.positions[row]).collect(),
+            variants: Vec::new(),
+            turns: Vec::new(),
+            arithmetic: self.arithmetic,
+            wanted: None,
+        };
+        Some((wanted, batch))
     }
 
     pub(crate) fn tokens(&self) -> usize {
@@ -209,7 +276,8 @@ pub(crate) fn embed<'a>(
     Ok(x)
 }
 
-/// Runs `layers` on the residual stream `x`, and the final norm after the last of the model; `[tokens, hidden]`.
+/// Runs `layers` on the residual stream `x`, and the final norm after the last of the model; `[tokens, hidden]`, where the last layer
+/// was run `[wanted tokens, hidden]`.
 ///
 /// `keep` receives each layer's rotated keys and values, of as many first rows as it says.
 pub(crate) fn run(
@@ -236,7 +304,8 @@ fn run_in(
     hook: &mut dyn Hook,
     mut keep: Option<&mut Kept>,
 ) -> Result<Array2<f32>> {
-    let (spec, seqs, weights) = (model.spec(), &batch.seqs, model.weights());
+    let (spec, weights, narrowed) = (model.spec(), model.weights(), batch.narrowed());
+    let (mut batch, mut seqs) = (batch, &batch.seqs);
     let layers = &weights.layers;
     // What stands before layer `l`, or at the end.
     let norm_before = |l: usize| match layers.get(l) {
@@ -264,6 +333,12 @@ fn run_in(
             let own = |of: &Array2<f32>| of.slice_axis(Axis(0), first).to_owned();
             kept.layers.push([own(&s.k), own(&s.v)]);
         }
+        if let Some((wanted, of_wanted)) = narrowed.as_ref().filter(|_| l + 1 == layers.len()) {
+            s.narrow(wanted);
+            block::keep_rows(&mut x, wanted);
+            (batch, seqs) = (of_wanted, &of_wanted.seqs);
+        }
+        block::attention_output(batch, l, layer, s, hook);
         norm_output(spec.norm, layer.norms.attn_out.as_ref(), s);
         let mlp_in = layer.norms.mlp_in.as_ref();
         if spec.parallel {

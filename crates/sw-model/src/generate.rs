@@ -2,12 +2,13 @@
 
 use std::path::Path;
 
-use ndarray::{Array2, Axis, Slice};
+use ndarray::Array2;
 use serde_json::Value;
 
 use crate::{
     config,
     error::Result,
+    forward::Seq,
     kv::Kv,
     model::Model,
     sample::{Draws, Sampling},
@@ -118,8 +119,9 @@ impl Model {
         hook: &'a mut dyn Hook,
     ) -> Result<Decoding<'a>> {
         let model = self.for_few_tokens();
-        let (mut row, kv) = model.extend(None, prompt, hook)?;
-        row.slice_axis_inplace(Axis(0), Slice::from(-1..));
+        let last = Seq::from(prompt).wanted_from(prompt.len());
+        let (row, mut kvs) = model.extend_first(&[last], 1, hook)?;
+        let kv = kvs.swap_remove(0);
         Ok(Decoding {
             ends: self.eos_tokens(),
             model,

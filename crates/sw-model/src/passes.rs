@@ -13,7 +13,7 @@ use crate::{
 };
 
 impl Model {
-    /// The rows after the final norm, one per token, sequences one after the other; `[tokens, hidden]`.
+    /// The rows after the final norm, one for each token whose row is wanted, sequences one after the other; `[tokens, hidden]`.
     ///
     /// A row's values do not depend on the other sequences, on where its sequence is cut into prefix and tokens, or on
     /// the number of threads: bit for bit.
@@ -22,7 +22,7 @@ impl Model {
     /// An empty sequence, a token id beyond the vocabulary, a prefix of another model, a non-finite activation (with
     /// the tensor that is to blame).
     pub fn forward(&self, seqs: &[Seq<'_>], hook: &mut dyn Hook) -> Result<Array2<f32>> {
-        let batch = Batch::new(self, seqs.iter().map(|s| (s.tokens.len(), s.prefix)))?;
+        let batch = Batch::of(self, seqs)?;
         let x = forward::embed(self, &batch, seqs.iter().map(|s| s.tokens))?;
         forward::run(self, &batch, x, self.all_layers(), hook, None)
     }
@@ -87,8 +87,8 @@ impl Model {
         tokens: &[u32],
         hook: &mut dyn Hook,
     ) -> Result<(Array2<f32>, Kv)> {
-        let prefix = parent.into();
-        let (rows, mut kvs) = self.extend_first(&[Seq { tokens, prefix }], 1, hook)?;
+        let seq = Seq::from(tokens).after(parent);
+        let (rows, mut kvs) = self.extend_first(&[seq], 1, hook)?;
         Ok((rows, kvs.swap_remove(0)))
     }
 
@@ -103,10 +103,7 @@ impl Model {
         tokens: &[u32],
         hook: &mut dyn Hook,
     ) -> Result<Array2<f32>> {
-        let seq = Seq {
-            tokens,
-            prefix: Prefix::Known(prefix),
-        };
+        let seq = Seq::from(tokens).after(&*prefix);
         let (rows, mut new) = self.run_keeping(&[seq], 1, hook)?;
         prefix.append(new.swap_remove(0));
         Ok(rows)
@@ -119,7 +116,7 @@ impl Model {
         kept: usize,
         hook: &mut dyn Hook,
     ) -> Result<(Array2<f32>, Vec<New>)> {
-        let batch = Batch::new(self, seqs.iter().map(|s| (s.tokens.len(), s.prefix)))?;
+        let batch = Batch::of(self, seqs)?;
         let x = forward::embed(self, &batch, seqs.iter().map(|s| s.tokens))?;
         let kept = &batch.seqs[..kept];
         let mut keep = Kept {
@@ -179,6 +176,7 @@ impl Model {
     /// # Errors
     /// As [`forward`](Self::forward).
     pub fn prefix(&self, parent: Option<&Kv>, tokens: &[u32], hook: &mut dyn Hook) -> Result<Kv> {
-        Ok(self.extend(parent, tokens, hook)?.1)
+        let seq = Seq::from(tokens).after(parent).wanted_from(tokens.len());
+        Ok(self.extend_first(&[seq], 1, hook)?.1.swap_remove(0))
     }
 }

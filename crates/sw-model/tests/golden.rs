@@ -10,7 +10,7 @@ use std::{
 use ndarray::Array2;
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
-use sw_model::{Hook, Model, Prefix, Seq, Site, SiteView};
+use sw_model::{Hook, Model, Seq, Site, SiteView};
 use tempfile::TempDir;
 
 /// Largest difference at a site, as a part of the largest magnitude there.
@@ -259,14 +259,20 @@ fn rows_stand_alone(case: &str, model: &Model, expected: &SafeTensors) {
         "{case}: batch"
     );
 
+    let some = run(&[
+        Seq::from(&long[..]).wanted_from(4),
+        Seq::from(&short[..]).wanted_from(99),
+    ]);
+    let wanted = (4..long.len()).chain([together.nrows() - 1]);
+    let wanted: Vec<usize> = wanted.collect();
+    assert_eq!(
+        some,
+        together.select(ndarray::Axis(0), &wanted),
+        "{case}: wanted rows"
+    );
+
     let prefix = model.prefix(None, &long[..6], &mut ()).unwrap();
-    match model.forward(
-        &[Seq {
-            tokens: &long[6..],
-            prefix: Prefix::Known(&prefix),
-        }],
-        &mut (),
-    ) {
+    match model.forward(&[Seq::from(&long[6..]).after(&prefix)], &mut ()) {
         Ok(rest) => assert_eq!(rest, alone.slice(ndarray::s![6.., ..]), "{case}: prefix"),
         // Rotary frequencies that depend on the length cannot share a shorter sequence's keys.
         Err(error) => assert!(

@@ -31,15 +31,9 @@ fn growing_changes_no_row_and_no_clone() {
         "mixtral",
     ] {
         let model = open(name);
-        let run = |tokens, kv: Option<&Kv>| {
+        let run = |tokens: &[u32], kv: Option<&Kv>| {
             model
-                .forward(
-                    &[Seq {
-                        tokens,
-                        prefix: kv.into(),
-                    }],
-                    &mut (),
-                )
+                .forward(&[Seq::from(tokens).after(kv)], &mut ())
                 .unwrap()
         };
         let whole = run(&tokens, None);

@@ -104,7 +104,7 @@ proptest! {
         let at = |share: f64, n: usize| 1 + ((n - 2) as f64 * share) as usize;
         let second = at(cuts.0, tokens.len());
         let prefix = model.prefix(None, &tokens[..second], &mut ()).unwrap();
-        let seq = Seq { tokens: &tokens[second..], prefix: Prefix::Known(&prefix) };
+        let seq = Seq::from(&tokens[second..]).after(&prefix);
         let rest = model.forward(&[seq], &mut ()).unwrap();
         let expected = whole.slice_axis(Axis(0), (second..).into()).to_owned();
         prop_assert_eq!(bits(&rest), bits(&expected));
@@ -115,24 +115,30 @@ proptest! {
                 let head = model.prefix(None, &tokens[..first], &mut ()).unwrap();
                 let chain = model.prefix(Some(&head), &tokens[first..second], &mut ()).unwrap();
                 let other = Seq::from(&tokens[..1]);
-                let rest = model.forward(&[other, Seq { tokens: &tokens[second..], prefix: Prefix::Known(&chain) }], &mut ()).unwrap();
+                let rest = model.forward(&[other, Seq::from(&tokens[second..]).after(&chain)], &mut ()).unwrap();
                 prop_assert_eq!(bits(&rest.slice_axis(Axis(0), (1..).into()).to_owned()), bits(&expected));
                 // The same in one pass: two sequences share the chain, which is part of the batch.
                 let seqs = [
                     Seq::from(&tokens[..first]),
-                    Seq { tokens: &tokens[first..second], prefix: Prefix::Seq(0) },
+                    Seq::from(&tokens[first..second]).after(Prefix::Seq(0)),
                     other,
-                    Seq { tokens: &tokens[second..], prefix: Prefix::Seq(1) },
-                    Seq { tokens: &tokens[second..], prefix: Prefix::Seq(1) },
+                    Seq::from(&tokens[second..]).after(Prefix::Seq(1)),
+                    Seq::from(&tokens[second..]).after(Prefix::Seq(1)),
                 ];
                 let (rows, kept) = model.extend_first(&seqs, 2, &mut ()).unwrap();
+                // Of each sequence only the last row, or those from some token on.
+                let last = seqs.map(|seq| seq.wanted_from(seq.tokens.len()));
+                let (last, _) = model.extend_first(&last, 2, &mut ()).unwrap();
+                let ends = seqs.iter().scan(0, |end, seq| { *end += seq.tokens.len(); Some(*end - 1) });
+                let ends: Vec<usize> = ends.collect();
+                prop_assert_eq!(bits(&last), bits(&rows.select(Axis(0), &ends)));
                 let of = |rows: &Array2<f32>, range: std::ops::Range<usize>| bits(&rows.slice_axis(Axis(0), range.into()).to_owned());
                 let n = tokens.len();
                 prop_assert_eq!(of(&rows, 0..second), of(&whole, 0..second));
                 prop_assert_eq!(of(&rows, second + 1..n + 1), bits(&expected));
                 prop_assert_eq!(of(&rows, n + 1..2 * n + 1 - second), bits(&expected));
                 prop_assert_eq!(kept.len(), 2);
-                let rest = model.forward(&[Seq { tokens: &tokens[second..], prefix: Prefix::Known(&kept[1]) }], &mut ()).unwrap();
+                let rest = model.forward(&[Seq::from(&tokens[second..]).after(&kept[1])], &mut ()).unwrap();
                 prop_assert_eq!(bits(&rest), bits(&expected));
             }
         }
@@ -252,13 +258,7 @@ fn a_prefix_of_another_model_is_refused() {
         .edited(&[WeightEdit::prune(WeightCoord::down(0, 0, 0))])
         .unwrap();
     let error = other
-        .forward(
-            &[Seq {
-                tokens: &[3],
-                prefix: Prefix::Known(&prefix),
-            }],
-            &mut (),
-        )
+        .forward(&[Seq::from(&[3][..]).after(&prefix)], &mut ())
         .unwrap_err();
     assert!(error.to_string().contains("another model"));
 }
@@ -266,10 +266,7 @@ fn a_prefix_of_another_model_is_refused() {
 #[test]
 fn a_sequence_follows_an_earlier_one() {
     let model = open("llama");
-    let own = Seq {
-        tokens: &[3],
-        prefix: Prefix::Seq(1),
-    };
+    let own = Seq::from(&[3][..]).after(Prefix::Seq(1));
     let error = model.forward(&[Seq::from(&[1, 2][..]), own], &mut ());
     let error = error.unwrap_err().to_string();
     assert!(error.contains("sequence 1 of the batch is not before sequence 1"));

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use half::bf16;
 use ndarray::Array2;
-use sw_model::{Error, Hook, LinearAt, Mat, Model, Precision, Prefix, Seq, Site, SiteView};
+use sw_model::{Error, Hook, LinearAt, Mat, Model, Precision, Seq, Site, SiteView};
 
 fn open(name: &str) -> Model {
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
@@ -74,13 +74,9 @@ fn a_row_depends_on_itself_alone() {
     let tokens: Vec<u32> = (0..60).map(|i| i * 7 % 64).collect();
     for name in ["llama", "mixtral", "gpt2"] {
         let model = open(name).with_precision(Precision::Bfloat16);
-        let seq = |tokens| Seq {
-            tokens,
-            prefix: Prefix::Nothing,
-        };
-        let whole = model.forward(&[seq(&tokens)], &mut ()).unwrap();
+        let whole = model.forward(&[Seq::from(&tokens[..])], &mut ()).unwrap();
         let both = model
-            .forward(&[seq(&tokens[..9]), seq(&tokens)], &mut ())
+            .forward(&[Seq::from(&tokens[..9]), Seq::from(&tokens[..])], &mut ())
             .unwrap();
         for (i, row) in whole.rows().into_iter().enumerate() {
             assert!(
@@ -90,10 +86,7 @@ fn a_row_depends_on_itself_alone() {
             );
         }
         let prefix = model.prefix(None, &tokens[..23], &mut ()).unwrap();
-        let rest = Seq {
-            tokens: &tokens[23..],
-            prefix: Prefix::Known(&prefix),
-        };
+        let rest = Seq::from(&tokens[23..]).after(&prefix);
         let rest = model.forward(&[rest], &mut ()).unwrap();
         for (i, row) in rest.rows().into_iter().enumerate() {
             assert!(

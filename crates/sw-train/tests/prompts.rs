@@ -8,7 +8,7 @@ use std::path::Path;
 
 use ndarray::{Array2, s};
 use safetensors::SafeTensors;
-use sw_model::{Linear, LinearAt, Model, Prefix, Seq};
+use sw_model::{Linear, LinearAt, Model, Seq};
 use sw_train::mapped::{Text, backward};
 use sw_train::tune::{
     BlockGradients, Change, Example, Param, PromptInit, PromptOptions, Trained, Trainer,
@@ -71,10 +71,7 @@ fn a_prompt_of_embeddings_is_those_tokens_bit_for_bit() {
     }
     // In a pass of its own, too, and behind a shared beginning.
     let (_, before) = prompted.extend(None, &ids, &mut ()).unwrap();
-    let seq = Seq {
-        tokens: TEXTS[0],
-        prefix: Prefix::Known(&before),
-    };
+    let seq = Seq::from(TEXTS[0]).after(&before);
     let rows = prompted.forward(&[seq], &mut ()).unwrap();
     let hard = logits(&model, &[&[&given[..], TEXTS[0]].concat()]);
     let found = prompted.logits(rows.view()).unwrap();

@@ -10,8 +10,9 @@ use crate::{
     metric::{Metric, Value},
     model::{ModelInfo, Score},
     shard::Shard,
+    source::Source,
     task::{Request, Task},
-    workload::{Options, Source, TaskWork, Workload, sha256},
+    workload::{Options, TaskWork, Workload, sha256},
 };
 
 /// A run, whole or one shard of it.

@@ -1,6 +1,6 @@
 //! From tasks and data to the spans a model is asked to score: everything that needs no forward pass.
 
-use std::{collections::HashMap, path::PathBuf};
+use std::collections::HashMap;
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -15,6 +15,7 @@ use crate::{
     fewshot::Sampler,
     model::{LanguageModel, Span},
     shard::Shard,
+    source::{Raw, Source, digest, missing},
     task::{Cut, Item, Kind, Prepare, Request, Task},
 };
 
@@ -93,27 +94,6 @@ pub struct TaskWork {
     pub docs: Vec<DocWork>,
 }
 
-/// Where a task's documents came from, and what happened to them on the way.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Source {
-    /// The split that was read.
-    pub split: Split,
-    /// The files that were read, without their folders.
-    pub files: Vec<String>,
-    /// SHA-256 of the files.
-    pub sha256: String,
-    /// The split that worked examples came from.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub fewshot_split: Option<Split>,
-    /// Tokens of a window.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub window: Option<usize>,
-    /// Documents in the split (windows: as many as were cut).
-    pub original: usize,
-    /// Documents evaluated by all shards together.
-    pub effective: usize,
-}
-
 /// What is asked about one document.
 #[derive(Clone, Debug)]
 pub struct DocWork {
@@ -168,7 +148,8 @@ impl Workload {
         for name in tasks {
             let task = Task::named(name)?;
             if work.iter().all(|w| w.task.name != task.name) {
-                work.push(prepare(task, data, &encoder, options, &mut spans)?);
+                let raw = Raw::read(task, data, options)?;
+                work.push(prepare(raw, &encoder, options, &mut spans)?);
             }
         }
         let files = options.interventions.iter().filter_map(Intervention::file);
@@ -210,70 +191,48 @@ impl Spans {
 }
 
 fn prepare(
-    task: &'static Task,
-    dir: &DataDir,
+    raw: Raw,
     encoder: &Encoder<'_>,
     options: &Options,
     spans: &mut Spans,
 ) -> Result<TaskWork> {
-    let files = dir.files(&task.dataset)?;
-    let missing = |problem| Error::NoData {
-        task: task.name.into(),
-        problem,
-    };
-    let split = match (options.split.unwrap_or(task.split), files.len()) {
-        (_, 0) => return Err(missing(dir.missing(&task.dataset))),
-        (wanted, _) if files.contains_key(&wanted) => wanted,
-        // The only one that is there, where none was asked for.
-        (_, 1) if options.split.is_none() => *files.keys().next().expect("one split"),
-        (wanted, _) => {
-            let found = files
-                .keys()
-                .map(Split::to_string)
-                .collect::<Vec<_>>()
-                .join(", ");
-            return Err(missing(format!(
-                "no {wanted} split; the folder has: {found} (name one of them)"
-            )));
-        }
-    };
-    let limit = options.limit.unwrap_or(usize::MAX);
-    // Where documents are rows, and no worked example is drawn from them, those beyond the limit are only counted.
-    let is_row = |prepare: &Prepare| matches!(prepare, Prepare::Each(_));
-    let plain = matches!(&task.kind, Kind::Items { prepare, .. } if is_row(prepare))
-        && options.num_fewshot == 0;
-    let rows = data::read_first(&files[&split], if plain { limit } else { usize::MAX })?;
-    let (rows, total) = (rows.docs, rows.total);
-    let mut source = Source {
-        split,
-        files: files[&split]
-            .iter()
-            .map(|f| f.file_name().unwrap_or_default().to_string_lossy().into())
-            .collect(),
-        sha256: digest(&files[&split])?,
-        fewshot_split: None,
-        window: None,
-        original: 0,
-        effective: 0,
-    };
+    let Raw {
+        task,
+        files,
+        rows,
+        mut source,
+        plain,
+    } = raw;
+    let (split, total, limit) = (
+        source.split,
+        rows.total,
+        options.limit.unwrap_or(usize::MAX),
+    );
+    let refused = |problem| missing(task, problem);
     let work = match task.kind {
         Kind::Items { prepare, item } => {
-            // What is only counted is not cleaned either.
+            // What is not asked about is not cleaned either.
             let clean_each = match prepare {
                 Prepare::Each(clean) if plain => clean,
                 _ => Ok,
             };
             let clean = |rows: Vec<Doc>| match prepare {
-                Prepare::Each(_) if plain => Ok(rows),
                 Prepare::Each(clean) => clean_all(rows, clean).map_err(named(task)),
                 Prepare::All(join) => join(rows).map_err(named(task)),
             };
-            let docs = clean(rows)?;
-            if docs.is_empty() {
-                return Err(missing("the rows hold no document".into()));
+            let docs: Vec<(usize, Doc)> = match plain {
+                true => rows.docs,
+                false => {
+                    let rows = rows.docs.into_iter().map(|(_, doc)| doc);
+                    clean(rows.collect())?.into_iter().enumerate().collect()
+                }
+            };
+            let count = if plain { total } else { docs.len() };
+            if count == 0 {
+                return Err(refused("the rows hold no document".into()));
             }
             let pool = if options.num_fewshot > 0
-                && !matches!(item(&docs[0]).map_err(named(task))?, Item::Page { .. })
+                && !matches!(item(&docs[0].1).map_err(named(task))?, Item::Page { .. })
             {
                 let from = if files.contains_key(&task.shots) {
                     task.shots
@@ -282,7 +241,7 @@ fn prepare(
                 };
                 source.fewshot_split = Some(from);
                 if from == split {
-                    docs.clone()
+                    docs.iter().map(|(_, doc)| doc.clone()).collect()
                 } else {
                     clean(data::read(&files[&from])?)?
                 }
@@ -305,12 +264,11 @@ fn prepare(
                     sampler.needs(shots),
                     pool.len()
                 );
-                return Err(missing(problem));
+                return Err(refused(problem));
             }
-            source.original = if plain { total } else { docs.len() };
-            source.effective = docs.len().min(limit);
+            (source.original, source.effective) = (count, count.min(limit));
             let mut asked = Vec::new();
-            for (doc_id, doc) in docs.into_iter().enumerate().take(limit) {
+            for (doc_id, doc) in docs.into_iter().take(limit) {
                 let drawn = sampler.draw(shots, &doc); // for every document: shards draw alike
                 if options.shard.holds(doc_id) {
                     asked.push((doc_id, doc, drawn));
@@ -326,6 +284,7 @@ fn prepare(
         }
         Kind::Windows(cut) => {
             let window = WINDOW.min(encoder.max_length());
+            let rows: Vec<Doc> = rows.docs.into_iter().map(|(_, doc)| doc).collect();
             let windows = cut(&rows, encoder, Cut { window, limit }).map_err(named(task))?;
             (source.original, source.effective, source.window) =
                 (windows.len(), windows.len(), Some(window));
@@ -437,15 +396,6 @@ fn ask(
         merged,
     };
     Ok((work, encoded))
-}
-
-fn digest(files: &[PathBuf]) -> Result<String> {
-    let mut hash = Sha256::new();
-    for path in files {
-        let mut file = sw_tensor::files::open_regular(path).map_err(|e| Error::io(path, e))?;
-        std::io::copy(&mut file, &mut hash).map_err(|e| Error::io(path, e))?;
-    }
-    Ok(hex(&hash.finalize()))
 }
 
 pub(crate) fn hex(bytes: &[u8]) -> String {

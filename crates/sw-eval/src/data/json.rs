@@ -69,7 +69,7 @@ pub(super) fn read(path: &Path, rows: &mut Rows) -> Result<()> {
         if text.trim().is_empty() {
             continue;
         }
-        if rows.full() {
+        if !rows.wants_next() {
             rows.count(1);
             continue;
         }
@@ -137,7 +137,7 @@ impl<'de> Visitor<'de> for Elements<'_> {
     fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> std::result::Result<(), A::Error> {
         for row in 0.. {
             self.used.set(0);
-            if self.rows.full() {
+            if !self.rows.wants_next() {
                 match elements.next_element::<IgnoredAny>()? {
                     Some(_) => self.rows.count(1),
                     None => break,

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use sw_tensor::files;
 
 pub use doc::Doc;
-pub(crate) use rows::Rows;
+pub(crate) use rows::{Rows, Wanted};
 
 use crate::error::{Error, Result};
 
@@ -229,14 +229,15 @@ fn lies_there(repository: &Path, dataset: &Dataset) -> String {
 /// # Errors
 /// One line naming the file: empty, broken, without rows, or beyond the bounds that `docs/evaluation.md` states.
 pub fn read(files: &[PathBuf]) -> Result<Vec<Doc>> {
-    Ok(read_first(files, usize::MAX)?.docs)
+    let rows = read_some(files, Wanted::all())?;
+    Ok(rows.docs.into_iter().map(|(_, doc)| doc).collect())
 }
 
-/// The first rows of some files, in order; the others are counted and not looked at.
+/// Some rows of some files, in order; the others are counted and not looked at.
 ///
 /// # Errors
 /// As [`read`].
-pub(crate) fn read_first(files: &[PathBuf], wanted: usize) -> Result<Rows> {
+pub(crate) fn read_some(files: &[PathBuf], wanted: Wanted) -> Result<Rows> {
     let mut rows = Rows::new(wanted);
     for path in files {
         let file = files::open_regular(path).map_err(|e| Error::io(path, e))?;
@@ -267,8 +268,12 @@ pub(crate) fn read_first(files: &[PathBuf], wanted: usize) -> Result<Rows> {
 /// # Errors
 /// One line: a file that cannot be read, or a row without a `text`.
 pub fn read_texts(file: &Path, rows: usize) -> Result<Vec<String>, String> {
-    let rows = read_first(&[file.to_owned()], rows).map_err(|e| e.to_string())?;
-    let text = |doc: &Doc| doc.text("text").map(str::to_owned);
+    let wanted = Wanted {
+        limit: rows,
+        ..Wanted::all()
+    };
+    let rows = read_some(&[file.to_owned()], wanted).map_err(|e| e.to_string())?;
+    let text = |(_, doc): &(usize, Doc)| doc.text("text").map(str::to_owned);
     let texts: Result<_> = rows.docs.iter().map(text).collect();
     texts.map_err(|e| e.to_string())
 }

@@ -42,14 +42,20 @@ fn read_rows(
     let again = file.try_clone().map_err(|e| Error::io(path, e))?;
     let reader = SerializedFileReader::new(file).map_err(broken)?;
     let held = usize::try_from(reader.metadata().file_metadata().num_rows()).unwrap_or(0);
-    if rows.full() {
+    if rows.room() == 0 {
         rows.count(held);
         return Ok(());
     }
     pages::check(&again, reader.metadata()).map_err(|problem| Error::data(path, problem))?;
-    let (wanted, mut read) = (rows.room().min(held), 0);
-    for row in reader.get_row_iter(None).map_err(broken)?.take(wanted) {
-        let fields = object(&row.map_err(broken)?);
+    let (looked_at, mut read) = (rows.room().min(held), 0);
+    for row in reader.get_row_iter(None).map_err(broken)?.take(looked_at) {
+        let row = row.map_err(broken)?;
+        if !rows.wants_next() {
+            rows.count(1);
+            read += 1;
+            continue;
+        }
+        let fields = object(&row);
         if fields.values().map(size).sum::<usize>() > ROW {
             let problem = format!("row {read}: more than {ROW} bytes, the most of a row");
             return Err(Error::data(path, problem));
@@ -57,7 +63,7 @@ fn read_rows(
         rows.push(fields, read)?;
         read += 1;
     }
-    if read < wanted {
+    if read < looked_at {
         let problem = format!("it is said to have {held} rows, found {read}; download it again");
         return Err(Error::data(path, problem));
     }

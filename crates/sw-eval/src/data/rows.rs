@@ -5,27 +5,47 @@ use std::{path::Path, sync::Arc};
 use serde_json::{Map, Value};
 
 use super::Doc;
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    shard::Shard,
+};
 
 /// The most bytes of a row: a line of JSON, an element of an array, the values of a row of parquet.
 pub(super) const ROW: usize = 16 << 20;
 /// The most bytes that the rows of one split take in memory.
 const ALL: usize = 8 << 30;
 
-/// The first rows of some files, and how many there are in all.
+/// Some rows of some files, and how many there are in all.
 #[derive(Debug)]
 pub(crate) struct Rows {
-    /// The rows that were wanted.
-    pub(crate) docs: Vec<Doc>,
+    /// The rows that were wanted, each with its index among all rows.
+    pub(crate) docs: Vec<(usize, Doc)>,
     /// How many rows the files have; those that were not wanted are counted, not looked at.
     pub(crate) total: usize,
-    wanted: usize,
+    wanted: Wanted,
     bytes: usize,
     file: Arc<Path>,
 }
 
+/// Which rows are wanted: those of a shard among the first `limit`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wanted {
+    pub(crate) limit: usize,
+    pub(crate) shard: Shard,
+}
+
+impl Wanted {
+    /// All rows.
+    pub(crate) fn all() -> Self {
+        Self {
+            limit: usize::MAX,
+            shard: Shard::default(),
+        }
+    }
+}
+
 impl Rows {
-    pub(super) fn new(wanted: usize) -> Self {
+    pub(super) fn new(wanted: Wanted) -> Self {
         Self {
             docs: Vec::new(),
             total: 0,
@@ -40,14 +60,14 @@ impl Rows {
         self.file = file.into();
     }
 
-    /// Whether there are as many rows as were wanted.
-    pub(super) fn full(&self) -> bool {
-        self.docs.len() >= self.wanted
+    /// Whether the next row is wanted.
+    pub(super) fn wants_next(&self) -> bool {
+        self.room() > 0 && self.wanted.shard.holds(self.total)
     }
 
-    /// How many rows are still wanted.
+    /// How many of the next rows may be wanted.
     pub(super) fn room(&self) -> usize {
-        self.wanted - self.docs.len().min(self.wanted)
+        self.wanted.limit.saturating_sub(self.total)
     }
 
     /// Counts rows that nobody wants.
@@ -67,7 +87,8 @@ impl Rows {
             );
             return Err(Error::data(&self.file, problem));
         }
-        self.docs.push(Doc::new(fields, self.file.clone(), row));
+        let doc = Doc::new(fields, self.file.clone(), row);
+        self.docs.push((self.total, doc));
         self.count(1);
         Ok(())
     }

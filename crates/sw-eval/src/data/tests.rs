@@ -95,9 +95,17 @@ fn rows_beyond_the_wanted_are_only_counted() {
     ] {
         let path = dir.path().join(name);
         fs::write(&path, text).unwrap();
-        let rows = read_first(&[path], 2).unwrap();
-        assert_eq!((rows.docs.len(), rows.total), (2, 3), "{name}");
-        assert_eq!(rows.docs[1].integer("n").unwrap(), 1);
+        let found = |limit, shard: &str| {
+            let shard = shard.parse().unwrap();
+            let rows = read_some(std::slice::from_ref(&path), Wanted { limit, shard }).unwrap();
+            assert_eq!(rows.total, 3, "{name}");
+            let number = |(i, doc): &(usize, Doc)| (*i, doc.integer("n").unwrap());
+            rows.docs.iter().map(number).collect::<Vec<_>>()
+        };
+        assert_eq!(found(2, "1/1"), [(0, 0), (1, 1)], "{name}");
+        assert_eq!(found(2, "1/2"), [(0, 0)], "{name}");
+        assert_eq!(found(9, "2/2"), [(1, 1)], "{name}");
+        assert_eq!(found(9, "4/4"), [], "{name}");
     }
 }
 

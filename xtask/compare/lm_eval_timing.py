@@ -8,6 +8,8 @@ Documents are spread evenly over each task's split. For each dtype, which is the
 is fastest on a third of them (all times tried are printed). Then both take turns, `rounds` times; medians count. To lm-eval's
 advantage its time is that of `simple_evaluate` alone, with the model loaded and warm, the data read and its index of tasks
 built; `sw`'s is the whole process. Its start (imports, loading the model in the first dtype) is told beside.
+
+The last lines are the tasks together: the sums of their seconds, round by round.
 """
 
 import argparse
@@ -60,6 +62,16 @@ def ours(args, name, step, dtype):
         return seconds, sum(s["metrics"]["acc"] for s in samples) / len(samples), run["model"]["kernel"]
 
 
+def row(cells, pairs):
+    """A line of the table: what was run, then medians of `pairs`, seconds of lm-eval and of sw for each round."""
+    lms, mine = (statistics.median(p[i] for p in pairs) for i in (0, 1))
+    ratios = [a / b for a, b in pairs]
+    spread = f"{min(ratios):.2f} - {max(ratios):.2f}"
+    cells[4:4] = [f"{lms:.2f}", f"{mine:.2f}", f"{statistics.median(ratios):.2f}", spread]
+    print("| " + " | ".join(map(str, cells)) + " |", file=sys.stderr)
+    return "| " + " | ".join(map(str, cells)) + " |"
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for argument in ("sw", "model", "data"):
@@ -83,6 +95,7 @@ def main():
         models[dtype] = HFLM(pretrained=args.model, dtype=dtype, device="cpu", batch_size=1)
         start = start or time.time() - START
     lines, tried, kernel, manager = [], [], "", TaskManager()
+    together = {dtype: [] for dtype in dtypes}
     load = os.getloadavg()[0]
     for name, wanted in zip(args.tasks.split(","), map(int, args.docs.split(","))):
         task = compare.build_task(name, args.data, manager, None)
@@ -99,12 +112,14 @@ def main():
                 a, b = theirs(task, lm, docs, size, manager), ours(args, name, step, dtype)
                 pairs.append((a[0], b[0]))
                 kernel, values = b[2], (a[1], b[1])
-            mine, lms = [statistics.median(p[i] for p in pairs) for i in (1, 0)]
-            ratio = statistics.median(a / b for a, b in pairs)
-            spread = f"{min(a / b for a, b in pairs):.2f} - {max(a / b for a, b in pairs):.2f}"
-            cells = [name, len(docs), dtype, size, f"{lms:.2f}", f"{mine:.2f}", f"{ratio:.2f}", spread, f"{values[0]:.4f}, {values[1]:.4f}"]
-            lines.append("| " + " | ".join(map(str, cells)) + " |")
-            print(lines[-1], file=sys.stderr)
+            accuracy = f"{values[0]:.4f}, {values[1]:.4f}"
+            lines.append(row([name, len(docs), dtype, size, accuracy], pairs))
+            together[dtype].append((len(docs), pairs))
+    for dtype, tasks in together.items():
+        if len(tasks) > 1:
+            rounds = zip(*(pairs for _, pairs in tasks))
+            sums = [[sum(seconds) for seconds in zip(*one)] for one in rounds]
+            lines.append(row(["all", sum(n for n, _ in tasks), dtype, "", ""], sums))
     print(f"Machine: {cpu()}; load {load:.1f} to {os.getloadavg()[0]:.1f}. {compare.versions().strip()}.")
     print(f"Model: {os.path.basename(args.model.rstrip('/'))}; {args.threads} threads; kernel of sw: {kernel}.")
     print(f"lm-eval's imports and loading, not counted: {start:.1f} s. Rounds: {args.rounds}.")

@@ -49,7 +49,8 @@ pub(crate) struct PrefixTree {
     pub(crate) leaves: Vec<Leaf>,
 }
 
-/// A node that saves fewer tokens than this is not worth it: attention gathers the keys of each node of a chain on its own.
+/// A node is made where it saves as many tokens; for fewer it costs more than it saves, as attention gathers the keys of each node of
+/// a chain on its own.
 const WORTH: usize = 4;
 
 impl PrefixTree {
@@ -127,7 +128,8 @@ impl PrefixTree {
         nodes + leaves
     }
 
-    /// Leaves in batches of at most `budget` tokens, with the nodes that are new in them; one leaf at least.
+    /// Leaves in batches of at most `budget` tokens, with the nodes that no batch before has; one leaf at least. (A lane that did not
+    /// run the batch in which a node came first computes it once more.)
     pub(crate) fn batches(&self, spans: &[Span], budget: usize) -> Vec<std::ops::Range<usize>> {
         let mut batches = Vec::new();
         let (mut start, mut tokens, mut seen) = (0, 0, 0);
@@ -263,6 +265,15 @@ mod tests {
             prop_assert!(plan.tokens(&spans) <= PrefixTree::flat(&spans).tokens(&spans));
             let batches = plan.batches(&spans, budget);
             prop_assert_eq!(batches.iter().map(|b| b.len()).sum::<usize>(), spans.len());
+            let mut seen = 0;
+            for batch in &batches {
+                let leaves = &plan.leaves[batch.clone()];
+                let until = leaves.iter().filter_map(|l| l.node).map(|n| n + 1).fold(seen, usize::max);
+                let new: usize = plan.nodes[seen..until].iter().map(|n| n.end - n.start).sum();
+                let own: usize = leaves.iter().map(|l| spans[l.span].tokens.len() - 1 - l.start).sum();
+                seen = until;
+                prop_assert!(new + own <= budget || leaves.iter().filter(|l| spans[l.span].tokens.len() - 1 > l.start).count() <= 1);
+            }
             for pair in batches.windows(2) { prop_assert_eq!(pair[0].end, pair[1].start); }
         }
     }

@@ -165,33 +165,24 @@ impl Runtime {
                 None => sw_model::Prefix::Seq(places[&n]),
             },
         };
-        // Hooks that must see whole sequences see all of their rows.
-        let wanted = |span: &Span, leaf: &Leaf| match self.applied.whole_sequences() {
-            true => 0,
-            false => first_scored(span, leaf),
-        };
         let of_nodes = new.iter().map(|&n| {
             let tokens = &spans[nodes[n].span].tokens[nodes[n].start..nodes[n].end];
             let seq = Seq::from(tokens).after(behind(nodes[n].parent));
-            seq.wanted_from(tokens.len()) // the last one
+            seq.wanting_from(tokens.len() - 1)
         });
         // Of a continuation of one token, the row that predicts it may be shared: nothing is left.
         let of_leaves = leaves.iter().map(|leaf| {
             let span = &spans[leaf.span];
             let seq = Seq::from(read(span, leaf.start)).after(behind(leaf.node));
-            seq.wanted_from(wanted(span, leaf))
+            seq.wanting_from(first_scored(span, leaf))
         });
         let of_leaves = of_leaves.filter(|seq| !seq.tokens.is_empty());
         let seqs: Vec<Seq<'_>> = of_nodes.chain(of_leaves).collect();
-        let (own, kvs) = match seqs.is_empty() {
-            true => (Array2::zeros((0, self.base.spec().hidden_size)), Vec::new()),
-            false => {
-                let mut hook = self.applied.hook();
-                (self.applied.model()).extend_first(&seqs, kept, &mut hook)?
-            }
-        };
+        let model = self.applied.model();
+        let (own, kvs) = model.extend_first(&seqs, kept, &mut self.applied.hook())?;
         let mut rows: Vec<ArrayView1<'_, f32>> = Vec::new();
-        let mut first = new.len(); // one row of each node
+        // Of each node there is one row.
+        let mut first = new.len();
         for leaf in leaves {
             let span = &spans[leaf.span];
             if let Some(n) = leaf.node.filter(|_| leaf.start == span.from) {
@@ -200,9 +191,9 @@ impl Runtime {
                     None => own.row(places[&n]),
                 });
             }
-            let from = first + first_scored(span, leaf) - wanted(span, leaf);
-            first += read(span, leaf.start).len() - wanted(span, leaf);
-            rows.extend((from..first).map(|row| own.row(row)));
+            let after = first + read(span, leaf.start).len() - first_scored(span, leaf);
+            rows.extend((first..after).map(|row| own.row(row)));
+            first = after;
         }
         let rows =
             ndarray::stack(Axis(0), &rows).expect("one leaf at least, and rows of one length");
@@ -229,7 +220,7 @@ impl Runtime {
     /// One batch: its scores, in the order of its leaves. `prefixes`: those that earlier batches of the lane left.
     ///
     /// Where the rope's frequencies depend on the length, a shared beginning may not fit what follows it; the batch runs without
-    /// sharing then.
+    /// sharing then, in as many passes as the budget asks for.
     fn batch(
         &self,
         spans: &[Span],
@@ -240,9 +231,17 @@ impl Runtime {
         let leaves = &plan.leaves[batch.clone()];
         let rows = match self.scored_rows(spans, &plan.nodes, leaves, batch.end, prefixes) {
             Err(sw_model::Error::Prefix { .. }) => {
-                let whole = |leaf: &Leaf| Leaf::whole(leaf.span);
-                let whole: Vec<Leaf> = leaves.iter().map(whole).collect();
-                self.scored_rows(spans, &[], &whole, batch.end, prefixes)?
+                let whole = PrefixTree {
+                    nodes: Vec::new(),
+                    leaves: leaves.iter().map(|leaf| Leaf::whole(leaf.span)).collect(),
+                };
+                let mut rows = Vec::new();
+                for part in whole.batches(spans, self.budget) {
+                    let leaves = &whole.leaves[part.clone()];
+                    rows.push(self.scored_rows(spans, &[], leaves, part.end, prefixes)?);
+                }
+                let rows: Vec<_> = rows.iter().map(|rows| rows.view()).collect();
+                ndarray::concatenate(Axis(0), &rows).expect("rows of one length")
             }
             rows => rows?,
         };

@@ -59,8 +59,13 @@ fn bits(runtime: &Runtime, spans: &[Span]) -> Vec<(u64, bool)> {
 }
 
 fn check(model: &Model, interventions: &[Intervention]) {
+    check_spans(model, interventions, 24);
+}
+
+/// [`check`] with spans of up to so many tokens.
+fn check_spans(model: &Model, interventions: &[Intervention], longest: usize) {
     let runtime = || Runtime::new(model, interventions).unwrap();
-    let spans = spans(model.spec().vocab_size, 24);
+    let spans = spans(model.spec().vocab_size, longest);
     // One span at a time, nothing shared: the obvious way.
     let expected: Vec<_> = spans
         .iter()
@@ -138,7 +143,8 @@ fn families() {
 #[test]
 fn lengths_that_change_the_rope() {
     for name in ["llama-dynamic", "llama-yarn", "phi3-longrope"] {
-        check(&model(name), &[]);
+        check_spans(&model(name), &[], 24);
+        check_spans(&model(name), &[], 48);
     }
 }
 

@@ -67,7 +67,7 @@ impl Scratch {
 }
 
 impl Scratch {
-    /// Keeps these rows, in order, of what attention gave; everything else gets room for as many.
+    /// Keeps these rows, in order, of what attention gave; `normed` and `out` get room for as many.
     pub(crate) fn narrow(&mut self, rows: &[usize]) {
         keep_rows(&mut self.mix, rows);
         for x in [&mut self.normed, &mut self.out] {

@@ -1,6 +1,6 @@
 //! The forward pass. It exists once, for all families; shapes stand beside each step.
 
-use std::ops::Range;
+use std::{ops::Range, sync::Arc};
 
 use ndarray::{Array2, Axis, Slice};
 use sw_tensor::{Arithmetic, KeySpan, RopeTurns, all_finite};
@@ -13,8 +13,8 @@ use crate::{
     model::Model,
     norm::{norm_into, norm_sum_into},
     site::{Hook, SeqRange, Site},
-    spec::Norm,
-    weights::NormWeight,
+    spec::{Norm, Spec},
+    weights::{Layer, NormWeight},
 };
 
 /// One sequence of a batch.
@@ -24,9 +24,10 @@ pub struct Seq<'a> {
     pub tokens: &'a [u32],
     /// What comes before them.
     pub prefix: Prefix<'a>,
-    /// The first of the tokens whose row is wanted: the last layer's attention output and MLP are not computed for those before it,
-    /// and no rows returned. The last token's row is wanted in any case.
-    pub from: usize,
+    /// The first of the tokens whose row is returned; the last one's is in any case. What the last layer does after attention is
+    /// not computed for those before it, unless a hook looks at it or one of its matrices is a [`Product`](crate::Product): these
+    /// may need whole sequences, and see them.
+    pub wanted_from: usize,
 }
 
 impl<'a> Seq<'a> {
@@ -39,14 +40,17 @@ impl<'a> Seq<'a> {
 
     /// The same, of which only rows from one token on are wanted.
     #[must_use]
-    pub fn wanted_from(self, from: usize) -> Self {
-        Self { from, ..self }
+    pub fn wanting_from(self, wanted_from: usize) -> Self {
+        Self {
+            wanted_from,
+            ..self
+        }
     }
 
     /// The tokens whose rows are wanted.
     pub(crate) fn wanted(&self) -> Range<usize> {
         let last = self.tokens.len().saturating_sub(1);
-        self.from.min(last)..self.tokens.len()
+        self.wanted_from.min(last)..self.tokens.len()
     }
 }
 
@@ -80,7 +84,7 @@ impl<'a> From<&'a [u32]> for Seq<'a> {
         Self {
             tokens,
             prefix: Prefix::Nothing,
-            from: 0,
+            wanted_from: 0,
         }
     }
 }
@@ -123,7 +127,7 @@ impl<'a> Batch<'a> {
             let start = match prefix {
                 Prefix::Nothing => 0,
                 Prefix::Known(kv) => kv.len(),
-                Prefix::Seq(i) => batch.seqs.get(i).map_or(0, SeqRange::end),
+                Prefix::Seq(i) => batch.seqs[i].end(),
             };
             let total = start + tokens;
             let variant = model.ropes().variant(total);
@@ -139,10 +143,7 @@ impl<'a> Batch<'a> {
                     Err("it was computed by another model".to_owned())
                 }
                 Prefix::Known(kv) => Ok(kv.rope()),
-                Prefix::Seq(i) => batch.variants.get(i).copied().ok_or_else(|| {
-                    let own = batch.seqs.len();
-                    format!("sequence {i} of the batch is not before sequence {own}")
-                }),
+                Prefix::Seq(i) => Ok(batch.variants[i]),
             };
             let of_prefix = of_prefix.and_then(|of_prefix| match of_prefix == variant {
                 true => Ok(()),
@@ -170,8 +171,8 @@ impl<'a> Batch<'a> {
         Ok(batch)
     }
 
-    /// A batch of sequences, of which not all rows may be wanted.
-    pub(crate) fn of(model: &Model, seqs: &[Seq<'a>]) -> Result<Self> {
+    /// A batch of sequences, which knows what rows of them are wanted.
+    pub(crate) fn of_seqs(model: &Model, seqs: &[Seq<'a>]) -> Result<Self> {
         let mut batch = Self::new(model, seqs.iter().map(|s| (s.tokens.len(), s.prefix)))?;
         let wanted = batch.seqs.iter().zip(seqs).flat_map(|(range, seq)| {
             let of_batch = move |token| range.rows.start + token;
@@ -304,9 +305,11 @@ fn run_in(
     hook: &mut dyn Hook,
     mut keep: Option<&mut Kept>,
 ) -> Result<Array2<f32>> {
-    let (spec, weights, narrowed) = (model.spec(), model.weights(), batch.narrowed());
-    let (mut batch, mut seqs) = (batch, &batch.seqs);
+    let (spec, weights) = (model.spec(), model.weights());
+    let (whole, mut batch, mut seqs) = (batch, batch, &batch.seqs);
     let layers = &weights.layers;
+    let is_seen = || is_seen_after_attention(spec, layers, hook);
+    let narrowed = batch.narrowed().filter(|_| !is_seen());
     // What stands before layer `l`, or at the end.
     let norm_before = |l: usize| match layers.get(l) {
         Some(layer) => layer.norms.attn_in.as_ref(),
@@ -371,7 +374,34 @@ fn run_in(
         return Err(model.non_finite(Site::FinalNorm.to_string(), None));
     }
     std::mem::swap(&mut x, &mut s.normed);
+    if let Some(wanted) = whole.wanted.as_ref().filter(|_| narrowed.is_none()) {
+        block::keep_rows(&mut x, wanted);
+    }
     Ok(x)
+}
+
+/// Whether anybody may need all rows of what the last layer does after attention: a hook, or a product that reads whole sequences.
+fn is_seen_after_attention(spec: &Spec, layers: &[Arc<Layer>], hook: &dyn Hook) -> bool {
+    let Some(layer) = layers.last() else {
+        return false;
+    };
+    let l = layers.len() - 1;
+    let experts = spec.layers[l].experts.map_or(0, |experts| experts.count);
+    let of_layer = [
+        Site::AttnOut,
+        Site::ResidMid,
+        Site::MlpIn,
+        Site::GateOut,
+        Site::UpOut,
+        Site::DownIn,
+        Site::DownOut,
+        Site::ResidPost,
+    ];
+    let of_layer = of_layer.map(|site| site(l)).into_iter();
+    let of_experts =
+        (0..experts).flat_map(|e| [Site::ExpertDownIn(l, e), Site::ExpertDownOut(l, e)]);
+    let mut sites = of_layer.chain(of_experts).chain([Site::FinalNorm]);
+    sites.any(|site| hook.wants(site)) || layer.has_products()
 }
 
 /// Adds what a block gives to the residual stream `x`, shows it here and at the next site, and norms it for the next block:

@@ -119,7 +119,7 @@ impl Model {
         hook: &'a mut dyn Hook,
     ) -> Result<Decoding<'a>> {
         let model = self.for_few_tokens();
-        let last = Seq::from(prompt).wanted_from(prompt.len());
+        let last = Seq::from(prompt).wanting_from(prompt.len());
         let (row, mut kvs) = model.extend_first(&[last], 1, hook)?;
         let kv = kvs.swap_remove(0);
         Ok(Decoding {

@@ -21,8 +21,11 @@ impl Model {
     /// # Errors
     /// An empty sequence, a token id beyond the vocabulary, a prefix of another model, a non-finite activation (with
     /// the tensor that is to blame).
+    ///
+    /// # Panics
+    /// When a [`Prefix::Seq`] is not the index of an earlier sequence.
     pub fn forward(&self, seqs: &[Seq<'_>], hook: &mut dyn Hook) -> Result<Array2<f32>> {
-        let batch = Batch::of(self, seqs)?;
+        let batch = Batch::of_seqs(self, seqs)?;
         let x = forward::embed(self, &batch, seqs.iter().map(|s| s.tokens))?;
         forward::run(self, &batch, x, self.all_layers(), hook, None)
     }
@@ -116,7 +119,7 @@ impl Model {
         kept: usize,
         hook: &mut dyn Hook,
     ) -> Result<(Array2<f32>, Vec<New>)> {
-        let batch = Batch::of(self, seqs)?;
+        let batch = Batch::of_seqs(self, seqs)?;
         let x = forward::embed(self, &batch, seqs.iter().map(|s| s.tokens))?;
         let kept = &batch.seqs[..kept];
         let mut keep = Kept {
@@ -151,7 +154,7 @@ impl Model {
     /// As [`forward`](Self::forward).
     ///
     /// # Panics
-    /// When `kept` is more than there are sequences.
+    /// When `kept` is more than there are sequences, or a [`Prefix::Seq`] not the index of an earlier one.
     pub fn extend_first(
         &self,
         seqs: &[Seq<'_>],
@@ -176,7 +179,7 @@ impl Model {
     /// # Errors
     /// As [`forward`](Self::forward).
     pub fn prefix(&self, parent: Option<&Kv>, tokens: &[u32], hook: &mut dyn Hook) -> Result<Kv> {
-        let seq = Seq::from(tokens).after(parent).wanted_from(tokens.len());
+        let seq = Seq::from(tokens).after(parent).wanting_from(tokens.len());
         Ok(self.extend_first(&[seq], 1, hook)?.1.swap_remove(0))
     }
 }

@@ -44,6 +44,13 @@ impl Layer {
         self.linears.get(&(expert, linear))
     }
 
+    /// Whether products stand in the places of some matrices.
+    pub(crate) fn has_products(&self) -> bool {
+        self.linears
+            .values()
+            .any(|affine| affine.w.product().is_some())
+    }
+
     /// Asks the system to have the weights at hand soon; of experts, which may not be asked, only the router.
     pub(crate) fn will_need(&self) {
         let dense = self

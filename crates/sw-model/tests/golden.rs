@@ -260,8 +260,8 @@ fn rows_stand_alone(case: &str, model: &Model, expected: &SafeTensors) {
     );
 
     let some = run(&[
-        Seq::from(&long[..]).wanted_from(4),
-        Seq::from(&short[..]).wanted_from(99),
+        Seq::from(&long[..]).wanting_from(4),
+        Seq::from(&short[..]).wanting_from(99),
     ]);
     let wanted = (4..long.len()).chain([together.nrows() - 1]);
     let wanted: Vec<usize> = wanted.collect();

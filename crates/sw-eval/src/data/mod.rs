@@ -233,7 +233,7 @@ pub fn read(files: &[PathBuf]) -> Result<Vec<Doc>> {
     Ok(rows.docs.into_iter().map(|(_, doc)| doc).collect())
 }
 
-/// Some rows of some files, in order; the others are counted and not looked at.
+/// Some rows of some files, in order; the others are counted and become no documents.
 ///
 /// # Errors
 /// As [`read`].

@@ -20,7 +20,7 @@ const ALL: usize = 8 << 30;
 pub(crate) struct Rows {
     /// The rows that were wanted, each with its index among all rows.
     pub(crate) docs: Vec<(usize, Doc)>,
-    /// How many rows the files have; those that were not wanted are counted, not looked at.
+    /// How many rows the files have; those that were not wanted become no documents.
     pub(crate) total: usize,
     wanted: Wanted,
     bytes: usize,

@@ -110,6 +110,29 @@ fn rows_beyond_the_wanted_are_only_counted() {
 }
 
 #[test]
+fn shards_count_rows_over_all_files_of_a_split() {
+    let dir = tempfile::tempdir().unwrap();
+    let files = ["a.jsonl", "b.json"].map(|name| dir.path().join(name));
+    fs::write(&files[0], "{\"n\": 0}\n{\"n\": 1}\n{\"n\": 2}\n").unwrap();
+    fs::write(&files[1], "[{\"n\": 3}, {\"n\": 4}, {\"n\": 5}]").unwrap();
+    for (limit, shard, expected) in [
+        (9, "1/2", vec![0, 2, 4]),
+        (5, "2/2", vec![1, 3]),
+        (9, "3/4", vec![2]),
+        (9, "9/9", vec![]),
+    ] {
+        let shard = shard.parse().unwrap();
+        let rows = read_some(&files, Wanted { limit, shard }).unwrap();
+        assert_eq!(rows.total, 6);
+        let found: Vec<usize> = rows.docs.iter().map(|(i, _)| *i).collect();
+        assert_eq!(found, expected);
+        for (i, doc) in &rows.docs {
+            assert_eq!(doc.integer("n").unwrap(), *i as i64);
+        }
+    }
+}
+
+#[test]
 fn broken_files_get_one_clear_line() {
     let dir = tempfile::tempdir().unwrap();
     let mut cut = gzip(&"{\"text\": \"a\"}\n".repeat(1000));

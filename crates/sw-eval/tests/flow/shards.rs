@@ -4,9 +4,15 @@ use super::*;
 
 #[test]
 fn shards_merge_to_the_whole_run() {
+    for num_fewshot in [0, 2] {
+        merge_to_the_whole_run(num_fewshot);
+    }
+}
+
+fn merge_to_the_whole_run(num_fewshot: usize) {
     let data = data();
     let mut options = options();
-    options.num_fewshot = 2;
+    options.num_fewshot = num_fewshot;
     let expected = comparable(&EvalResults::new(run(data.path(), &options).unwrap()));
     for count in [1, 2, 3, 9] {
         let out = tempfile::tempdir().unwrap();

@@ -9,7 +9,7 @@ use std::{
 
 use ndarray::{Array1, Array2, ArrayView1, Axis, Slice};
 use sw_intervene::{Applied, Intervention, Ranges};
-use sw_model::{Coding, Kv, Model, Precision, Seq};
+use sw_model::{Coding, Kv, Model, Precision, Prefix, Seq};
 
 use crate::{
     data,
@@ -159,10 +159,10 @@ impl Runtime {
         new.extend(others);
         let places: HashMap<usize, usize> = new.iter().enumerate().map(|(i, &n)| (n, i)).collect();
         let behind = |node: Option<usize>| match node {
-            None => sw_model::Prefix::Nothing,
+            None => Prefix::Nothing,
             Some(n) => match prefixes.get(&n) {
-                Some(known) => sw_model::Prefix::Known(&known.kv),
-                None => sw_model::Prefix::Seq(places[&n]),
+                Some(known) => Prefix::Known(&known.kv),
+                None => Prefix::Seq(places[&n]),
             },
         };
         let of_nodes = new.iter().map(|&n| {

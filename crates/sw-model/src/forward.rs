@@ -31,14 +31,14 @@ pub struct Seq<'a> {
 }
 
 impl<'a> Seq<'a> {
-    /// The same after a prefix.
+    /// The sequence comes after `prefix` instead.
     #[must_use]
     pub fn after(self, prefix: impl Into<Prefix<'a>>) -> Self {
         let prefix = prefix.into();
         Self { prefix, ..self }
     }
 
-    /// The same, of which only rows from one token on are wanted.
+    /// Only rows from this token on are wanted; see [`wanted_from`](Self::wanted_from).
     #[must_use]
     pub fn wanting_from(self, wanted_from: usize) -> Self {
         Self {

@@ -19,8 +19,17 @@ use super::{
 const PROMPT: usize = 12;
 /// Tokens that are timed.
 const NEW: usize = 256;
+/// Tokens after which the other has its turn: memory is faster in some seconds than in others.
+const BURST: usize = 32;
 /// So many of the first, and of the last, are compared.
 const PART: usize = 64;
+const _: () = assert!(NEW.is_multiple_of(BURST) && PART.is_multiple_of(BURST));
+
+/// Tokens per second of both.
+struct ByTurns {
+    theirs: f64,
+    ours: Rates,
+}
 
 /// Tokens per second.
 struct Rates {
@@ -30,7 +39,7 @@ struct Rates {
 }
 
 impl Work<'_> {
-    /// Decoding of ours after each peer's, in its class; each beside how often the weights can be read in a second.
+    /// Decoding of ours and each peer's by turns, in its class; each beside how often the weights can be read in a second.
     pub(super) fn generation(
         &self,
         name: &str,
@@ -65,26 +74,15 @@ impl Work<'_> {
     ) -> Result<()> {
         let class = Class::of(&peer.name);
         let model = model.with_precision(class.precision());
-        let command = format!("generate {PROMPT} {NEW}");
         let (mut theirs, mut ours, mut reads) = (Vec::new(), Vec::new(), Vec::new());
         let mut threads = Vec::new();
         for round in 0..=self.options.rounds {
-            // Who comes first changes: memory may be slower after some seconds of reading than at their beginning.
-            let ours_first = if round % 2 == 1 {
-                Some(rates(&model)?)
-            } else {
-                None
-            };
-            let their_rate = NEW as f64 / peer.ask(&command)?[0];
-            let our_rates = match ours_first {
-                Some(rates) => rates,
-                None => rates(&model)?,
-            };
+            let rates = by_turns(&model, peer, round % 2 == 1)?;
             // After the first round, which does not count, its pages are mapped.
             let read = read_gbytes(checkpoint);
             if round > 0 {
-                theirs.push(their_rate);
-                ours.push(our_rates);
+                theirs.push(rates.theirs);
+                ours.push(rates.ours);
                 reads.push(read * 1e9 / weights);
                 threads.push(scaling());
             }
@@ -122,28 +120,39 @@ impl Work<'_> {
     }
 }
 
-fn rates(model: &Model) -> Result<Rates> {
+/// One text of each, some tokens of one after some of the other.
+fn by_turns(model: &Model, peer: &mut Peer, ours_first: bool) -> Result<ByTurns> {
     let prompt = tokens(PROMPT);
     let mut hook = ();
     let mut decoding = model.decoding(&prompt, None, &mut hook)?;
-    let mut next = || {
-        let token = decoding.next().context("the model ended the text")?;
-        Ok::<_, anyhow::Error>(token?)
+    let mut more = |n: usize| {
+        let start = Instant::now();
+        for _ in 0..n {
+            decoding.next().context("the model ended the text")??;
+        }
+        Ok::<_, anyhow::Error>(start.elapsed().as_secs_f64())
     };
     // The first comes from the prompt's logits.
-    next()?;
-    let mut times = vec![Instant::now()];
-    for _ in 0..NEW {
-        next()?;
-        times.push(Instant::now());
+    more(1)?;
+    peer.ask(&format!("begin {PROMPT}"))?;
+    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    for _ in 0..NEW / BURST {
+        if ours_first {
+            ours.push(more(BURST)?);
+        }
+        theirs.push(peer.ask(&format!("more {BURST}"))?[0]);
+        if !ours_first {
+            ours.push(more(BURST)?);
+        }
     }
-    let rate = |from: usize, to: usize| {
-        (to - from) as f64 / times[to].duration_since(times[from]).as_secs_f64()
-    };
-    Ok(Rates {
-        all: rate(0, NEW),
-        first: rate(0, PART),
-        last: rate(NEW - PART, NEW),
+    let rate = |bursts: &[f64]| (bursts.len() * BURST) as f64 / bursts.iter().sum::<f64>();
+    Ok(ByTurns {
+        theirs: rate(&theirs),
+        ours: Rates {
+            all: rate(&ours),
+            first: rate(&ours[..PART / BURST]),
+            last: rate(&ours[(NEW - PART) / BURST..]),
+        },
     })
 }
 

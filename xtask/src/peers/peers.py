@@ -8,7 +8,8 @@ peers.py versions
 `serve` reads one command a line and answers with one line each: seconds, or for `error` two relative errors.
   product M N K     y[M, N] = x[M, K] w[N, K]^T
   prefill N         all logits of N tokens (llama: of the last token only)
-  generate N M      M tokens, each the most probable one, after N and one more
+  begin N           a text after N tokens, each the most probable one: its first
+  more M            M more of it
   perplexity N      the loss of N tokens (llama: of the later half, as llama-perplexity scores a window)
   error N FILE      relative RMS error of float32 logits against float64: this program's, and FILE's (raw float32)
 """
@@ -80,13 +81,15 @@ class Transformers:
         self.model(ids, labels=ids, use_cache=False).loss.item()
         return time.perf_counter() - start
 
-    def generate(self, n, m):
-        ids, cache = self.torch.tensor([tokens(n)]), None
-        for i in range(m + 1):
-            if i == 1:
-                start = time.perf_counter()
-            out = self.model(ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
-            ids, cache = out.logits.argmax(-1), out.past_key_values
+    def begin(self, n):
+        self.ids, self.cache = self.torch.tensor([tokens(n)]), None
+        return self.more(1)
+
+    def more(self, n):
+        start = time.perf_counter()
+        for _ in range(n):
+            out = self.model(self.ids, past_key_values=self.cache, use_cache=True, logits_to_keep=1)
+            self.ids, self.cache = out.logits.argmax(-1), out.past_key_values
         return time.perf_counter() - start
 
     def error(self, n, file):
@@ -115,17 +118,20 @@ class Llama:
         self.llama.eval(tokens(n))
         return time.perf_counter() - start
 
-    def generate(self, n, m):
+    def begin(self, n):
+        self.llama.reset()
+        self.llama._ctx.kv_cache_clear()
+        self.next_tokens = tokens(n)
+        return self.more(1)
+
+    def more(self, n):
         import numpy
 
-        context, next_tokens = self.llama._ctx, tokens(n)
-        self.llama.reset()
-        context.kv_cache_clear()
-        for i in range(m + 1):
-            if i == 1:
-                start = time.perf_counter()
-            self.llama.eval(next_tokens)
-            next_tokens = [int(numpy.ctypeslib.as_array(context.get_logits(), (self.llama.n_vocab(),)).argmax())]
+        start = time.perf_counter()
+        for _ in range(n):
+            self.llama.eval(self.next_tokens)
+            logits = numpy.ctypeslib.as_array(self.llama._ctx.get_logits(), (self.llama.n_vocab(),))
+            self.next_tokens = [int(logits.argmax())]
         return time.perf_counter() - start
 
     def perplexity(self, n):

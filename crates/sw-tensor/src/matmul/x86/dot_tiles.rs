@@ -160,11 +160,12 @@ tiles!(
     Avx512, Isa::Avx512, __m512, "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c", tallest 6,
     block BLOCK: 1 x 4, 2 x 8, 3 x 6, 4 x 6, 5 x 4, 6 x 4
 );
-// Pairs of many rows would come too slowly: a block of them, 24 KiB at most, stays in the first-level cache.
+// Pairs of many rows would come too slowly: a block of them, 24 KiB at most, stays in the first-level cache. With one row of
+// activations, weights are read in the order in which they lie, which a processor foresees best.
 tiles!(
     Avx512Bf16, |dots: Avx512Bf16| Isa::Avx512(dots.avx512()), Pairs,
     "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,avx512bf16", tallest 12,
-    block 16384: 1 x 4;
+    block 16384: 1 x 1;
     block BLOCK: 2 x 8, 3 x 6, 4 x 6;
     block 1024: 5 x 4, 6 x 4, 7 x 3, 8 x 3, 9 x 2, 10 x 2, 11 x 2, 12 x 2
 );
@@ -231,6 +232,7 @@ unsafe fn multiply<
     t: Tile,
 ) {
     let bytes = if DTYPE == 0 { 8 } else { 4 } * V::LANES;
+    let asks = V::one_row_asks();
     // What comes next is asked for evenly, by all parts, whole lines at a time.
     let [part, parts] = t.part;
     let chunk = bytes.max(LINE);
@@ -247,7 +249,7 @@ unsafe fn multiply<
         }
         for step in 0..t.steps {
             let w = t.w.add(step * bytes);
-            match if M == 1 { V::ONE_ROW_ASKS } else { Asks::Next } {
+            match if M == 1 { asks } else { Asks::Next } {
                 Asks::Next if !t.next.is_null() && step & ((1 << shift) - 1) == 0 => {
                     for line in (0..chunk).step_by(LINE) {
                         let at = (first + (step >> shift)) * chunk + line;

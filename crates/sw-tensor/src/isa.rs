@@ -289,6 +289,25 @@ fn run_avx2<W: Work>(work: W) -> W::Output {
     work.work()
 }
 
+/// Whether the processor is AMD's of family 26 or later, a Zen 5. It is the fastest with other ways of reading memory than a
+/// Zen 4, and no feature tells them apart; what is computed is the same.
+#[cfg(target_arch = "x86_64")]
+pub(crate) fn is_zen5() -> bool {
+    use std::arch::x86_64::__cpuid;
+    static FOUND: OnceLock<bool> = OnceLock::new();
+    *FOUND.get_or_init(|| {
+        let vendor = __cpuid(0);
+        let vendor = [vendor.ebx, vendor.edx, vendor.ecx].map(u32::to_le_bytes);
+        // Where the first field of the family is full, another one is added to it.
+        let version = __cpuid(1).eax;
+        let family = match version >> 8 & 0xf {
+            0xf => 0xf + (version >> 20 & 0xff),
+            family => family,
+        };
+        vendor.as_flattened() == b"AuthenticAMD" && family >= 26
+    })
+}
+
 /// What `SW_ISA` asks for; the best of this CPU where it is not set.
 fn from_env() -> Result<Isa, Error> {
     let all = Isa::all();

@@ -40,6 +40,9 @@ pub(super) fn map(file: File, path: &Path) -> io::Result<FileMap> {
     // pattern is valid. Nobody may change or shorten the file while it is mapped; that is a documented condition of
     // `Checkpoint`, which no program can enforce.
     let map = unsafe { Mmap::map(&file) }?;
+    // Only a hint: what is not in memory yet is read in large pages, which are mapped and read faster, now and by who comes next.
+    #[cfg(target_os = "linux")]
+    let _ = map.advise(memmap2::Advice::HugePage);
     #[cfg(unix)]
     let _listed = super::shortened::list(&map, path);
     Ok(FileMap {

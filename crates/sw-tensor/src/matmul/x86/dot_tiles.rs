@@ -232,7 +232,11 @@ unsafe fn multiply<
     t: Tile,
 ) {
     let bytes = if DTYPE == 0 { 8 } else { 4 } * V::LANES;
-    let asks = V::one_row_asks();
+    let asks = if M == 1 {
+        V::one_row_asks()
+    } else {
+        Asks::Next
+    };
     // What comes next is asked for evenly, by all parts, whole lines at a time.
     let [part, parts] = t.part;
     let chunk = bytes.max(LINE);
@@ -249,7 +253,7 @@ unsafe fn multiply<
         }
         for step in 0..t.steps {
             let w = t.w.add(step * bytes);
-            match if M == 1 { asks } else { Asks::Next } {
+            match asks {
                 Asks::Next if !t.next.is_null() && step & ((1 << shift) - 1) == 0 => {
                     for line in (0..chunk).step_by(LINE) {
                         let at = (first + (step >> shift)) * chunk + line;

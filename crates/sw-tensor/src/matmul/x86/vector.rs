@@ -2,7 +2,8 @@
 
 use std::arch::asm;
 use std::arch::x86_64::*;
-use std::sync::OnceLock;
+
+use crate::isa;
 
 /// What a tile asks the memory system for while it multiplies.
 #[derive(Clone, Copy)]
@@ -15,28 +16,13 @@ pub(super) enum Asks {
     Next,
 }
 
-/// Whether the processor is AMD's of family 26 or later.
-fn is_zen5() -> bool {
-    static FOUND: OnceLock<bool> = OnceLock::new();
-    *FOUND.get_or_init(|| {
-        let vendor = __cpuid(0);
-        let name = [vendor.ebx, vendor.edx, vendor.ecx].map(u32::to_le_bytes);
-        let version = __cpuid(1).eax;
-        // The family, and what is added to it where the first field is full.
-        let family = match version >> 8 & 0xf {
-            0xf => 0xf + (version >> 20 & 0xff),
-            family => family,
-        };
-        name.as_flattened() == b"AuthenticAMD" && family >= 26
-    })
-}
-
 /// # Safety
 /// Every function is called only where the CPU has the type's features, which the caller must have enabled.
 pub(super) trait Vector: Copy {
     const LANES: usize;
     /// Terms that a lane of a factor holds.
     const TERMS: usize = 1;
+
     /// What one row of activations asks for: it passes over the weights once, at the rate of the memory. The fastest of the
     /// three for whole decoding runs (a Zen 4 and a Zen 5; `benches/record`).
     fn one_row_asks() -> Asks {
@@ -60,7 +46,7 @@ impl Vector for __m512 {
 
     fn one_row_asks() -> Asks {
         // Asking near is a third slower than asking for the next rows on a Zen 4, and an eighth faster on a Zen 5.
-        match is_zen5() {
+        match isa::is_zen5() {
             true => Asks::Near,
             false => Asks::Next,
         }

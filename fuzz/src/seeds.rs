@@ -7,7 +7,7 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use sw_eval::{Options, Status, evaluate_with, mock::Mock};
+use sw_eval::{Options, Status, TaskRows, evaluate_with, mock::Mock};
 use sw_intervene::{Export, Format, Plan};
 use sw_model::{Model, WeightCoord};
 use tempfile::TempDir;
@@ -225,14 +225,8 @@ pub(crate) fn results() -> Vec<Vec<u8>> {
     options.bootstrap_iters = 10;
     let mut go = |_: Status| ControlFlow::Continue(());
     let tasks = ["hellaswag", "lambada_openai", "wikitext2"];
-    let run = evaluate_with(
-        &Mock::default(),
-        &tasks,
-        &crate::targets::data(),
-        &options,
-        None,
-        &mut go,
-    );
+    let rows = TaskRows::read(&tasks, &crate::targets::data(), &options).expect("rows");
+    let run = evaluate_with(&Mock::default(), rows, &options, None, &mut go);
     vec![serde_json::to_vec(&run.expect("an evaluation")).expect("JSON")]
 }
 

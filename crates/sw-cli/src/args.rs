@@ -51,6 +51,21 @@ impl ModelArgs {
 
     /// The model, and a digest of the adapter that is in it; or of the soft prompt, which is to stand before every text.
     pub(crate) fn open_changed(&self) -> Result<(Model, Option<String>)> {
+        let (opened, ()) = self.open_beside(|| ())?;
+        Ok(opened)
+    }
+
+    /// [`open_changed`](Self::open_changed) and `other`, which needs no model, at the same time.
+    pub(crate) fn open_beside<T: Send>(
+        &self,
+        other: impl FnOnce() -> T + Send,
+    ) -> Result<((Model, Option<String>), T)> {
+        set_threads(self.threads)?;
+        let (opened, other) = rayon::join(|| self.open_with_adapter(), other);
+        Ok((opened?, other))
+    }
+
+    fn open_with_adapter(&self) -> Result<(Model, Option<String>)> {
         let model = self.open_stored()?;
         let Some(dir) = &self.adapter else {
             return Ok((model, None));
@@ -61,7 +76,6 @@ impl ModelArgs {
 
     /// The model without an adapter.
     fn open_stored(&self) -> Result<Model> {
-        set_threads(self.threads)?;
         let name = match &self.revision {
             Some(revision) if !Path::new(&self.model).exists() => {
                 format!("{}@{revision}", self.model)

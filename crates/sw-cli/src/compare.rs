@@ -7,7 +7,7 @@ use clap::Args;
 use comfy_table::{CellAlignment, Table, presets::UTF8_FULL_CONDENSED};
 use serde_json::json;
 use sw_eval::{
-    Divergence, EvalResults, Runtime, TaskComparison, Workload, check_resamples, compare,
+    Divergence, EvalResults, Runtime, TaskComparison, TaskRows, Workload, check_resamples, compare,
     divergence, evaluate_with,
 };
 use sw_intervene::Intervention;
@@ -58,8 +58,8 @@ impl Compare {
         ];
         let data = self.on.data()?;
         let model = self.on.dtype.applied(&self.on.model.open()?);
-        let tasks = self.on.names();
         let options = self.on.options();
+        let rows = TaskRows::read(&self.on.names(), &data, &options)?;
         let runtime = |plan: &[Intervention]| {
             Ok::<_, sw_eval::Error>(Runtime::new(&model, plan)?.named(&self.on.model.model))
         };
@@ -70,11 +70,11 @@ impl Compare {
             options.interventions.clone_from(plan);
             let bar = progress_bar();
             let mut progress = |status: sw_eval::Status| bar.show(status);
-            let run = evaluate_with(runtime, &tasks, &data, &options, None, &mut progress)?;
+            let run = evaluate_with(runtime, rows.clone(), &options, None, &mut progress)?;
             runs.push(run);
         }
         let compared = compare(&runs[0], &runs[1], self.resamples, self.seed)?;
-        let workload = Workload::new(&runtimes[0], &tasks, &data, &options)?;
+        let workload = Workload::new(&runtimes[0], rows, &options)?;
         let distances = compared
             .iter()
             .map(|task| {

@@ -11,7 +11,7 @@ use clap::Args;
 use comfy_table::{CellAlignment, Table, presets::UTF8_FULL_CONDENSED};
 use serde_json::Value;
 use sw_eval::{
-    EvalResults, Options, Output, Runtime, Shard, Split, TASKS, Written, evaluate_to,
+    EvalResults, Options, Output, Runtime, Shard, Split, TASKS, TaskRows, Written, evaluate_to,
     evaluate_with, merge, shards_in, stamp,
 };
 use sw_intervene::Intervention;
@@ -74,7 +74,9 @@ impl Eval {
     pub(crate) fn run(&self) -> Result<()> {
         let options = self.options()?;
         let data = self.on.data()?;
-        let (model, change) = self.on.model.open_changed()?;
+        let read = || TaskRows::read(&self.on.names(), &data, &options);
+        let ((model, change), rows) = self.on.model.open_beside(read)?;
+        let rows = rows?;
         let model = self.on.dtype.applied(&model);
         let mut runtime = Runtime::new(&model, &options.interventions)?.named(&self.on.model.model);
         if let Some(change) = change {
@@ -96,9 +98,8 @@ impl Eval {
         }
         let bar = progress_bar();
         let mut progress = |status: sw_eval::Status| bar.show(status);
-        let tasks = self.on.names();
         let Some(dir) = &self.output_path else {
-            let run = evaluate_with(&runtime, &tasks, &data, &options, None, &mut progress)?;
+            let run = evaluate_with(&runtime, rows, &options, None, &mut progress)?;
             drop(bar);
             return report(&EvalResults::new(run), self.json);
         };
@@ -107,7 +108,7 @@ impl Eval {
             dir: dir.clone(),
             log_samples: self.log_samples,
         };
-        let written = evaluate_to(&runtime, &tasks, &data, &options, &output, &mut progress)?;
+        let written = evaluate_to(&runtime, rows, &options, &output, &mut progress)?;
         drop(bar);
         match written {
             Written::Shard { path } => {

@@ -262,10 +262,11 @@ pub(crate) fn channel_maxima(x: ArrayView2<'_, f32>) -> Vec<(f32, usize)> {
     for (t, row) in x.rows().into_iter().enumerate() {
         let row = row.to_slice().expect("adjacent columns");
         for ((max, at), v) in largest.iter_mut().zip(&mut rows).zip(row) {
-            // Without a branch, which could not be foreseen.
-            let is_larger = v.abs() > *max;
-            *max = if is_larger { v.abs() } else { *max };
-            *at = if is_larger { t as u32 } else { *at };
+            // Without a branch, which could not be foreseen: what is larger has all bits set here.
+            let larger = u32::from(v.abs() > *max).wrapping_neg();
+            let choose = |new: u32, old: u32| (new & larger) | (old & !larger);
+            *max = f32::from_bits(choose(v.abs().to_bits(), max.to_bits()));
+            *at = choose(t as u32, *at);
         }
     }
     let rows = rows.into_iter().map(|t| t as usize);

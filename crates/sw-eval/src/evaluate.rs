@@ -17,6 +17,7 @@ use crate::{
     results::EvalResults,
     run::{Environment, Run, config_hash},
     runtime::Runtime,
+    source::TaskRows,
     workload::{Options, Workload},
 };
 
@@ -49,15 +50,15 @@ pub fn evaluate(
     progress: &mut Progress<'_>,
 ) -> Result<EvalResults> {
     let runtime = Runtime::new(model, &options.interventions)?;
-    Ok(EvalResults::new(evaluate_with(
-        &runtime, tasks, data, options, None, progress,
-    )?))
+    let rows = TaskRows::read(tasks, data, options)?;
+    let run = evaluate_with(&runtime, rows, options, None, progress)?;
+    Ok(EvalResults::new(run))
 }
 
 /// Opens the journal of a run; [`Journal::open`] with a path, say.
 pub type OpenJournal<'a> = dyn Fn(&Key) -> Result<(Journal, HashMap<usize, Score>)> + 'a;
 
-/// Evaluates any [`LanguageModel`], with a journal to resume from where one is opened by `journal`.
+/// Evaluates any [`LanguageModel`] on rows that were read with the same `options`, but for the interventions, with a journal to resume from where one is opened by `journal`.
 ///
 /// The run's journal is opened only when everything that can fail early has passed.
 ///
@@ -65,14 +66,13 @@ pub type OpenJournal<'a> = dyn Fn(&Key) -> Result<(Journal, HashMap<usize, Score
 /// As [`evaluate`]; a journal of another run.
 pub fn evaluate_with(
     lm: &dyn LanguageModel,
-    tasks: &[&str],
-    data: &DataDir,
+    rows: TaskRows,
     options: &Options,
     journal: Option<&OpenJournal<'_>>,
     progress: &mut Progress<'_>,
 ) -> Result<Run> {
     let peak = PrivatePeak::watch();
-    let workload = Workload::new(lm, tasks, data, options)?;
+    let workload = Workload::new(lm, rows, options)?;
     watched(lm, workload, options, journal, progress, peak)
 }
 

@@ -71,7 +71,7 @@ pub use results::{Aggregate, EvalResults, sample_json};
 pub use run::{Environment, Run, Sample, TaskRun};
 pub use runtime::{Runtime, TOKEN_BUDGET};
 pub use shard::Shard;
-pub use source::Source;
+pub use source::{Source, TaskRows};
 pub use sw_model::Bos;
 pub use task::{Cut, Item, Kind, Prepare, Request, TASKS, Task, Windows};
 pub use workload::{DocWork, Options, TaskWork, Workload, check_resamples};

@@ -10,13 +10,13 @@ use std::{
 use sw_tensor::files;
 
 use crate::{
-    data::DataDir,
     error::{Error, Result},
     evaluate::{Progress, evaluate_with},
     journal::{Journal, Key, short},
     model::LanguageModel,
     results::EvalResults,
     run::Run,
+    source::TaskRows,
     workload::Options,
 };
 
@@ -49,11 +49,10 @@ pub enum Written {
 /// Evaluates into a folder, going on from the journal of a run of the same configuration that did not end.
 ///
 /// # Errors
-/// As [`evaluate_with`]; a folder that cannot be written. Nothing is written before the tasks' data has been read.
+/// As [`evaluate_with`]; a folder that cannot be written. Nothing is written before every question has been encoded.
 pub fn evaluate_to(
     lm: &dyn LanguageModel,
-    tasks: &[&str],
-    data: &DataDir,
+    rows: TaskRows,
     options: &Options,
     output: &Output,
     progress: &mut Progress<'_>,
@@ -76,7 +75,7 @@ pub fn evaluate_to(
         lock.replace(Some(journal.lock()?));
         Ok((journal, found))
     };
-    let run = evaluate_with(lm, tasks, data, options, Some(&open), progress)?;
+    let run = evaluate_with(lm, rows, options, Some(&open), progress)?;
     let journal = name("journal", &run.config, "jsonl");
     let written = if options.shard.is_whole() {
         let results = Box::new(EvalResults::new(run));

@@ -3,6 +3,8 @@
 //! Spans are sorted by their tokens; neighbours that begin alike share a [`Node`], whose keys and values are computed
 //! once; what is left of each span is a [`Leaf`]. A node ends with a span's first scored row at the latest.
 
+use std::ops::Range;
+
 use crate::model::Span;
 
 /// A beginning that several spans share.
@@ -117,7 +119,6 @@ impl PrefixTree {
     }
 
     /// Tokens to compute.
-    #[cfg(test)]
     pub(crate) fn tokens(&self, spans: &[Span]) -> usize {
         let nodes: usize = self.nodes.iter().map(|n| n.end - n.start).sum();
         let leaves: usize = self
@@ -129,10 +130,17 @@ impl PrefixTree {
     }
 
     /// Leaves in batches of at most `budget` tokens, with the nodes that no batch before has; one leaf at least. (A lane that did not
-    /// run the batch in which a node came first computes it once more.)
-    pub(crate) fn batches(&self, spans: &[Span], budget: usize) -> Vec<std::ops::Range<usize>> {
+    /// run the batch in which a node came first computes it once more.) Where there are several, there are as many for each of `lanes`,
+    /// and they are as even as leaves allow: no lane waits long for another at the end.
+    pub(crate) fn batches(&self, spans: &[Span], budget: usize, lanes: usize) -> Vec<Range<usize>> {
+        let total = self.tokens(spans);
+        let count = match total.div_ceil(budget) {
+            0 | 1 => 1,
+            several => several.next_multiple_of(lanes),
+        };
         let mut batches = Vec::new();
         let (mut start, mut tokens, mut seen) = (0, 0, 0);
+        let mut before = 0; // tokens of the batches so far
         for (i, leaf) in self.leaves.iter().enumerate() {
             let of_leaf = spans[leaf.span].tokens.len() - 1 - leaf.start;
             // Nodes that come between two leaves begin with the second one.
@@ -140,8 +148,12 @@ impl PrefixTree {
             let new = self.nodes[seen..until].iter().map(|n| n.end - n.start);
             let more = of_leaf + new.sum::<usize>();
             seen = until;
-            if i > start && more > 0 && tokens + more > budget {
+            // A batch ends where its end is nearest to its share of all tokens.
+            let share = total * (batches.len() + 1) / count;
+            let is_full = tokens + more > budget || before + tokens + more / 2 > share;
+            if i > start && more > 0 && is_full {
                 batches.push(start..i);
+                before += tokens;
                 (start, tokens) = (i, 0);
             }
             tokens += more;
@@ -253,17 +265,35 @@ mod tests {
         let plan = check(&spans);
         assert_eq!((plan.nodes.len(), plan.tokens(&spans)), (10, 400));
         let of_questions = |n: usize| (0..10).step_by(n).map(move |i| 2 * i..20.min(2 * (i + n)));
-        assert!(plan.batches(&spans, 20).into_iter().eq(of_questions(1)));
-        assert!(plan.batches(&spans, 120).into_iter().eq(of_questions(3)));
+        assert!(plan.batches(&spans, 20, 1).into_iter().eq(of_questions(1)));
+        assert!(
+            plan.batches(&spans, 120, 1)
+                .into_iter()
+                .eq([0..6, 6..10, 10..16, 16..20])
+        );
+    }
+
+    #[test]
+    fn lanes_get_as_many_batches_of_one_size() {
+        let spans: Vec<Span> = (0..21).map(|i| span(&[i; 11], 1)).collect();
+        let plan = PrefixTree::flat(&spans);
+        let tokens = |budget, lanes| -> Vec<usize> {
+            let batches = plan.batches(&spans, budget, lanes);
+            batches.into_iter().map(|b| 10 * b.len()).collect()
+        };
+        assert_eq!(tokens(300, 2), [210]);
+        assert_eq!(tokens(200, 2), [110, 100]);
+        assert_eq!(tokens(100, 1), [70, 70, 70]);
+        assert_eq!(tokens(100, 2), [50, 60, 50, 50]);
     }
 
     proptest! {
         #[test]
-        fn any_spans_are_covered(raw in prop::collection::vec((prop::collection::vec(0u32..3, 2..40), 0usize..40), 0..40), budget in 1usize..100) {
+        fn any_spans_are_covered(raw in prop::collection::vec((prop::collection::vec(0u32..3, 2..40), 0usize..40), 0..40), budget in 1usize..100, lanes in 1usize..4) {
             let spans: Vec<Span> = raw.into_iter().map(|(tokens, from)| { let from = 1 + from % (tokens.len() - 1); Span { tokens, from } }).collect();
             let plan = check(&spans);
             prop_assert!(plan.tokens(&spans) <= PrefixTree::flat(&spans).tokens(&spans));
-            let batches = plan.batches(&spans, budget);
+            let batches = plan.batches(&spans, budget, lanes);
             prop_assert_eq!(batches.iter().map(|b| b.len()).sum::<usize>(), spans.len());
             let mut seen = 0;
             for batch in &batches {

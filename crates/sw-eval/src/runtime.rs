@@ -236,7 +236,7 @@ impl Runtime {
                     leaves: leaves.iter().map(|leaf| Leaf::whole(leaf.span)).collect(),
                 };
                 let mut rows = Vec::new();
-                for part in whole.batches(spans, self.budget) {
+                for part in whole.batches(spans, self.budget, 1) {
                     let leaves = &whole.leaves[part.clone()];
                     rows.push(self.scored_rows(spans, &[], leaves, part.end, prefixes)?);
                 }
@@ -348,7 +348,8 @@ impl LanguageModel for Runtime {
         } else {
             PrefixTree::flat(spans)
         };
-        let batches = plan.batches(spans, self.budget);
+        let lanes = self.lanes().min(rayon::current_num_threads());
+        let batches = plan.batches(spans, self.budget, lanes);
         let work = |prefixes: &mut Prefixes, batch: &Range<usize>| {
             let scores = self.batch(spans, &plan, batch, prefixes)?;
             Ok((batch.clone(), scores))
@@ -364,6 +365,6 @@ impl LanguageModel for Runtime {
                 ControlFlow::Continue(())
             }
         };
-        lanes::run(&batches, self.lanes(), work, deliver)
+        lanes::run(&batches, lanes, work, deliver)
     }
 }

@@ -33,7 +33,36 @@ pub struct Source {
     pub effective: usize,
 }
 
+/// The rows of tasks as their files hold them: all that can be read before there is a model.
+#[derive(Clone)]
+pub struct TaskRows(pub(crate) Vec<Raw>);
+
+impl TaskRows {
+    /// Reads the rows of tasks, each once, in the order in which they are named first.
+    ///
+    /// # Errors
+    /// An unknown task, data that is missing or broken: one line.
+    pub fn read(tasks: &[&str], data: &DataDir, options: &Options) -> Result<Self> {
+        if tasks.is_empty() {
+            return Err(Error::Options("no task is named".into()));
+        }
+        if options.limit == Some(0) {
+            return Err(Error::Options("limit 0: nothing to evaluate".into()));
+        }
+        options.check()?;
+        let mut all: Vec<Raw> = Vec::new();
+        for name in tasks {
+            let task = Task::named(name)?;
+            if all.iter().all(|raw| raw.task.name != task.name) {
+                all.push(Raw::read(task, data, options)?);
+            }
+        }
+        Ok(Self(all))
+    }
+}
+
 /// A task's rows as its files hold them.
+#[derive(Clone)]
 pub(crate) struct Raw {
     pub(crate) task: &'static Task,
     pub(crate) files: BTreeMap<Split, Vec<PathBuf>>,
@@ -44,7 +73,7 @@ pub(crate) struct Raw {
 }
 
 impl Raw {
-    pub(crate) fn read(task: &'static Task, dir: &DataDir, options: &Options) -> Result<Self> {
+    fn read(task: &'static Task, dir: &DataDir, options: &Options) -> Result<Self> {
         let files = dir.files(&task.dataset)?;
         let split = match (options.split.unwrap_or(task.split), files.len()) {
             (_, 0) => return Err(missing(task, dir.missing(&task.dataset))),

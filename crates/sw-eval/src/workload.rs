@@ -9,13 +9,13 @@ use sw_intervene::Intervention;
 
 use crate::{
     Bos,
-    data::{self, DataDir, Doc, Split},
+    data::{self, Doc, Split},
     encode::{Context, Encoder},
     error::{Error, Result},
     fewshot::Sampler,
     model::{LanguageModel, Span},
     shard::Shard,
-    source::{Raw, Source, digest, missing},
+    source::{Raw, Source, TaskRows, digest, missing},
     task::{Cut, Item, Kind, Prepare, Request, Task},
 };
 
@@ -125,33 +125,15 @@ pub struct Workload {
 }
 
 impl Workload {
-    /// Reads the tasks' data and encodes every question.
+    /// Encodes every question about the tasks' rows, which were read with these options (but for the interventions).
     ///
     /// # Errors
-    /// An unknown task, data that is missing or broken, a document that cannot be asked: one line each.
-    pub fn new(
-        lm: &dyn LanguageModel,
-        tasks: &[&str],
-        data: &DataDir,
-        options: &Options,
-    ) -> Result<Self> {
-        if tasks.is_empty() {
-            return Err(Error::Options("no task is named".into()));
-        }
-        if options.limit == Some(0) {
-            return Err(Error::Options("limit 0: nothing to evaluate".into()));
-        }
-        options.check()?;
+    /// A document that cannot be asked, a file of an intervention that cannot be read: one line.
+    pub fn new(lm: &dyn LanguageModel, rows: TaskRows, options: &Options) -> Result<Self> {
         let encoder = Encoder::new(lm, options.bos)?;
         let mut spans = Spans::default();
-        let mut work: Vec<TaskWork> = Vec::new();
-        for name in tasks {
-            let task = Task::named(name)?;
-            if work.iter().all(|w| w.task.name != task.name) {
-                let raw = Raw::read(task, data, options)?;
-                work.push(prepare(raw, &encoder, options, &mut spans)?);
-            }
-        }
+        let ask = |raw| prepare(raw, &encoder, options, &mut spans);
+        let work: Vec<TaskWork> = rows.0.into_iter().map(ask).collect::<Result<_>>()?;
         let files = options.interventions.iter().filter_map(Intervention::file);
         Ok(Self {
             tasks: work,

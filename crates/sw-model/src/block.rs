@@ -27,6 +27,7 @@ pub(crate) struct Scratch {
     pub(crate) out: Array2<f32>,    // [tokens, hidden]: what a block adds to the residual stream
     pub(crate) inner: Inner,
     pub(crate) routed: Routed,
+    pub(crate) logits: Vec<f32>, // a block of logits that are being judged
 }
 
 /// Shown an activation, and at which site of the layer it is.

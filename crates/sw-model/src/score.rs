@@ -1,8 +1,8 @@
 //! From rows after the final norm to logits and log-probabilities.
 
-use ndarray::{Array2, ArrayView2, ArrayViewMut2, Axis};
+use ndarray::{Array2, ArrayView2, ArrayViewMut1, ArrayViewMut2, Axis, Slice};
 use rayon::prelude::*;
-use sw_tensor::{all_finite, log_sum_exp, matmul_t_each};
+use sw_tensor::{LogSumExp, all_finite, matmul_t_each};
 
 use crate::{
     error::{Error, Result},
@@ -20,12 +20,11 @@ pub struct TokenScore {
     pub greedy: bool,
 }
 
-/// Logits are made in blocks of about this many bytes, so that they are still in the cache when they are judged ...
-const LOGIT_BLOCK: usize = 2 << 20;
-/// ... but of rows enough for an efficient product ...
-const LOGIT_ROWS: usize = 512;
-/// ... as long as it is no more than this.
-const LOGIT_BLOCK_MOST: usize = 64 << 20;
+/// Logits are judged in blocks of at most so many rows: enough for an efficient product ...
+const BLOCK_ROWS: usize = 1024;
+/// ... and of so many tokens of the vocabulary: few enough for a block to be in the cache when it is judged. A row's score depends
+/// on where its logits are cut, in its last digits; they are cut in the same places whatever other rows there are.
+const BLOCK_TOKENS: usize = 2048;
 
 impl Model {
     /// Logits of rows after the final norm: `[rows, hidden] -> [rows, vocab]`.
@@ -33,29 +32,27 @@ impl Model {
     /// # Errors
     /// A non-finite logit, with the tensor that is to blame.
     pub fn logits(&self, rows: ArrayView2<'_, f32>) -> Result<Array2<f32>> {
-        let mut logits = Array2::zeros((rows.nrows(), self.weights().head.rows()));
-        self.logits_into(rows, logits.view_mut())?;
+        let head = &self.weights().head;
+        let mut logits = Array2::zeros((rows.nrows(), head.rows()));
+        // [rows, hidden] x [vocab, hidden]^T
+        matmul_t_each(self.arithmetic(), rows, [(head, logits.view_mut())]);
+        let rows = logits.axis_iter_mut(Axis(0)).into_par_iter();
+        rows.try_for_each(|row| self.check_and_cap(row))?;
         Ok(logits)
     }
 
-    fn logits_into(
-        &self,
-        rows: ArrayView2<'_, f32>,
-        mut logits: ArrayViewMut2<'_, f32>,
-    ) -> Result<()> {
-        // [rows, hidden] x [vocab, hidden]^T
-        let product = [(&self.weights().head, logits.view_mut())];
-        matmul_t_each(self.arithmetic(), rows, product);
-        if !all_finite(logits.view()) {
+    /// What comes after the product of a row of logits.
+    fn check_and_cap(&self, mut logits: ArrayViewMut1<'_, f32>) -> Result<()> {
+        if !all_finite(logits.view().insert_axis(Axis(0))) {
             return Err(self.non_finite("logits".into(), None));
         }
         if let Some(cap) = self.spec().logit_softcap {
-            logits.par_mapv_inplace(|x| cap * (x / cap).tanh());
+            logits.mapv_inplace(|x| cap * (x / cap).tanh());
         }
         Ok(())
     }
 
-    /// Scores one target token per row (rows after the final norm), without keeping more than 64 MB of logits.
+    /// Scores one target token per row (rows after the final norm), without keeping more than 8 MiB of logits.
     ///
     /// # Errors
     /// A target beyond the vocabulary, a non-finite logit.
@@ -72,24 +69,47 @@ impl Model {
                 vocab_size,
             });
         }
-        let rows_in = |bytes: usize| bytes / (size_of::<f32>() * vocab_size);
-        let block = LOGIT_ROWS.max(rows_in(LOGIT_BLOCK));
-        let block = block.min(rows_in(LOGIT_BLOCK_MOST)).max(1);
+        let mut scratch = self.take_scratch();
+        let scores = self.score_in(&mut scratch.logits, rows, targets);
+        self.keep_scratch(scratch);
+        scores
+    }
+
+    fn score_in(
+        &self,
+        logits: &mut Vec<f32>,
+        rows: ArrayView2<'_, f32>,
+        targets: &[u32],
+    ) -> Result<Vec<TokenScore>> {
+        let head = &self.weights().head;
         let mut scores = Vec::with_capacity(targets.len());
-        let mut logits = vec![0.0; block.min(targets.len()) * vocab_size];
-        for (start, targets) in (0..).step_by(block).zip(targets.chunks(block)) {
-            let logits = &mut logits[..targets.len() * vocab_size];
-            let shape = (targets.len(), vocab_size);
-            self.logits_into(
-                rows.slice_axis(Axis(0), (start..start + targets.len()).into()),
-                ArrayViewMut2::from_shape(shape, &mut *logits).expect("as many logits"),
-            )?;
-            scores.par_extend(
-                logits
-                    .par_chunks(vocab_size)
-                    .zip(targets)
-                    .map(|(row, &target)| token_score(row, target)),
-            );
+        for targets in targets.chunks(BLOCK_ROWS) {
+            let first = scores.len();
+            let rows = rows.slice_axis(Axis(0), Slice::from(first..first + targets.len()));
+            let mut judged = vec![Judged::default(); targets.len()];
+            for first in (0..head.rows()).step_by(BLOCK_TOKENS) {
+                let head = head.slice_rows(first..head.rows().min(first + BLOCK_TOKENS));
+                let shape = (targets.len(), head.rows());
+                if logits.len() < shape.0 * shape.1 {
+                    *logits = vec![0.0; shape.0 * shape.1];
+                }
+                let logits = &mut logits[..shape.0 * shape.1];
+                let mut block = ArrayViewMut2::from_shape(shape, logits).expect("as many logits");
+                // [rows, hidden] x [tokens, hidden]^T
+                matmul_t_each(self.arithmetic(), rows, [(&head, block.view_mut())]);
+                let logits = block.axis_iter_mut(Axis(0)).into_par_iter();
+                let of_rows = logits.zip(&mut judged).zip(targets);
+                of_rows.try_for_each(|((mut logits, row), &target)| -> Result<()> {
+                    self.check_and_cap(logits.view_mut())?;
+                    row.judge(
+                        first,
+                        logits.into_slice().expect("row-major"),
+                        target as usize,
+                    );
+                    Ok(())
+                })?;
+            }
+            scores.extend(judged.iter().map(Judged::score));
         }
         Ok(scores)
     }
@@ -121,12 +141,38 @@ impl Model {
     }
 }
 
-fn token_score(logits: &[f32], target: u32) -> TokenScore {
-    let (before, from) = logits.split_at(target as usize);
-    let own = from[0];
-    let greedy = !before.iter().any(|&x| x >= own) && !from.iter().any(|&x| x > own);
-    TokenScore {
-        log_prob: f64::from(own) - log_sum_exp(logits),
-        greedy,
+/// What is known of a target token from the logits that were seen so far, those of the first tokens.
+#[derive(Clone, Copy, Default)]
+struct Judged {
+    seen: LogSumExp,
+    /// The target's own logit; 0 before it was seen.
+    own: f32,
+    /// Whether another token is more probable, or as probable and of a lower id.
+    is_beaten: bool,
+}
+
+impl Judged {
+    /// Looks at the logits of the next tokens, of which the first is `first`.
+    fn judge(&mut self, first: usize, logits: &[f32], target: usize) {
+        let largest_before = self.seen.largest();
+        let largest = self.seen.add(logits);
+        match target.checked_sub(first) {
+            Some(at) if at < logits.len() => {
+                self.own = logits[at];
+                let (before, after) = logits.split_at(at);
+                self.is_beaten = largest_before >= self.own
+                    || before.iter().any(|&x| x >= self.own)
+                    || after.iter().any(|&x| x > self.own);
+            }
+            Some(_) => {}
+            None => self.is_beaten |= largest > self.own,
+        }
+    }
+
+    fn score(&self) -> TokenScore {
+        TokenScore {
+            log_prob: f64::from(self.own) - self.seen.value(),
+            greedy: !self.is_beaten,
+        }
     }
 }

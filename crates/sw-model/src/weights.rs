@@ -51,14 +51,18 @@ impl Layer {
             .any(|affine| affine.w.product().is_some())
     }
 
-    /// Asks the system to have the weights at hand soon; of experts, which may not be asked, only the router.
+    /// Has the system read the weights from a disk, where they are not in memory yet, on a thread that waits for it; of experts,
+    /// which may not be asked, only the router.
     pub(crate) fn will_need(&self) {
         let dense = self
             .linears
             .iter()
             .filter(|((expert, _), _)| expert.is_none());
         let stored = dense.filter_map(|(_, affine)| affine.w.stored());
-        stored.for_each(Mat::will_need);
+        let stored: Vec<Mat> = stored.cloned().collect();
+        // Where no thread can be started, weights are read when they are used.
+        let reader = std::thread::Builder::new();
+        let _ = reader.spawn(move || stored.iter().for_each(Mat::bring_in));
     }
 
     pub(crate) fn linear_mut(&mut self, at: LinearAt) -> Option<&mut Affine> {

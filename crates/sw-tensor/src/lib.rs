@@ -74,4 +74,4 @@ pub use matmul::{
 };
 pub use norm::Norm;
 pub use rope::{Rope, RopeTurns};
-pub use softmax::{log_sum_exp, softmax};
+pub use softmax::{LogSumExp, log_sum_exp, softmax};

@@ -19,9 +19,6 @@ pub(crate) type Bytes = Arc<dyn Storage>;
 pub(crate) trait Storage: Any + Send + Sync {
     fn bytes(&self) -> &[u8];
 
-    /// Asks the system to have these bytes at hand soon; a hint.
-    fn will_need(&self, _range: Range<usize>) {}
-
     /// Copies bytes that nobody has copied before from where the system keeps the file, without mapping them. Whether it did;
     /// where it did not, [`bytes`](Self::bytes) has them.
     fn copy_first(&self, _range: Range<usize>, _out: &mut [u8]) -> bool {
@@ -389,11 +386,9 @@ impl Mat {
         }
     }
 
-    /// Asks the system to have the weights in memory soon, on a thread that has nothing else to do, without waiting; does nothing
-    /// for those that are not mapped.
-    pub fn will_need(&self) {
-        let (bytes, extent) = (self.bytes.clone(), self.extent(0..self.rows));
-        rayon::spawn(move || bytes.will_need(extent));
+    /// Has the system read the weights from a disk, where they are a file's and not in memory yet, and waits for it.
+    pub fn bring_in(&self) {
+        self.touch(0..self.rows);
     }
 
     /// Has the system map the pages of some rows now, by reading a byte of each piece that it maps at a time (64 KiB on Linux):

@@ -5,8 +5,8 @@ use proptest::prelude::*;
 
 use crate::testing::{DTYPES, Random, U, assert_near, gamma};
 use crate::{
-    Error, GeluKind, Mat, Norm, Rope, add, add_bias, all_finite, gelu, gelu_mul, log_sum_exp,
-    reference, silu, silu_mul, softmax,
+    Error, GeluKind, LogSumExp, Mat, Norm, Rope, add, add_bias, all_finite, gelu, gelu_mul,
+    log_sum_exp, reference, silu, silu_mul, softmax,
 };
 
 #[test]
@@ -230,6 +230,15 @@ proptest! {
         let of_term = |(x, p): (&f64, &f64)| if *x < largest { p * (largest - x + 3.0) * U } else { 0.0 };
         let bound = wide.iter().zip(&expected).map(of_term).sum::<f64>() * 1.01 + 1e-14 * (1.0 + exact.abs());
         prop_assert!((log_sum_exp(&x) - exact).abs() <= bound);
+        for parts in [1, 7, 100] {
+            let mut seen = LogSumExp::default();
+            for part in x.chunks(parts) {
+                let largest = part.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+                prop_assert_eq!(seen.add(part), largest);
+            }
+            prop_assert_eq!(f64::from(seen.largest()), largest);
+            prop_assert!((seen.value() - exact).abs() <= bound);
+        }
     }
 }
 
@@ -239,6 +248,17 @@ fn edges_of_softmax() {
     assert_eq!(log_sum_exp(&[]), f64::NEG_INFINITY);
     assert_eq!(log_sum_exp(&[f32::NEG_INFINITY; 3]), f64::NEG_INFINITY);
     assert!(log_sum_exp(&[1.0, f32::NAN, 3.0]).is_nan());
+    let in_parts = |parts: &[&[f32]]| {
+        let mut seen = LogSumExp::default();
+        for part in parts {
+            seen.add(part);
+        }
+        seen.value()
+    };
+    let (none, infinite) = (f32::NEG_INFINITY, f32::INFINITY);
+    assert_eq!(in_parts(&[&[], &[none], &[2.0], &[none, none], &[]]), 2.0);
+    assert_eq!(in_parts(&[&[infinite], &[infinite], &[1.0]]), f64::INFINITY);
+    assert!(in_parts(&[&[1.0], &[f32::NAN], &[3.0]]).is_nan());
     let mut row = [0.0, f32::NEG_INFINITY];
     softmax(&mut row);
     assert_eq!(row, [1.0, 0.0]);

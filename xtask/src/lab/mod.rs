@@ -22,7 +22,9 @@ use sw_detect::{
     Candidate, CensusOptions, DetectOptions, Directory, Report, census, census_texts, detect,
     measure,
 };
-use sw_eval::{DataDir, Journal, Key, Options, Run, Runtime, Task, Workload, evaluate_workload};
+use sw_eval::{
+    DataDir, Journal, Key, Options, Run, Runtime, Task, TaskRows, Workload, evaluate_workload,
+};
 use sw_intervene::{Intervention, Ranges};
 use sw_model::{Fingerprint, LinearAt, Model};
 
@@ -358,7 +360,7 @@ impl Lab {
         if let Some(known) = self.workloads.borrow().get(&key) {
             return Ok(known.clone());
         }
-        let workload = Workload::new(lm, &[task], &self.data, options)?;
+        let workload = Workload::new(lm, TaskRows::read(&[task], &self.data, options)?, options)?;
         let mut workloads = self.workloads.borrow_mut();
         workloads.insert(key, workload.clone());
         Ok(workload)

@@ -16,7 +16,7 @@ pub(super) const ROW: usize = 16 << 20;
 const ALL: usize = 8 << 30;
 
 /// Some rows of some files, and how many there are in all.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Rows {
     /// The rows that were wanted, each with its index among all rows.
     pub(crate) docs: Vec<(usize, Doc)>,

@@ -11,8 +11,8 @@ use std::{
 
 use serde_json::{Value, json};
 use sw_eval::{
-    DataDir, Error, EvalResults, Metric, Options, Output, Result, Run, Shard, Status, Written,
-    evaluate_to, evaluate_with, merge, mock::Mock, shards_in,
+    DataDir, Error, EvalResults, Metric, Options, Output, Result, Run, Shard, Status, TaskRows,
+    Written, evaluate_to, evaluate_with, merge, mock::Mock, shards_in,
 };
 
 const TASKS: &[&str] = &["piqa", "lambada_openai", "wikitext", "wikitext2"];
@@ -81,7 +81,8 @@ fn go(_: Status) -> ControlFlow<()> {
 }
 
 fn run(dir: &Path, options: &Options) -> Result<Run> {
-    evaluate_with(&lm(), TASKS, &DataDir::folder(dir), options, None, &mut go)
+    let rows = TaskRows::read(TASKS, &DataDir::folder(dir), options)?;
+    evaluate_with(&lm(), rows, options, None, &mut go)
 }
 
 /// The results without what may differ between equal runs.
@@ -101,14 +102,8 @@ fn write_to(
         dir: out.into(),
         log_samples: true,
     };
-    evaluate_to(
-        &lm(),
-        TASKS,
-        &DataDir::folder(data),
-        options,
-        &output,
-        progress,
-    )
+    let rows = TaskRows::read(TASKS, &DataDir::folder(data), options)?;
+    evaluate_to(&lm(), rows, options, &output, progress)
 }
 
 fn files(dir: &Path) -> Vec<String> {
@@ -331,15 +326,10 @@ fn bad_input_gets_one_line_and_writes_nothing() {
             dir: out.clone(),
             log_samples: false,
         };
-        let error = evaluate_to(
-            &lm(),
-            &["piqa"],
-            &DataDir::folder(data.path()),
-            &options(),
-            &output,
-            &mut go,
-        )
-        .unwrap_err();
+        let rows = TaskRows::read(&["piqa"], &DataDir::folder(data.path()), &options());
+        let error = rows
+            .and_then(|rows| evaluate_to(&lm(), rows, &options(), &output, &mut go))
+            .unwrap_err();
         let error = error.to_string();
         assert!(
             error.contains(words) && error.contains("piqa") && !error.contains('\n'),
@@ -349,16 +339,10 @@ fn bad_input_gets_one_line_and_writes_nothing() {
     }
     let data = data();
     let ask = |tasks: &[&str], options: &Options| {
-        evaluate_with(
-            &lm(),
-            tasks,
-            &DataDir::folder(data.path()),
-            options,
-            None,
-            &mut go,
-        )
-        .unwrap_err()
-        .to_string()
+        let rows = TaskRows::read(tasks, &DataDir::folder(data.path()), options);
+        rows.and_then(|rows| evaluate_with(&lm(), rows, options, None, &mut go))
+            .unwrap_err()
+            .to_string()
     };
     assert!(ask(&["piqaa"], &options()).contains("did you mean \"piqa\"?"));
     assert!(ask(&["boolq"], &options()).contains("hf download --repo-type dataset aps/super_glue"));
@@ -380,14 +364,8 @@ fn splits_are_named_and_never_swapped_silently() {
         std::slice::from_ref(&row),
     );
     let sciq = |options: &Options| {
-        evaluate_with(
-            &lm(),
-            &["sciq"],
-            &DataDir::folder(dir.path()),
-            options,
-            None,
-            &mut go,
-        )
+        let rows = TaskRows::read(&["sciq"], &DataDir::folder(dir.path()), options)?;
+        evaluate_with(&lm(), rows, options, None, &mut go)
     };
     let run = sciq(&options()).unwrap(); // the only split there is
     assert_eq!(
@@ -427,17 +405,11 @@ fn equal_requests_are_asked_once() {
         &vec![row; 5],
     );
     let mut total = 0;
-    let run = evaluate_with(
-        &lm(),
-        &["piqa"],
-        &DataDir::folder(dir.path()),
-        &options(),
-        None,
-        &mut |status| {
-            total = status.total;
-            ControlFlow::Continue(())
-        },
-    );
+    let rows = TaskRows::read(&["piqa"], &DataDir::folder(dir.path()), &options());
+    let run = evaluate_with(&lm(), rows.unwrap(), &options(), None, &mut |status| {
+        total = status.total;
+        ControlFlow::Continue(())
+    });
     assert_eq!((total, run.unwrap().tasks[0].samples.len()), (2, 5));
 }
 

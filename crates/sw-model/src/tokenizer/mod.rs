@@ -23,6 +23,7 @@ pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     bos: Option<u32>,
     eos: Option<u32>,
+    vocab_size: usize,
 }
 
 impl Tokenizer {
@@ -60,8 +61,9 @@ impl Tokenizer {
     pub(crate) fn new(path: &Path, files: Files) -> Result<Self, (PathBuf, String)> {
         let auto = Auto::new(files);
         bounds::check(&auto.file).map_err(|e| unreadable(path, &e))?;
+        let mut largest = largest_id(&auto.file["model"]["vocab"]);
         let inner = guarded(|| {
-            let mut inner = tokenizers::Tokenizer::from_bytes(auto.file.to_string())?;
+            let mut inner: tokenizers::Tokenizer = serde_json::from_value(auto.file)?;
             inner.with_padding(None);
             inner.with_truncation(None)?;
             inner.add_tokens(auto.added)?;
@@ -70,7 +72,9 @@ impl Tokenizer {
         })
         .map_err(|e| unreadable(path, &e))?;
         let id = |name: &str| inner.token_to_id(auto.special.get(name)?);
+        largest = largest.max(inner.get_added_tokens_decoder().into_keys().max());
         Ok(Self {
+            vocab_size: largest.map_or(0, |id| id as usize + 1),
             bos: id("bos_token"),
             eos: id("eos_token"),
             path: path.into(),
@@ -140,11 +144,19 @@ impl Tokenizer {
 
     /// Ids that the tokenizer knows: one above the largest.
     pub fn vocab_size(&self) -> usize {
-        self.inner
-            .get_vocab(true)
-            .into_values()
-            .max()
-            .map_or(0, |id| id as usize + 1)
+        self.vocab_size
+    }
+}
+
+/// The largest id of a vocabulary as `tokenizer.json` has it: ids by piece, or pieces in the order of their ids.
+fn largest_id(vocab: &Value) -> Option<u32> {
+    match vocab {
+        Value::Object(ids) => {
+            let ids = ids.values().filter_map(Value::as_u64);
+            ids.filter_map(|id| u32::try_from(id).ok()).max()
+        }
+        Value::Array(pieces) => u32::try_from(pieces.len()).ok()?.checked_sub(1),
+        _ => None,
     }
 }
 

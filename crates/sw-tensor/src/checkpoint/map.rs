@@ -95,16 +95,6 @@ impl Storage for FileMap {
         self
     }
 
-    fn will_need(&self, range: Range<usize>) {
-        // Only a hint: where the system does not take it, pages come as they are touched.
-        #[cfg(unix)]
-        let _ = self
-            .map
-            .advise_range(memmap2::Advice::WillNeed, range.start, range.len());
-        #[cfg(not(unix))]
-        let _ = range;
-    }
-
     #[cfg(unix)]
     fn copy_first(&self, range: Range<usize>, out: &mut [u8]) -> bool {
         use std::os::unix::fs::FileExt;

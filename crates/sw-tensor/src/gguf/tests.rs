@@ -244,8 +244,8 @@ fn rows_in_another_order_and_parts() {
         [-1.0, 1.0, 3.0, 0.0, 2.0, 4.0]
     );
     assert_eq!(checkpoint.mat("e.1", 3, 4).unwrap().get(0, 0), 12.0);
-    w.will_need();
-    t.will_need();
+    w.bring_in();
+    t.bring_in();
 }
 
 #[test]

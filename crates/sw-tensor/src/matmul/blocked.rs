@@ -2,9 +2,8 @@
 
 use std::ops::Range;
 
-use ndarray::{ArrayView2, s};
+use ndarray::{ArrayView2, ArrayViewMut3, Axis, s};
 use rayon::iter::{IndexedParallelIterator, IntoParallelIterator, ParallelIterator};
-use rayon::slice::ParallelSliceMut;
 
 use super::kernel::{A_STRIDE, Accumulate, Kernel, LINE, Left, Lines, Out, Right, with_scratch};
 use super::split::{self, blocks, even_blocks};
@@ -246,24 +245,24 @@ fn multiply<K: Kernel>(
     }
 }
 
-/// All of `x` to `out`, on all threads.
+/// All of `x` to `out`, row after row, on all threads.
 fn copy_rows<K: Kernel>(kernel: K, x: &ArrayView2<f32>, out: &mut [f32]) {
-    let block = x.nrows() * A_STRIDE;
     let terms = K_BLOCK * K::TERMS;
-    let copy_block = |(ks, out): (Range<usize>, &mut [f32])| {
-        for (row, out) in x.rows().into_iter().zip(out.chunks_exact_mut(A_STRIDE)) {
+    let shape = (x.ncols().div_ceil(terms), x.nrows(), A_STRIDE);
+    let mut out = ArrayViewMut3::from_shape(shape, out).expect("as many blocks");
+    let copy_some = |(x, mut out): (ArrayView2<f32>, ArrayViewMut3<f32>)| {
+        for (row, mut out) in x.rows().into_iter().zip(out.axis_iter_mut(Axis(1))) {
             let row = row.to_slice().expect("adjacent columns");
-            kernel.lay(&row[ks.clone()], out);
+            for (row, out) in row.chunks(terms).zip(out.rows_mut()) {
+                kernel.lay(row, out.into_slice().expect("adjacent units"));
+            }
         }
     };
     if x.len() < PARALLEL_COPY {
-        return blocks(0..x.ncols(), terms)
-            .zip(out.chunks_exact_mut(block))
-            .for_each(copy_block);
+        return copy_some((x.view(), out));
     }
-    let ks = (0..x.ncols())
-        .into_par_iter()
-        .step_by(terms)
-        .map(|k| k..x.ncols().min(k + terms));
-    ks.zip(out.par_chunks_exact_mut(block)).for_each(copy_block);
+    let some = x.nrows().div_ceil(4 * rayon::current_num_threads());
+    let x = x.axis_chunks_iter(Axis(0), some).into_par_iter();
+    x.zip(out.axis_chunks_iter_mut(Axis(1), some))
+        .for_each(copy_some);
 }

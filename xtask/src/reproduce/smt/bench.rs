@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use nano::world::{Dice, Lore};
 use serde::Serialize;
 use sw_detect::{Candidate, DetectOptions, detect};
-use sw_eval::{DataDir, Metric, Runtime, Value, Workload, evaluate_workload};
+use sw_eval::{DataDir, Metric, Runtime, TaskRows, Value, Workload, evaluate_workload};
 use sw_model::{Model, TensorAt};
 use sw_train::{
     tiles::{Tile, TileSelection},
@@ -84,10 +84,11 @@ impl<'l> Bench<'l> {
         eval.bootstrap_iters = 0;
         let runtime = lab.runtime(&[])?;
         let tasks = ACCURACIES.map(|t| t.0);
-        let workloads = [
-            Workload::new(&runtime, &tasks, &DataDir::folder(folder), &eval)?,
-            Workload::new(&runtime, &tasks, &lab.data, &eval)?,
-        ];
+        let workload = |data: &DataDir| {
+            let rows = TaskRows::read(&tasks, data, &eval)?;
+            Workload::new(&runtime, rows, &eval)
+        };
+        let workloads = [workload(&DataDir::folder(folder))?, workload(&lab.data)?];
         let [new, old] = setting.worlds.map(|world| quiz(tokenizer, world.lore));
         Ok(Bench {
             quiz: [new?, old?],

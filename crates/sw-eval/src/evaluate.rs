@@ -58,7 +58,8 @@ pub fn evaluate(
 /// Opens the journal of a run; [`Journal::open`] with a path, say.
 pub type OpenJournal<'a> = dyn Fn(&Key) -> Result<(Journal, HashMap<usize, Score>)> + 'a;
 
-/// Evaluates any [`LanguageModel`] on rows that were read with the same `options`, but for the interventions, with a journal to resume from where one is opened by `journal`.
+/// Evaluates any [`LanguageModel`] on rows that were read for these `options`, with a journal to resume from where one is opened
+/// by `journal`.
 ///
 /// The run's journal is opened only when everything that can fail early has passed.
 ///

@@ -33,9 +33,12 @@ pub struct Source {
     pub effective: usize,
 }
 
-/// The rows of tasks as their files hold them: all that can be read before there is a model.
+/// The rows of tasks as their files hold them, as far as some options ask for them: all that can be read before there is a model.
 #[derive(Clone)]
-pub struct TaskRows(pub(crate) Vec<Raw>);
+pub struct TaskRows {
+    all: Vec<Raw>,
+    options: Options,
+}
 
 impl TaskRows {
     /// Reads the rows of tasks, each once, in the order in which they are named first.
@@ -57,7 +60,19 @@ impl TaskRows {
                 all.push(Raw::read(task, data, options)?);
             }
         }
-        Ok(Self(all))
+        let options = options.clone();
+        Ok(Self { all, options })
+    }
+
+    /// The rows of each task, if they were read as `options` say.
+    pub(crate) fn read_as(self, options: &Options) -> Result<Vec<Raw>> {
+        let decides = |o: &Options| (o.limit, o.shard, o.split, o.num_fewshot);
+        if decides(&self.options) != decides(options) {
+            let problem =
+                "limit, shard, split or num_fewshot are not those that the rows were read with";
+            return Err(Error::Options(problem.into()));
+        }
+        Ok(self.all)
     }
 }
 

@@ -125,15 +125,19 @@ pub struct Workload {
 }
 
 impl Workload {
-    /// Encodes every question about the tasks' rows, which were read with these options (but for the interventions).
+    /// Encodes every question about the tasks' rows.
     ///
     /// # Errors
-    /// A document that cannot be asked, a file of an intervention that cannot be read: one line.
+    /// Rows that were read with another limit, shard, split or number of examples; a document that cannot be asked, a file of an intervention that cannot be read: one line.
     pub fn new(lm: &dyn LanguageModel, rows: TaskRows, options: &Options) -> Result<Self> {
         let encoder = Encoder::new(lm, options.bos)?;
         let mut spans = Spans::default();
         let ask = |raw| prepare(raw, &encoder, options, &mut spans);
-        let work: Vec<TaskWork> = rows.0.into_iter().map(ask).collect::<Result<_>>()?;
+        let work: Vec<TaskWork> = rows
+            .read_as(options)?
+            .into_iter()
+            .map(ask)
+            .collect::<Result<_>>()?;
         let files = options.interventions.iter().filter_map(Intervention::file);
         Ok(Self {
             tasks: work,

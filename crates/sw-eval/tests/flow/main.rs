@@ -352,6 +352,15 @@ fn bad_input_gets_one_line_and_writes_nothing() {
     assert!(
         ask(&["piqa"], &shots).contains("7 worked examples need 8 documents to draw from, found 7")
     );
+    let rows = TaskRows::read(&["piqa"], &DataDir::folder(data.path()), &options()).unwrap();
+    let mut fewer = options();
+    fewer.limit = Some(1);
+    let error = evaluate_with(&lm(), rows, &fewer, None, &mut go).unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .contains("are not those that the rows were read with")
+    );
 }
 
 #[test]

@@ -128,7 +128,8 @@ impl Workload {
     /// Encodes every question about the tasks' rows.
     ///
     /// # Errors
-    /// Rows that were read with another limit, shard, split or number of examples; a document that cannot be asked, a file of an intervention that cannot be read: one line.
+    /// Rows that were read with another limit, shard, split or number of examples; a document that cannot be asked, a file of an
+    /// intervention that cannot be read: one line.
     pub fn new(lm: &dyn LanguageModel, rows: TaskRows, options: &Options) -> Result<Self> {
         let encoder = Encoder::new(lm, options.bos)?;
         let mut spans = Spans::default();

@@ -176,3 +176,26 @@ impl Judged {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_judged_alike_wherever_its_logits_are_cut() {
+        // The largest twice, in different parts.
+        let logits = [1.0f32, -2.0, 3.0, 0.5, 3.0, -7.0, 2.0];
+        let sum: f64 = logits.iter().map(|&x| f64::from(x).exp()).sum();
+        for cut in 1..=logits.len() {
+            for (target, &own) in logits.iter().enumerate() {
+                let mut judged = Judged::default();
+                for (i, part) in logits.chunks(cut).enumerate() {
+                    judged.judge(i * cut, part, target);
+                }
+                let TokenScore { log_prob, greedy } = judged.score();
+                assert!((log_prob - (f64::from(own) - sum.ln())).abs() < 1e-6);
+                assert_eq!(greedy, target == 2, "{target}, parts of {cut}");
+            }
+        }
+    }
+}

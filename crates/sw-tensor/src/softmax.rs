@@ -29,7 +29,7 @@ pub fn log_sum_exp(row: &[f32]) -> f64 {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LogSumExp {
     largest: f32,
-    /// Of exponentials relative to the largest.
+    /// The sum of the exponentials relative to the largest.
     sum: f64,
 }
 

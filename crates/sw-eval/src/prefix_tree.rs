@@ -129,39 +129,65 @@ impl PrefixTree {
         nodes + leaves
     }
 
-    /// Leaves in batches of at most `budget` tokens, with the nodes that no batch before has; one leaf at least. (A lane that did not
-    /// run the batch in which a node came first computes it once more.) Where there are several, there are as many for each of `lanes`,
-    /// and they are as even as leaves allow: no lane waits long for another at the end.
+    /// Leaves in batches of at most `budget` tokens, with the nodes that no batch before has; one leaf at least. Where there are
+    /// several, there are as many for each of `lanes`, and about as large: no lane waits long for another at the end. A batch ends
+    /// where the next one shares least with it: a lane that did not run the batch in which a node came first computes it once more.
     pub(crate) fn batches(&self, spans: &[Span], budget: usize, lanes: usize) -> Vec<Range<usize>> {
-        let total = self.tokens(spans);
+        let before = self.tokens_before(spans);
+        let (leaves, total) = (self.leaves.len(), self.tokens(spans));
         let count = match total.div_ceil(budget) {
             0 | 1 => 1,
             several => several.next_multiple_of(lanes),
         };
-        let mut batches = Vec::new();
-        let (mut start, mut tokens, mut seen) = (0, 0, 0);
-        let mut before = 0; // tokens of the batches so far
-        for (i, leaf) in self.leaves.iter().enumerate() {
-            let of_leaf = spans[leaf.span].tokens.len() - 1 - leaf.start;
+        let (mut batches, mut start) = (Vec::new(), 0);
+        while start < leaves {
+            // Its share of all tokens, and how far from it the end of a batch may lie without any other reason.
+            let (share, about) = (total * (batches.len() + 1) / count, budget / 8);
+            let most = before[start + 1].max(before[start] + budget);
+            let ends = (start + 1..=leaves).take_while(|&end| before[end] <= most);
+            // A leaf of which nothing is left stays with the one before it: a batch has something to run.
+            let begins = |leaf: &usize| {
+                before
+                    .get(leaf + 1)
+                    .is_none_or(|&after| after > before[*leaf])
+            };
+            let end = ends.filter(begins).min_by_key(|&end| {
+                let away = before[end].abs_diff(share);
+                (away.saturating_sub(about), self.shared(end), away)
+            });
+            let end = end.unwrap_or(leaves);
+            batches.push(start..end);
+            start = end;
+        }
+        batches
+    }
+
+    /// For each leaf, and for what comes after the last, the tokens of the leaves before it with their nodes.
+    fn tokens_before(&self, spans: &[Span]) -> Vec<usize> {
+        let (mut seen, mut tokens) = (0, 0);
+        let up_to = self.leaves.iter().map(|leaf| {
             // Nodes that come between two leaves begin with the second one.
             let until = leaf.node.map_or(seen, |n| seen.max(n + 1));
             let new = self.nodes[seen..until].iter().map(|n| n.end - n.start);
-            let more = of_leaf + new.sum::<usize>();
+            tokens += new.sum::<usize>() + spans[leaf.span].tokens.len() - 1 - leaf.start;
             seen = until;
-            // A batch ends where its end is nearest to its share of all tokens.
-            let share = total * (batches.len() + 1) / count;
-            let is_full = tokens + more > budget || before + tokens + more / 2 > share;
-            if i > start && more > 0 && is_full {
-                batches.push(start..i);
-                before += tokens;
-                (start, tokens) = (i, 0);
-            }
-            tokens += more;
+            tokens
+        });
+        std::iter::once(0).chain(up_to).collect()
+    }
+
+    /// Tokens of the nodes that the leaf with this index, not the first, shares with the one before it; none after the last.
+    fn shared(&self, leaf: usize) -> usize {
+        let Some(next) = self.leaves.get(leaf) else {
+            return 0;
+        };
+        let (mut a, mut b) = (self.leaves[leaf - 1].node, next.node);
+        // Parents stand before their children, and no node before both.
+        while a != b {
+            let deeper = if a > b { &mut a } else { &mut b };
+            *deeper = deeper.and_then(|n| self.nodes[n].parent);
         }
-        if start < self.leaves.len() {
-            batches.push(start..self.leaves.len());
-        }
-        batches
+        a.map_or(0, |n| self.nodes[n].end)
     }
 }
 
@@ -269,7 +295,7 @@ mod tests {
         assert!(
             plan.batches(&spans, 120, 1)
                 .into_iter()
-                .eq([0..6, 6..10, 10..16, 16..20])
+                .eq([0..4, 4..10, 10..14, 14..20])
         );
     }
 
@@ -282,9 +308,9 @@ mod tests {
             batches.into_iter().map(|b| 10 * b.len()).collect()
         };
         assert_eq!(tokens(300, 2), [210]);
-        assert_eq!(tokens(200, 2), [110, 100]);
+        assert_eq!(tokens(200, 2), [100, 110]);
         assert_eq!(tokens(100, 1), [70, 70, 70]);
-        assert_eq!(tokens(100, 2), [50, 60, 50, 50]);
+        assert_eq!(tokens(100, 2), [50, 50, 60, 50]);
     }
 
     proptest! {
@@ -302,6 +328,7 @@ mod tests {
                 let new: usize = plan.nodes[seen..until].iter().map(|n| n.end - n.start).sum();
                 let own: usize = leaves.iter().map(|l| spans[l.span].tokens.len() - 1 - l.start).sum();
                 seen = until;
+                prop_assert!(new + own > 0, "a batch without tokens");
                 prop_assert!(new + own <= budget || leaves.iter().filter(|l| spans[l.span].tokens.len() - 1 > l.start).count() <= 1);
             }
             for pair in batches.windows(2) { prop_assert_eq!(pair[0].end, pair[1].start); }

@@ -1,7 +1,7 @@
 //! What to compute for a set of spans: shared beginnings once, in the form of a tree.
 //!
 //! Spans are sorted by their tokens; neighbours that begin alike share a [`Node`], whose keys and values are computed
-//! once; what is left of each span is a [`Leaf`]. A node ends with a span's first scored row at the latest.
+//! once; what is left of each span is a [`Leaf`].
 
 use std::ops::Range;
 
@@ -18,6 +18,8 @@ pub(crate) struct Node {
     pub(crate) start: usize,
     /// The place in the span after its last token.
     pub(crate) end: usize,
+    /// The first place whose row predicts a scored token of a span that begins with it; `end` where none does.
+    pub(crate) scored: usize,
     /// One after the last leaf below it.
     pub(crate) last_leaf: usize,
 }
@@ -51,10 +53,6 @@ pub(crate) struct PrefixTree {
     pub(crate) leaves: Vec<Leaf>,
 }
 
-/// A node is made where it saves as many tokens; for fewer it costs more than it saves, as attention gathers the keys of each node of
-/// a chain on its own.
-const WORTH: usize = 4;
-
 impl PrefixTree {
     /// A plan without sharing: the spans in order.
     pub(crate) fn flat(spans: &[Span]) -> Self {
@@ -65,12 +63,10 @@ impl PrefixTree {
         }
     }
 
-    /// A plan that shares what is worth sharing.
+    /// A plan that computes what several spans begin with once.
     pub(crate) fn new(spans: &[Span]) -> Self {
         let mut order: Vec<usize> = (0..spans.len()).collect();
         order.sort_by(|&a, &b| spans[a].cmp(&spans[b]));
-        // Rows that may be shared end with the first scored row, which is `from - 1`.
-        let cap = |span: usize| spans[span].from;
         let common: Vec<usize> = order
             .windows(2)
             .map(|w| begin_alike(&spans[w[0]].tokens, &spans[w[1]].tokens))
@@ -89,19 +85,19 @@ impl PrefixTree {
             }
             let inner = &common[range.start..range.end - 1];
             let shortest = inner.iter().copied().min().unwrap_or(0);
-            let end = order[range.clone()]
-                .iter()
-                .map(|&s| cap(s))
-                .min()
-                .unwrap_or(0)
-                .min(shortest);
-            let (node, depth) = if end > depth && (end - depth) * (range.len() - 1) >= WORTH {
+            // The last token of a span is not read.
+            let of_range = order[range.clone()].iter().map(|&span| &spans[span]);
+            let read = of_range.clone().map(|span| span.tokens.len() - 1);
+            let end = read.min().unwrap_or(0).min(shortest);
+            let (node, depth) = if end > depth {
+                let scored = of_range.map(|span| span.from - 1).min();
                 let last_leaf = plan.leaves.len() + range.len();
                 plan.nodes.push(Node {
                     parent,
                     span: order[range.start],
                     start: depth,
                     end,
+                    scored: scored.unwrap_or(end).clamp(depth, end),
                     last_leaf,
                 });
                 (Some(plan.nodes.len() - 1), end)
@@ -228,14 +224,14 @@ mod tests {
                 !std::mem::replace(&mut seen[leaf.span], true),
                 "every span once"
             );
-            assert!(
-                leaf.start <= span.from,
-                "the first scored row is the node's last, or in the leaf"
-            );
             assert_eq!(chain(&plan, spans, leaf.node), span.tokens[..leaf.start]);
             let mut node = leaf.node;
             while let Some(n) = node {
                 assert!(i < plan.nodes[n].last_leaf);
+                let places = plan.nodes[n].start..plan.nodes[n].end;
+                let is_scored = |&place: &usize| place + 1 >= span.from;
+                let scored = places.clone().find(is_scored).unwrap_or(places.end);
+                assert!(plan.nodes[n].scored <= scored, "rows that the span needs");
                 assert!(plan.nodes[n].parent.is_none_or(|p| p < n));
                 node = plan.nodes[n].parent;
             }
@@ -255,9 +251,15 @@ mod tests {
             span(&[100, 101, 102], 1),
         ];
         let plan = check(&spans);
-        assert_eq!(plan.nodes.len(), 1);
-        assert_eq!(plan.nodes[0].end, 40);
-        assert_eq!(plan.tokens(&spans), 40 + 1 + 2 + 2);
+        // The question, and the token with which two choices begin.
+        let places = |node: &Node| (node.start, node.scored, node.end);
+        assert!(
+            plan.nodes
+                .iter()
+                .map(places)
+                .eq([(0, 39, 40), (40, 40, 41)])
+        );
+        assert_eq!(plan.tokens(&spans), 40 + 1 + 1 + 2);
         assert_eq!(PrefixTree::flat(&spans).tokens(&spans), 41 + 42 + 40 + 2);
     }
 
@@ -297,6 +299,25 @@ mod tests {
                 .into_iter()
                 .eq([0..4, 4..10, 10..14, 14..20])
         );
+    }
+
+    #[test]
+    fn a_batch_ends_where_the_next_one_shares_least_with_it() {
+        // Twelve documents of 130 tokens: a question of 90, and four answers of 10.
+        let spans: Vec<Span> = (0..48u32)
+            .map(|i| {
+                let question = (0..90).map(|t| 1000 * (i / 4) + t);
+                let answer = (0..11).map(|t| 100_000 + 100 * i + t);
+                span(&question.chain(answer).collect::<Vec<_>>(), 90)
+            })
+            .collect();
+        let plan = check(&spans);
+        assert_eq!(plan.tokens(&spans), 12 * 130);
+        for lanes in [1, 2, 3] {
+            for batch in plan.batches(&spans, 560, lanes) {
+                assert!(batch.start % 4 == 0 && batch.end % 4 == 0, "{batch:?}");
+            }
+        }
     }
 
     #[test]

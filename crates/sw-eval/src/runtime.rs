@@ -7,7 +7,7 @@ use std::{
     ops::{ControlFlow, Range},
 };
 
-use ndarray::{Array1, Array2, ArrayView1, Axis, Slice};
+use ndarray::{Array2, ArrayView2, Axis, Slice};
 use sw_intervene::{Applied, Intervention, Ranges};
 use sw_model::{Coding, Kv, Model, Precision, Prefix, Seq};
 
@@ -33,8 +33,8 @@ pub struct Runtime {
 /// What is known of a node that later batches share.
 struct Known {
     kv: Kv,
-    /// Its last row after the final norm; `[hidden]`.
-    last: Array1<f32>,
+    /// Its rows after the final norm that predict scored tokens; `[scored places, hidden]`.
+    rows: Array2<f32>,
 }
 
 /// What is known of nodes, by their index in the plan.
@@ -166,40 +166,54 @@ impl Runtime {
             },
         };
         let of_nodes = new.iter().map(|&n| {
-            let tokens = &spans[nodes[n].span].tokens[nodes[n].start..nodes[n].end];
-            let seq = Seq::from(tokens).after(behind(nodes[n].parent));
-            seq.wanting_from(tokens.len() - 1)
+            let node = &nodes[n];
+            let tokens = &spans[node.span].tokens[node.start..node.end];
+            let seq = Seq::from(tokens).after(behind(node.parent));
+            seq.wanting_from(node.scored - node.start)
         });
-        // Of a continuation of one token, the row that predicts it may be shared: nothing is left.
+        // Where all that is read of a span is shared, nothing is left.
         let of_leaves = leaves.iter().map(|leaf| {
             let span = &spans[leaf.span];
             let seq = Seq::from(read(span, leaf.start)).after(behind(leaf.node));
-            seq.wanting_from(first_scored(span, leaf))
+            seq.wanting_from(first_scored(span).saturating_sub(leaf.start))
         });
         let of_leaves = of_leaves.filter(|seq| !seq.tokens.is_empty());
         let seqs: Vec<Seq<'_>> = of_nodes.chain(of_leaves).collect();
         let model = self.applied.model();
         let (own, kvs) = model.extend_first(&seqs, kept, &mut self.applied.hook())?;
-        let mut rows: Vec<ArrayView1<'_, f32>> = Vec::new();
-        // Of each node there is one row.
-        let mut first = new.len();
+        let own_rows = |rows: Range<usize>| own.slice_axis(Axis(0), Slice::from(rows));
+        // Of each sequence there is its last row in any case; those of a node that predict scored tokens are the last ones.
+        let mut first = 0;
+        let mut of_new = Vec::with_capacity(new.len());
+        for &n in &new {
+            let scored = nodes[n].end - nodes[n].scored;
+            first += scored.max(1);
+            of_new.push(own_rows(first - scored..first));
+        }
+        let mut rows: Vec<ArrayView2<'_, f32>> = Vec::new();
         for leaf in leaves {
             let span = &spans[leaf.span];
-            if let Some(n) = leaf.node.filter(|_| leaf.start == span.from) {
-                rows.push(match prefixes.get(&n) {
-                    Some(known) => known.last.view(),
-                    None => own.row(places[&n]),
-                });
+            let wanted = first_scored(span);
+            let mut shared = Vec::new(); // from the last node to the first
+            let mut next = leaf.node;
+            while let Some(n) = next.filter(|&n| nodes[n].end > wanted) {
+                let of_node = match prefixes.get(&n) {
+                    Some(known) => known.rows.view(),
+                    None => of_new[places[&n]],
+                };
+                let others = wanted.saturating_sub(nodes[n].scored);
+                shared.push(of_node.slice_axis_move(Axis(0), Slice::from(others..)));
+                next = nodes[n].parent;
             }
-            let after = first + read(span, leaf.start).len() - first_scored(span, leaf);
-            rows.extend((first..after).map(|row| own.row(row)));
+            rows.extend(shared.into_iter().rev());
+            let after = first + read(span, wanted.max(leaf.start)).len();
+            rows.push(own_rows(first..after));
             first = after;
         }
-        let rows =
-            ndarray::stack(Axis(0), &rows).expect("one leaf at least, and rows of one length");
-        for (row, (n, kv)) in new.into_iter().zip(kvs).enumerate() {
-            let last = own.row(row).to_owned();
-            prefixes.insert(n, Known { kv, last });
+        let rows = ndarray::concatenate(Axis(0), &rows).expect("rows of one length");
+        let of_kept = of_new.into_iter().map(|rows| rows.to_owned());
+        for ((n, kv), rows) in new.into_iter().zip(kvs).zip(of_kept) {
+            prefixes.insert(n, Known { kv, rows });
         }
         Ok(rows)
     }
@@ -275,9 +289,9 @@ impl Runtime {
     }
 }
 
-/// The first token of a leaf whose row predicts a scored one.
-fn first_scored(span: &Span, leaf: &Leaf) -> usize {
-    (span.from - 1).saturating_sub(leaf.start)
+/// The first token of a span whose row predicts a scored one.
+fn first_scored(span: &Span) -> usize {
+    span.from - 1
 }
 
 /// What the model reads of a span: all but the last token.

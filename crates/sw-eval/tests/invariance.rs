@@ -23,10 +23,12 @@ fn spans(vocab: usize, longest: usize) -> Vec<Span> {
     let header = tokens(longest / 3);
     for document in 0..6 {
         let question = [&header[..], &tokens(longest / 4)].concat();
+        let alike = tokens(2);
         for choice in 0..4 {
-            let end = tokens(1 + (document + choice) % 5);
+            // Some choices begin alike, and what is scored does not begin with the choice everywhere.
+            let end = [&alike[..document % 3], &tokens(1 + (document + choice) % 5)].concat();
             spans.push(Span {
-                from: question.len(),
+                from: question.len() - usize::from(document == choice),
                 tokens: [&question[..], &end].concat(),
             });
         }

@@ -244,18 +244,14 @@ fn score_block<K: Kernel>(
             } else {
                 Accumulate::Chain
             };
-            for m in active.clone().step_by(K::MR) {
-                let rows = K::MR.min(active.end - m);
-                let data = &queries[(block * height + m) * A_STRIDE..];
-                let a = Left {
-                    data,
-                    rows,
-                    depth: K_BLOCK.min(head_dim - d),
-                    ahead: Lines::at_hand(data),
-                };
-                let c = scores.part(m..m + rows, panel * K::NR..(panel + 1) * K::NR);
-                kernel.tile(a, b, c, into);
-            }
+            let data = &queries[(block * height + active.start) * A_STRIDE..];
+            let a = Left {
+                data,
+                rows: active.len(),
+                depth: K_BLOCK.min(head_dim - d),
+            };
+            let c = scores.part(active.clone(), panel * K::NR..(panel + 1) * K::NR);
+            kernel.multiply(a, b, c, into, || Lines::at_hand(data));
         }
     }
 }
@@ -276,22 +272,14 @@ fn add_values<K: Kernel>(
             data: &values.data[column..],
             ..values
         };
-        for m in active.clone().step_by(K::MR) {
-            let rows = K::MR.min(active.end - m);
-            let data = &weights[m * A_STRIDE..];
-            let a = Left {
-                data,
-                rows,
-                depth: keys,
-                ahead: Lines::at_hand(data),
-            };
-            kernel.tile(
-                a,
-                b,
-                sums.part(m..m + rows, column..column + K::NR),
-                Accumulate::Chain,
-            );
-        }
+        let data = &weights[active.start * A_STRIDE..];
+        let a = Left {
+            data,
+            rows: active.len(),
+            depth: keys,
+        };
+        let c = sums.part(active.clone(), column..column + K::NR);
+        kernel.multiply(a, b, c, Accumulate::Chain, || Lines::at_hand(data));
     }
 }
 

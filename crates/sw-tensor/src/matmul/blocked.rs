@@ -217,31 +217,27 @@ fn multiply<K: Kernel>(
     } else {
         Accumulate::Add
     };
+    let a = Left {
+        data: xs,
+        rows: x.ms.len(),
+        depth: ks.len().div_ceil(K::TERMS),
+    };
     let b = Right {
         data: packed,
         stride: K::NR,
     };
-    for ms in even_blocks(x.ms.len(), K::MR) {
-        let a = Left {
-            data: &xs[ms.start * A_STRIDE..],
-            rows: ms.len(),
-            depth: ks.len().div_ceil(K::TERMS),
-            ahead: ahead.next(),
+    let ahead = || ahead.next();
+    let (is_complete, width) = (ks.end == x.depth, y.width());
+    if is_complete && width == K::NR {
+        let into = match into {
+            Accumulate::Add => Accumulate::AddTo(sums),
+            into => into,
         };
-        let sums = &mut sums[ms.start * K::NR..ms.end * K::NR];
-        let (is_complete, width) = (ks.end == x.depth, y.width());
-        if is_complete && width == K::NR {
-            let into = match into {
-                Accumulate::Add => Accumulate::AddTo(sums),
-                into => into,
-            };
-            kernel.tile(a, b, y.part(ms, 0..width), into);
-            continue;
-        }
-        kernel.tile(a, b, Out::of_slice(sums, K::NR, K::NR), into);
-        if is_complete {
-            y.part(ms, 0..width).store(sums, K::NR);
-        }
+        return kernel.multiply(a, b, y, into, ahead);
+    }
+    kernel.multiply(a, b, Out::of_slice(sums, K::NR, K::NR), into, ahead);
+    if is_complete {
+        y.store(sums, K::NR);
     }
 }
 

@@ -16,7 +16,7 @@ pub(crate) const A_STRIDE: usize = super::K_BLOCK + 16;
 /// Bytes of a cache line.
 pub(super) const LINE: usize = 64;
 
-/// What a tile does with its place in the result.
+/// What a product does with its place in the result.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Accumulate<'a> {
     /// `c = a b`.
@@ -29,14 +29,12 @@ pub(crate) enum Accumulate<'a> {
     AddTo(&'a [f32]),
 }
 
-/// The left operand of a tile: `rows` rows of `depth` floats, [`A_STRIDE`] apart.
+/// The left operand: `rows` rows of `depth` floats, [`A_STRIDE`] apart.
 #[derive(Clone, Copy)]
 pub(crate) struct Left<'a> {
     pub(crate) data: &'a [f32],
     pub(crate) rows: usize,
     pub(crate) depth: usize,
-    /// What a tile may ask the memory system for on its way.
-    pub(crate) ahead: Lines,
 }
 
 /// [`Lines::COUNT`] lines of memory, `pitch` bytes apart, that will be read soon. They need not exist.
@@ -66,7 +64,7 @@ pub(crate) struct Right<'a> {
     pub(crate) stride: usize,
 }
 
-/// Where a tile goes: `rows x cols` floats with adjacent columns, `stride` floats from row to row, lent for `'a`.
+/// Where a product goes: `rows x cols` floats with adjacent columns, `stride` floats from row to row, lent for `'a`.
 ///
 /// Unlike a slice it does not claim what lies between its rows, which may be another thread's.
 pub(crate) struct Out<'a> {
@@ -141,7 +139,7 @@ impl<'a> Out<'a> {
         }
     }
 
-    /// Pointer to the first element and distance between rows, after checking that a tile fits.
+    /// Pointer to the first element and distance between rows, after checking that a product fits.
     #[inline]
     pub(super) fn place(&mut self, rows: usize, cols: usize) -> (*mut f32, isize) {
         assert!(rows <= self.rows && cols <= self.cols);
@@ -166,7 +164,7 @@ impl<'a> Out<'a> {
     }
 }
 
-/// A kernel: multiplies `MR x depth` by `depth x NR` with all sums in registers.
+/// A kernel: multiplies `rows x depth` by `depth x NR`, tile by tile of at most MR rows, with all sums of a tile in registers.
 ///
 /// # Order of summation
 /// Element `(i, j)` is one chain of fused multiply-adds in increasing `k`, whatever the number of rows of the tile. So
@@ -184,11 +182,19 @@ pub(crate) trait Kernel: Copy + Send + Sync {
     /// Terms of K that one unit of an operand, 32 bits, holds: one f32, or two BF16. Depths of operands count units.
     const TERMS: usize = 1;
 
-    /// One tile into the first rows and columns of `c`.
+    /// All rows of `a` times `b` into the first rows and columns of `c`. Each tile may ask the memory system for the next of
+    /// the lines of `ahead` on its way.
     ///
     /// # Panics
-    /// If an operand is too short for what is asked, or the tile higher than MR.
-    fn tile(self, a: Left<'_>, b: Right<'_>, c: Out<'_>, into: Accumulate<'_>);
+    /// If an operand is too short for what is asked.
+    fn multiply(
+        self,
+        a: Left<'_>,
+        b: Right<'_>,
+        c: Out<'_>,
+        into: Accumulate<'_>,
+        ahead: impl FnMut() -> Lines,
+    );
 
     /// Rows `rows` (NR of them or fewer) and columns `ks` of `w`, overlay applied, transposed to units `[k / TERMS][NR]`;
     /// missing rows are zero.
@@ -235,11 +241,11 @@ pub(super) fn soon(at: *const u8, len: usize) {
 
 /// Checks once what every kernel's inner loop relies on.
 #[inline]
-pub(super) fn check_tile<K: Kernel>(a: Left<'_>, b: Right<'_>, into: Accumulate<'_>) {
+pub(super) fn check_operands<K: Kernel>(a: Left<'_>, b: Right<'_>, into: Accumulate<'_>) {
     if let Accumulate::AddTo(sums) = into {
         assert!(sums.len() >= a.rows * K::NR);
     }
-    assert!(a.rows >= 1 && a.rows <= K::MR);
+    assert!(a.rows >= 1);
     assert!(a.depth == 0 || a.data.len() >= (a.rows - 1) * A_STRIDE + a.depth);
     assert!(a.depth == 0 || b.data.len() >= (a.depth - 1) * b.stride + K::NR);
 }

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::kernel::{A_STRIDE, Accumulate, Kernel, Left, Out, Right, check_tile};
+use super::kernel::{A_STRIDE, Accumulate, Kernel, Left, Lines, Out, Right, check_operands};
 use super::pack::{apply_edits, pack_scalar, zero_missing};
 use crate::Mat;
 
@@ -16,8 +16,15 @@ impl Kernel for PortableTile {
     const MR: usize = 4;
     const NR: usize = NR;
 
-    fn tile(self, a: Left<'_>, b: Right<'_>, mut c: Out<'_>, into: Accumulate<'_>) {
-        check_tile::<Self>(a, b, into);
+    fn multiply(
+        self,
+        a: Left<'_>,
+        b: Right<'_>,
+        mut c: Out<'_>,
+        into: Accumulate<'_>,
+        _ahead: impl FnMut() -> Lines,
+    ) {
+        check_operands::<Self>(a, b, into);
         for i in 0..a.rows {
             let c = c.row(i, NR).first_chunk_mut::<NR>().expect("NR columns");
             let mut sums = match into {

@@ -5,7 +5,7 @@ use std::ops::Range;
 use ndarray::{Array2, ArrayView2};
 
 use super::Order;
-use super::kernel::{Accumulate, Kernel, Left, Out, Right};
+use super::kernel::{Accumulate, Kernel, Left, Lines, Out, Right};
 use crate::isa::{Isa, Work};
 use crate::rows::{for_rows, row_mut};
 use crate::{Dtype, Mat};
@@ -135,8 +135,15 @@ impl<K: Kernel> Kernel for Rounded<K> {
     const NR: usize = K::NR;
 
     #[inline]
-    fn tile(self, a: Left<'_>, b: Right<'_>, c: Out<'_>, into: Accumulate<'_>) {
-        self.kernel.tile(a, b, c, into);
+    fn multiply(
+        self,
+        a: Left<'_>,
+        b: Right<'_>,
+        c: Out<'_>,
+        into: Accumulate<'_>,
+        ahead: impl FnMut() -> Lines,
+    ) {
+        self.kernel.multiply(a, b, c, into, ahead);
     }
 
     fn pack(self, w: &Mat, rows: Range<usize>, ks: Range<usize>, out: &mut [f32]) {

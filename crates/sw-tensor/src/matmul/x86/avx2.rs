@@ -3,10 +3,13 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use super::tile::tile;
+use super::tile::tiles;
 use crate::isa::Avx2;
-use crate::matmul::kernel::{Accumulate, Kernel, Left, Out, Right, check_tile};
+use crate::matmul::kernel::{
+    A_STRIDE, Accumulate, Kernel, Left, Lines, Out, Right, check_operands,
+};
 use crate::matmul::pack::Groups;
+use crate::matmul::split::even_blocks;
 use crate::{Dtype, Mat};
 
 const MR: usize = 6;
@@ -18,7 +21,7 @@ impl Kernel for Avx2 {
     const MR: usize = MR;
     const NR: usize = NR;
 
-    tile!(__m256, NV, "avx2,fma,f16c", 1 2 3 4 5 6);
+    tiles!(__m256, NV, "avx2,fma,f16c", 1 2 3 4 5 6);
 
     fn pack(self, w: &Mat, rows: Range<usize>, ks: Range<usize>, out: &mut [f32]) {
         self.pack_groups(w, rows, ks, out);

@@ -4,14 +4,18 @@ use std::arch::x86_64::*;
 use std::ops::Range;
 
 use super::avx512::{load, transpose};
-use super::tile::tile;
+use super::tile::tiles;
 use super::vector::Pairs;
 use crate::isa::{Avx512, Avx512Bf16, Isa};
-use crate::matmul::kernel::{Accumulate, Kernel, Left, Out, Right, check_tile, with_scratch};
+use crate::matmul::kernel::{
+    A_STRIDE, Accumulate, Kernel, Left, Lines, Out, Right, check_operands, with_scratch,
+};
 use crate::matmul::pack::zero_missing;
 use crate::matmul::precision::{self, pair, round};
+use crate::matmul::split::even_blocks;
 use crate::{Dtype, Mat};
 
+const MR: usize = Avx512::MR;
 /// Vectors per row of a tile.
 const NV: usize = 4;
 const NR: usize = 16 * NV;
@@ -19,11 +23,11 @@ const NR: usize = 16 * NV;
 const SQUARE: [usize; 2] = [16, 32];
 
 impl Kernel for Avx512Bf16 {
-    const MR: usize = Avx512::MR;
+    const MR: usize = MR;
     const NR: usize = NR;
     const TERMS: usize = 2;
 
-    tile!(Pairs, NV, "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,avx512bf16", 1 2 3 4 5 6);
+    tiles!(Pairs, NV, "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,avx512bf16", 1 2 3 4 5 6);
 
     fn pack(self, w: &Mat, rows: Range<usize>, ks: Range<usize>, out: &mut [f32]) {
         let out = &mut out[..ks.len().div_ceil(2) * NR];

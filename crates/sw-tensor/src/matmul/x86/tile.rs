@@ -9,47 +9,71 @@ use crate::matmul::kernel::{A_STRIDE, Accumulate, LINE, Left, Lines, Right};
 /// Terms per turn of the loop, each turn of which asks for lines.
 const UNROLLED: usize = K_BLOCK / Lines::COUNT;
 
-/// [`Kernel::tile`](crate::matmul::kernel::Kernel::tile) of a kernel that has the given features, with rows of so many
-/// vectors and the given heights.
-macro_rules! tile {
+/// [`Kernel::multiply`](crate::matmul::kernel::Kernel::multiply) of a kernel that has the given features, with rows of so many
+/// vectors and the given heights. All tiles are multiplied in one function: calling one for each costs more than a hundredth of
+/// the time.
+macro_rules! tiles {
     ($vector:ty, $nv:ident, $features:literal, $($m:literal)*) => {
         #[inline]
-        fn tile(self, a: Left<'_>, b: Right<'_>, mut c: Out<'_>, into: Accumulate<'_>) {
+        fn multiply(
+            self,
+            a: Left<'_>,
+            b: Right<'_>,
+            mut c: Out<'_>,
+            into: Accumulate<'_>,
+            ahead: impl FnMut() -> Lines,
+        ) {
             /// # Safety
-            /// As for [`multiply`](super::tile::multiply).
+            /// The operands are as [`check_operands`] wants them; `c` is a place for all rows, and the floats from one to the next.
             #[target_feature(enable = $features)]
-            unsafe fn run<const M: usize, const DENSE: bool>(
+            unsafe fn run<const DENSE: bool>(
                 left: Left<'_>,
                 right: Right<'_>,
                 c: (*mut f32, isize),
                 into: Accumulate<'_>,
+                mut ahead: impl FnMut() -> Lines,
             ) {
-                // SAFETY: this function has the features; the operands are the caller's.
-                unsafe { super::tile::multiply::<$vector, M, $nv, DENSE>(left, right, c, into) }
+                for rows in even_blocks(left.rows, MR) {
+                    let a = Left {
+                        data: &left.data[rows.start * A_STRIDE..],
+                        rows: rows.len(),
+                        ..left
+                    };
+                    let c = (c.0.wrapping_offset(rows.start as isize * c.1), c.1);
+                    let into = match into {
+                        Accumulate::AddTo(sums) => Accumulate::AddTo(&sums[rows.start * NR..]),
+                        into => into,
+                    };
+                    match rows.len() {
+                        // SAFETY: this function has the features; the operands are parts of the caller's.
+                        $($m => unsafe {
+                            super::tile::multiply::<$vector, $m, $nv, DENSE>(a, right, c, into, ahead())
+                        },)*
+                        _ => unreachable!("at most MR rows"),
+                    }
+                }
             }
-            check_tile::<Self>(a, b, into);
+            check_operands::<Self>(a, b, into);
             let c = c.place(a.rows, Self::NR);
-            match (a.rows, b.stride == Self::NR) {
-                $(
-                    // SAFETY: `self` proves the features; `check_tile` and `place` have checked that all three
-                    // operands are large enough for this height and depth, and `c` is lent mutably.
-                    ($m, true) => unsafe { run::<$m, true>(a, b, c, into) },
-                    // SAFETY: as above.
-                    ($m, false) => unsafe { run::<$m, false>(a, b, c, into) },
-                )*
-                _ => unreachable!("checked above"),
+            // SAFETY: `self` proves the features; `check_operands` and `place` have checked that all three operands are large
+            // enough for these rows and this depth, and `c` is lent mutably.
+            unsafe {
+                match b.stride == Self::NR {
+                    true => run::<true>(a, b, c, into, ahead),
+                    false => run::<false>(a, b, c, into, ahead),
+                }
             }
         }
     };
 }
-pub(super) use tile;
+pub(super) use tiles;
 
 /// One tile of M rows of NV vectors. DENSE says that rows of `right` are as long: a distance that is known saves
 /// instructions.
 ///
 /// # Safety
 /// The caller has the features of `V` enabled; `left` of M rows, `right` of as many as its depth, both long enough
-/// ([`check_tile`](crate::matmul::kernel::check_tile)), and so are sums that `into` names; `c`, a place and the floats from row to row, readable and writable for
+/// ([`check_operands`](crate::matmul::kernel::check_operands)), and so are sums that `into` names; `c`, a place and the floats from row to row, readable and writable for
 /// M rows of NV vectors, and disjoint from both.
 #[inline(always)]
 pub(super) unsafe fn multiply<V: Vector, const M: usize, const NV: usize, const DENSE: bool>(
@@ -57,6 +81,7 @@ pub(super) unsafe fn multiply<V: Vector, const M: usize, const NV: usize, const 
     right: Right<'_>,
     (c, c_stride): (*mut f32, isize),
     into: Accumulate<'_>,
+    ahead: Lines,
 ) {
     // SAFETY: every address below is inside the three operands, as the caller guarantees, or only prefetched.
     unsafe {
@@ -78,10 +103,10 @@ pub(super) unsafe fn multiply<V: Vector, const M: usize, const NV: usize, const 
         // The first-level cache is small: the rows that most likely come next are called into it.
         let next = a.wrapping_add(M * A_STRIDE);
         let per_turn = (M * A_STRIDE * size_of::<f32>()).div_ceil(Lines::COUNT * LINE);
-        let mut line = left.ahead.at;
+        let mut line = ahead.at;
         for turn in 0..left.depth / UNROLLED {
             _mm_prefetch::<_MM_HINT_T1>(line.cast());
-            line = line.wrapping_add(left.ahead.pitch);
+            line = line.wrapping_add(ahead.pitch);
             for i in 0..per_turn {
                 let at = next.cast::<i8>().wrapping_add((turn * per_turn + i) * LINE);
                 _mm_prefetch::<_MM_HINT_T0>(at);

@@ -226,29 +226,20 @@ fn block_of_rows<T: Tiles>(tiles: T, xs: &[f32], w: Weights<'_>, group: &mut Gro
     for part in 0..parts {
         let ms = part * height / parts..(part + 1) * height / parts;
         assert!(tiles.pitch(ms.len()) == pitch_of_xs);
-        let wide = tiles.wide(ms.len());
-        let mut r = 0;
-        while r < n {
-            let take = if n - r >= wide { wide } else { 1 };
-            let tile = Tile {
-                steps: depth / (2 * T::LANES),
-                xs: xs[ms.start * pitch_of_xs..].as_ptr(),
-                w: w.base[r * w.pitch * size..].as_ptr(),
-                pitch: w.pitch * size,
-                next: match w.next.is_null() {
-                    true => w.next,
-                    false => w.next.wrapping_add(r * w.pitch * size),
-                },
-                part: [part, parts],
-                lanes: group.lanes[(ms.start * n + r) * T::LANES..].as_mut_ptr(),
-                n,
-                is_first: w.ks.start == 0,
-            };
-            // SAFETY: `take <= n - r` rows of `w`, `steps` steps each, lie inside `base`; `ms.len()` rows of `xs`, as far
-            // apart as a tile of so many takes them, and the lanes of so many rows of activations, `n * LANES` apart, `take`
-            // each, inside theirs, by the assertions above; `lanes` is borrowed mutably, so it overlaps neither.
-            unsafe { tiles.tile(w.dtype, ms.len(), take, tile) };
-            r += take;
-        }
+        let operands = Tile {
+            steps: depth / (2 * T::LANES),
+            xs: xs[ms.start * pitch_of_xs..].as_ptr(),
+            w: w.base.as_ptr(),
+            pitch: w.pitch * size,
+            next: w.next,
+            part: [part, parts],
+            lanes: group.lanes[ms.start * n * T::LANES..].as_mut_ptr(),
+            n,
+            is_first: w.ks.start == 0,
+        };
+        // SAFETY: `n` rows of `w`, `steps` steps each, lie inside `base`; `ms.len()` rows of `xs`, as far apart as a tile of so
+        // many takes them, and the lanes of so many rows of activations, `n * LANES` apart, inside theirs, by the assertions
+        // above; `lanes` is borrowed mutably, so it overlaps neither.
+        unsafe { tiles.multiply(w.dtype, ms.len(), n, operands) };
     }
 }

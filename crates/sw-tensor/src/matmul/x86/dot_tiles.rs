@@ -19,7 +19,8 @@ pub(super) const PAD: usize = LINE / size_of::<f32>();
 /// Bytes of a row of weights from what is multiplied to what [`Asks::Near`] asks for.
 const NEAR: usize = 1024;
 
-/// The operands of a tile of M rows of activations and R rows of weights.
+/// The operands of M rows of activations and R rows of weights: of a tile, or of several that take these rows one after the other.
+#[derive(Clone, Copy)]
 pub(crate) struct Tile {
     /// Steps of K, two elements of each lane.
     pub(super) steps: usize,
@@ -63,17 +64,15 @@ pub(crate) trait Tiles: Copy + Send + Sync {
     /// Most rows of activations of a tile.
     fn tallest(self) -> usize;
 
-    /// Rows of weights of a tile with so many rows of activations.
-    fn wide(self, m: usize) -> usize;
-
     /// The lanes of each sum, added up.
     fn add_lanes(self, lanes: &[f32], sums: &mut [f32]);
 
-    /// `lanes[m][r] += x[m] * w[r]`, lane by lane, for `m` rows of activations and `rows` of weights: `wide(m)`, or one.
+    /// `lanes[m][r] += x[m] * w[r]`, lane by lane, for `m` rows of activations, as many as the tallest tile has or fewer, and
+    /// `rows` of weights, tile by tile.
     ///
     /// # Safety
     /// The operands must be as [`Tile`] says, `lanes` disjoint from the others.
-    unsafe fn tile(self, dtype: Dtype, m: usize, rows: usize, tile: Tile);
+    unsafe fn multiply(self, dtype: Dtype, m: usize, rows: usize, operands: Tile);
 }
 
 /// Floats from one row of activations to the next, in a block of so many elements.
@@ -119,37 +118,44 @@ macro_rules! tiles {
                 $tallest
             }
 
-            fn wide(self, m: usize) -> usize {
-                match m {
-                    $($($m => $wide,)*)*
-                    _ => unreachable!("higher than the tallest tile"),
-                }
-            }
-
-            unsafe fn tile(self, dtype: Dtype, m: usize, rows: usize, tile: Tile) {
+            unsafe fn multiply(self, dtype: Dtype, m: usize, rows: usize, operands: Tile) {
+                /// All rows of weights in one function: calling one for each tile would take longer.
+                ///
                 /// # Safety
                 /// As for [`multiply`].
                 #[target_feature(enable = $features)]
                 unsafe fn run<const DTYPE: u8, const M: usize, const R: usize, const PITCH: usize>(
-                    tile: Tile,
+                    mut tile: Tile,
+                    mut rows: usize,
                 ) {
-                    // SAFETY: this function has the features; the operands are the caller's.
-                    unsafe { multiply::<$vector, DTYPE, M, R, PITCH>(tile) }
+                    while rows > 0 {
+                        // SAFETY: this function has the features; the operands are what is left of the caller's.
+                        unsafe {
+                            if rows >= R {
+                                multiply::<$vector, DTYPE, M, R, PITCH>(tile);
+                            } else {
+                                multiply::<$vector, DTYPE, M, 1, PITCH>(tile);
+                            }
+                        }
+                        let taken = if rows >= R { R } else { 1 };
+                        rows -= taken;
+                        tile.w = tile.w.wrapping_add(taken * tile.pitch);
+                        tile.lanes = tile.lanes.wrapping_add(taken * <$vector>::LANES);
+                        if !tile.next.is_null() {
+                            tile.next = tile.next.wrapping_add(taken * tile.pitch);
+                        }
+                    }
                 }
-                assert!(rows == 1 || rows == self.wide(m));
-                let run = match (m, dtype, rows == 1) {
+                let run = match (m, dtype) {
                     $($(
-                        ($m, Dtype::F32, true) => run::<0, $m, 1, { pitch($block, <$vector>::TERMS) }>,
-                        ($m, Dtype::F32, false) => run::<0, $m, $wide, { pitch($block, <$vector>::TERMS) }>,
-                        ($m, Dtype::F16, true) => run::<1, $m, 1, { pitch($block, <$vector>::TERMS) }>,
-                        ($m, Dtype::F16, false) => run::<1, $m, $wide, { pitch($block, <$vector>::TERMS) }>,
-                        ($m, Dtype::BF16, true) => run::<2, $m, 1, { pitch($block, <$vector>::TERMS) }>,
-                        ($m, Dtype::BF16, false) => run::<2, $m, $wide, { pitch($block, <$vector>::TERMS) }>,
+                        ($m, Dtype::F32) => run::<0, $m, $wide, { pitch($block, <$vector>::TERMS) }>,
+                        ($m, Dtype::F16) => run::<1, $m, $wide, { pitch($block, <$vector>::TERMS) }>,
+                        ($m, Dtype::BF16) => run::<2, $m, $wide, { pitch($block, <$vector>::TERMS) }>,
                     )*)*
                     _ => unreachable!("higher than the tallest tile"),
                 };
                 // SAFETY: `self` proves the features; the operands are the caller's.
-                unsafe { run(tile) }
+                unsafe { run(operands, rows) }
             }
         }
     };
@@ -217,7 +223,7 @@ impl<const LANES: usize> Work for Trees<'_, LANES> {
     }
 }
 
-/// [`Tiles::tile`] for M rows of activations and R of weights.
+/// A tile of [`Tiles::multiply`], of M rows of activations and R of weights.
 ///
 /// # Safety
 /// As there, and the caller has the features of `V` enabled.

@@ -16,6 +16,10 @@ use super::{
     work::{Work, read_gbytes},
 };
 
+/// As many tokens as the default prompt of `sw detect` has with Mistral 7B's tokenizer, the beginning of the sequence among them.
+/// The script of the peers takes as many.
+const TOKENS: usize = 10;
+
 impl Work<'_> {
     /// Whole processes: loading and detection of ours; loading and one watched pass of theirs.
     pub(super) fn detection(
@@ -32,7 +36,7 @@ impl Work<'_> {
                 program.display()
             );
         }
-        let ids: Vec<String> = tokens(12).iter().map(u32::to_string).collect();
+        let ids: Vec<String> = tokens(TOKENS).iter().map(u32::to_string).collect();
         let time = |command: &mut Command| -> Result<f64> {
             let start = Instant::now();
             let output = command

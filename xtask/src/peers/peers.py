@@ -1,7 +1,7 @@
 """What other programs make of the same work; driven by `cargo xtask bench-peers`, one process per peer.
 
 peers.py serve KIND THREADS [MODEL]   KIND: torch or transformers with f32, bf16 or f16 (transformers-bf16), llama
-peers.py detect THREADS MODEL         a whole process: load in BF16, twelve tokens, hooks on every down_proj
+peers.py detect THREADS MODEL         a whole process: load in BF16, ten tokens, hooks on every down_proj
 peers.py gguf MODEL OUT TYPE          the checkpoint as GGUF, TYPE F16 or BF16
 peers.py versions
 
@@ -179,7 +179,7 @@ def detect(threads, model):
 
     for i, layer in enumerate(network.model.layers):
         layer.mlp.down_proj.register_forward_hook(watch(i))
-    network(torch.tensor([tokens(12)]), use_cache=False)
+    network(torch.tensor([tokens(10)]), use_cache=False)
     print(json.dumps(found))
 
 

@@ -9,7 +9,7 @@ use std::ops::Range;
 use ndarray::{ArrayView1, ArrayView2, ArrayViewMut2, Axis, s};
 use rayon::iter::{IndexedParallelIterator, IntoParallelIterator, ParallelIterator};
 
-use super::dot_tiles::{GROUP, PAD, Tile, Tiles};
+use super::dot_tiles::{GROUP, Operands, PAD, Tiles};
 use super::{avx512, dot_blocks};
 use crate::isa::{self, Isa};
 use crate::matmul::Output;
@@ -226,7 +226,7 @@ fn block_of_rows<T: Tiles>(tiles: T, xs: &[f32], w: Weights<'_>, group: &mut Gro
     for part in 0..parts {
         let ms = part * height / parts..(part + 1) * height / parts;
         assert!(tiles.pitch(ms.len()) == pitch_of_xs);
-        let operands = Tile {
+        let operands = Operands {
             steps: depth / (2 * T::LANES),
             xs: xs[ms.start * pitch_of_xs..].as_ptr(),
             w: w.base.as_ptr(),

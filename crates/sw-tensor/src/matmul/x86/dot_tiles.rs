@@ -21,7 +21,7 @@ const NEAR: usize = 1024;
 
 /// The operands of M rows of activations and R rows of weights: of a tile, or of several that take these rows one after the other.
 #[derive(Clone, Copy)]
-pub(crate) struct Tile {
+pub(crate) struct Operands {
     /// Steps of K, two elements of each lane.
     pub(super) steps: usize,
     /// M rows of so many steps of floats, as far apart as [`Tiles::pitch`] says.
@@ -71,8 +71,8 @@ pub(crate) trait Tiles: Copy + Send + Sync {
     /// `rows` of weights, tile by tile.
     ///
     /// # Safety
-    /// The operands must be as [`Tile`] says, `lanes` disjoint from the others.
-    unsafe fn multiply(self, dtype: Dtype, m: usize, rows: usize, operands: Tile);
+    /// The operands must be as [`Operands`] says, `lanes` disjoint from the others.
+    unsafe fn multiply(self, dtype: Dtype, m: usize, rows: usize, operands: Operands);
 }
 
 /// Floats from one row of activations to the next, in a block of so many elements.
@@ -118,14 +118,14 @@ macro_rules! tiles {
                 $tallest
             }
 
-            unsafe fn multiply(self, dtype: Dtype, m: usize, rows: usize, operands: Tile) {
+            unsafe fn multiply(self, dtype: Dtype, m: usize, rows: usize, operands: Operands) {
                 /// All rows of weights in one function: calling one for each tile would take longer.
                 ///
                 /// # Safety
                 /// As for [`multiply`].
                 #[target_feature(enable = $features)]
                 unsafe fn run<const DTYPE: u8, const M: usize, const R: usize, const PITCH: usize>(
-                    mut tile: Tile,
+                    mut tile: Operands,
                     mut rows: usize,
                 ) {
                     while rows > 0 {
@@ -235,7 +235,7 @@ unsafe fn multiply<
     const R: usize,
     const PITCH: usize,
 >(
-    t: Tile,
+    t: Operands,
 ) {
     let bytes = if DTYPE == 0 { 8 } else { 4 } * V::LANES;
     let asks = if M == 1 {

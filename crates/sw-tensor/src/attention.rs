@@ -25,7 +25,7 @@ pub struct AttentionShape {
     pub head_dim: usize,
     /// Factor on the scores, usually `1 / sqrt(head_dim)`.
     pub scale: f32,
-    /// Key `j` is visible to query `i` only if `i - j < window`.
+    /// Key `j` is visible to query `i` only if `i - j < window`, which is 1 at least.
     pub window: Option<usize>,
     /// Scores become `softcap * tanh(score / softcap)`.
     pub softcap: Option<f32>,
@@ -62,7 +62,7 @@ const TASK_ROWS: usize = 256;
 /// keys are cut into prefix spans and new tokens, bit for bit.
 ///
 /// # Panics
-/// If shapes do not agree, `kv_heads` does not divide `heads`, or sequences overlap or lie outside of `q`.
+/// If shapes do not agree, `kv_heads` does not divide `heads`, the window is of no keys, or sequences overlap or lie outside of `q`.
 pub fn attention(
     q: ArrayView2<f32>,
     k: ArrayView2<f32>,
@@ -126,6 +126,7 @@ fn check(
         "{heads} heads over {kv_heads} key heads"
     );
     assert!(head_dim > 0, "heads of no elements");
+    assert!(shape.window != Some(0), "a window of no keys");
     assert_eq!(q.ncols(), heads * head_dim, "columns of q");
     assert_eq!(out.dim(), q.dim(), "shape of out");
     for (name, x) in [("k", k), ("v", v)] {

@@ -48,7 +48,7 @@ impl Lines {
     /// How many a tile asks for: one every eight terms.
     pub(crate) const COUNT: usize = super::K_BLOCK / 8;
 
-    /// Nothing else than what is read now.
+    /// Nothing else than what has been read already.
     pub(crate) fn at_hand(data: &[f32]) -> Lines {
         Lines {
             at: data.as_ptr().cast(),
@@ -182,11 +182,11 @@ pub(crate) trait Kernel: Copy + Send + Sync {
     /// Terms of K that one unit of an operand, 32 bits, holds: one f32, or two BF16. Depths of operands count units.
     const TERMS: usize = 1;
 
-    /// All rows of `a` times `b` into the first rows and columns of `c`. Each tile may ask the memory system for the next of
-    /// the lines of `ahead` on its way.
+    /// All rows of `a`, one at least, times `b` into the first rows and columns of `c`. Each tile calls `ahead` once, and may ask
+    /// the memory system for the lines that it gets.
     ///
     /// # Panics
-    /// If an operand is too short for what is asked.
+    /// If there are no rows, or an operand or `c` is too short for what is asked.
     fn multiply(
         self,
         a: Left<'_>,

@@ -1,5 +1,5 @@
-//! AVX-512: 6 x 64 tiles, 24 accumulators of the 32 registers. Taller tiles of fewer columns (8 x 48, 12 x 32, 14 x 32) are no
-//! faster on a Zen 4, and need more loads per multiply-add.
+//! AVX-512: 6 x 64 tiles, 24 accumulators of the 32 registers. Taller tiles of fewer columns (8 x 48, 12 x 32, 14 x 32) need
+//! more loads per multiply-add; in a loop of tiles in C on a Zen 4 they are as fast as these or up to 1 % slower.
 
 use std::arch::x86_64::*;
 use std::ops::Range;

@@ -29,9 +29,9 @@ pub(crate) struct Operands {
     /// R rows of so many steps of elements, `pitch` bytes apart.
     pub(super) w: *const u8,
     pub(super) pitch: usize,
-    /// What is read after `w`, laid out in the same way; it may be anything. This tile asks for its part of it, of so many, unless
-    /// it is null.
+    /// What is read after `w`, laid out in the same way; it may be anything, and null where nothing is to be asked for.
     pub(super) next: *const u8,
+    /// Which part of all rows of activations these are, and of how many; each asks for its share of `next`.
     pub(super) part: [usize; 2],
     /// M times R times LANES sums; those of one row of activations are `n * LANES` after those of the one before.
     pub(super) lanes: *mut f32,
@@ -71,7 +71,7 @@ pub(crate) trait Tiles: Copy + Send + Sync {
     /// `rows` of weights, tile by tile.
     ///
     /// # Safety
-    /// The operands must be as [`Operands`] says, `lanes` disjoint from the others.
+    /// The operands must be as [`Operands`] says, where M is `m` and R is `rows`, and `lanes` disjoint from the others.
     unsafe fn multiply(self, dtype: Dtype, m: usize, rows: usize, operands: Operands);
 }
 
@@ -122,7 +122,7 @@ macro_rules! tiles {
                 /// All rows of weights in one function: calling one for each tile would take longer.
                 ///
                 /// # Safety
-                /// As for [`multiply`].
+                /// As for [`Tiles::multiply`], and the CPU has the features.
                 #[target_feature(enable = $features)]
                 unsafe fn run<const DTYPE: u8, const M: usize, const R: usize, const PITCH: usize>(
                     mut tile: Operands,

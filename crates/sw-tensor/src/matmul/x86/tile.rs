@@ -10,8 +10,8 @@ use crate::matmul::kernel::{A_STRIDE, Accumulate, LINE, Left, Lines, Right};
 const UNROLLED: usize = K_BLOCK / Lines::COUNT;
 
 /// [`Kernel::multiply`](crate::matmul::kernel::Kernel::multiply) of a kernel that has the given features, with rows of so many
-/// vectors and the given heights. All tiles are multiplied in one function: calling one for each costs more than a hundredth of
-/// the time.
+/// vectors and the given heights, which are all from 1 to MR. The file that uses it defines `MR` and `NR`. All tiles are multiplied
+/// in one function: calling one for each costs more than a hundredth of the time.
 macro_rules! tiles {
     ($vector:ty, $nv:ident, $features:literal, $($m:literal)*) => {
         #[inline]
@@ -24,7 +24,9 @@ macro_rules! tiles {
             ahead: impl FnMut() -> Lines,
         ) {
             /// # Safety
-            /// The operands are as [`check_operands`] wants them; `c` is a place for all rows, and the floats from one to the next.
+            /// The CPU has the features; the operands are as [`check_operands`] wants them; `c`, a place and the floats from row to
+            /// row, is readable and writable for as many rows of NR floats as `left` has, and disjoint from all operands and from
+            /// sums that `into` names.
             #[target_feature(enable = $features)]
             unsafe fn run<const DENSE: bool>(
                 left: Left<'_>,
@@ -73,8 +75,8 @@ pub(super) use tiles;
 ///
 /// # Safety
 /// The caller has the features of `V` enabled; `left` of M rows, `right` of as many as its depth, both long enough
-/// ([`check_operands`](crate::matmul::kernel::check_operands)), and so are sums that `into` names; `c`, a place and the floats from row to row, readable and writable for
-/// M rows of NV vectors, and disjoint from both.
+/// ([`check_operands`](crate::matmul::kernel::check_operands)), and so are sums that `into` names; `c`, a place and the floats from
+/// row to row, readable and writable for M rows of NV vectors, and disjoint from both.
 #[inline(always)]
 pub(super) unsafe fn multiply<V: Vector, const M: usize, const NV: usize, const DENSE: bool>(
     left: Left<'_>,

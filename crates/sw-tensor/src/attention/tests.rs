@@ -139,6 +139,26 @@ fn rows_of_no_sequence_are_left_alone() {
 }
 
 #[test]
+#[should_panic(expected = "a window of no keys")]
+fn a_window_has_keys() {
+    let shape = AttentionShape {
+        heads: 1,
+        kv_heads: 1,
+        head_dim: 2,
+        scale: 1.0,
+        window: Some(0),
+        softcap: None,
+    };
+    let x = Array2::zeros((1, 2));
+    let seqs = [AttentionSeq {
+        rows: 0..1,
+        prefix: vec![],
+    }];
+    let mut out = Array2::zeros((1, 2));
+    crate::attention(x.view(), x.view(), x.view(), &seqs, &shape, out.view_mut());
+}
+
+#[test]
 #[should_panic(expected = "sequences overlap")]
 fn sequences_must_not_overlap() {
     let shape = AttentionShape {

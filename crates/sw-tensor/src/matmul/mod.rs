@@ -41,7 +41,7 @@
 //!
 //! | module | what it holds |
 //! |---|---|
-//! | `kernel` | what a tile and its operands are; the scratch memory |
+//! | `kernel` | what a kernel and its operands are; the scratch memory |
 //! | `blocked` | the loops above, for any kernel of floats |
 //! | `pack` | widening and copying of weights |
 //! | `split` | how rows, columns and K are cut |
